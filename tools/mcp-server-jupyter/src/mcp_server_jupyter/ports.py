@@ -1,0 +1,238 @@
+"""What a backend offers: the one file its author must read.
+
+`Contents` says where notebooks live, `Kernels` where code runs; they combine freely. A backend is one module that
+implements one of them; the command line selects it by name through the entry-point groups
+`mcp_server_jupyter.contents` and `mcp_server_jupyter.kernels`.
+
+Rules every backend keeps (the contract suite in `tests/contract` checks them):
+
+* it is an async context manager that owns everything it starts;
+* it raises only `errors.JupyterMcpError` and its subclasses;
+* paths are POSIX, relative to the root, and never leave it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from nbformat import NotebookNode
+
+Channel = Literal["shell", "iopub", "stdin", "control"]
+KernelState = Literal["starting", "idle", "busy", "dead"]
+
+
+# --------------------------------------------------------------------------- kernels
+
+
+@dataclass(slots=True)
+class Message:
+    """One message of the Jupyter protocol (jupyter-client docs, "Messaging in Jupyter"), already verified."""
+
+    channel: Channel
+    msg_type: str
+    msg_id: str
+    parent_id: str
+    content: dict[str, Any]
+    metadata: dict[str, Any] = field(default_factory=dict)
+    buffers: Sequence[bytes | memoryview] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Kernelspec:
+    """One way to start a kernel. `name` is what `start` takes; `source` is "jupyter" or "environment"."""
+
+    name: str
+    display_name: str
+    language: str
+    argv: tuple[str, ...]
+    source: str = "jupyter"
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """How a kernel ended. `exit_code` is negative for a signal; `reason` is for people: "out of memory", "SIGKILL"."""
+
+    exit_code: int | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class KernelStats:
+    """What listings show. `memory_bytes` is the resident set of the kernel and its children, None when unknown."""
+
+    memory_bytes: int | None = None
+    pid: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """A running or finished request met again after a restart of the server.
+
+    `messages` yields the request's messages from the first recorded one on, then live ones, and ends as
+    `Kernel.request` does. `complete` is False when some of them were lost; `lost` then says what, for people.
+    """
+
+    messages: AsyncIterator[Message]
+    complete: bool
+    lost: str = ""
+
+
+@runtime_checkable
+class Kernel(Protocol):
+    """One running kernel. Its channels are read by one reader each, which dispatches on the parent id."""
+
+    @property
+    def id(self) -> str:
+        """Stable over restarts of the kernel and of the server."""
+
+    @property
+    def name(self) -> str:
+        """The kernelspec's name."""
+
+    @property
+    def language(self) -> str: ...
+
+    @property
+    def cwd(self) -> str: ...
+
+    @property
+    def epoch(self) -> int:
+        """1 for the first process, one more after every restart: a new epoch has lost all variables."""
+
+    @property
+    def state(self) -> KernelState: ...
+
+    @property
+    def death(self) -> Death | None:
+        """How it ended, once `state` is "dead"."""
+
+    def request(
+        self,
+        msg_type: str,
+        content: Mapping[str, Any],
+        *,
+        channel: Literal["shell", "control"] = "shell",
+        msg_id: str | None = None,
+    ) -> AsyncIterator[Message]:
+        """Send one request and yield every message it causes, on any channel, in the order of each channel.
+
+        Ends after the reply and (on shell) the idle status have come. `msg_id` may be given, so that it can be
+        written down before it is sent. Closing the iterator early stops listening, not the kernel.
+
+        Raises:
+            KernelDead: the kernel ended before the request did (within 2 s of its death), or was dead already.
+        """
+
+    async def send_input(self, text: str, request: Message) -> None:
+        """Answer an `input_request` (a Message of channel "stdin")."""
+
+    async def interrupt(self) -> None:
+        """Interrupt what runs (signal or message, as the kernelspec says), and wake an idle event loop."""
+
+    async def restart(self) -> None:
+        """End the process, start a new one with the same id; `epoch` rises. Works on a dead kernel too.
+
+        Raises:
+            KernelStartFailed
+        """
+
+    async def shutdown(self) -> None:
+        """End the process: a request first, then signals. Idempotent."""
+
+    async def wait_dead(self) -> Death:
+        """Return when this epoch's process has ended unasked (not for `restart` or `shutdown`)."""
+
+    async def stats(self) -> KernelStats: ...
+
+    async def resume(self, msg_id: str) -> Replay:
+        """Meet a request again that an earlier server sent."""
+
+
+class Kernels(AbstractAsyncContextManager["Kernels", None], Protocol):
+    """Where code runs."""
+
+    async def specs(self) -> Sequence[Kernelspec]:
+        """Everything `start` accepts: kernelspecs and the virtual environments found."""
+
+    async def start(self, name: str, *, cwd: str = "", env: Mapping[str, str] | None = None) -> Kernel:
+        """Start a kernel and return once it answers.
+
+        Args:
+            name: a kernelspec's name, or the path of a Python interpreter that has ipykernel.
+            cwd: a folder relative to the root; absent, the root.
+
+        Raises:
+            NotFound: no such kernelspec; the message lists those there are.
+            KernelStartFailed: it did not come up; carries the end of its log.
+        """
+
+    async def adopt(self) -> Sequence[Kernel]:
+        """Kernels an earlier server of the same state directory left running, taken over with their state."""
+
+    async def release(self) -> None:
+        """Leave the kernels running when the context ends, for the next server to adopt."""
+
+
+# --------------------------------------------------------------------------- contents
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One file or folder. `size` in bytes, `modified` in seconds since the epoch."""
+
+    path: str
+    kind: Literal["notebook", "file", "directory"]
+    size: int | None = None
+    modified: float | None = None
+
+
+class Contents(AbstractAsyncContextManager["Contents", None], Protocol):
+    """Where notebooks live.
+
+    Notebooks are nbformat 4 `NotebookNode`s with multi-line strings joined. Every cell has an `id`, also where the
+    file's format has none: the backend then makes one up that lasts as long as the process and never writes it.
+
+    Cells are values: an edit *replaces* a cell in `notebook.cells`, or the value of a key of the notebook's own
+    metadata, and never changes one in place. So unchanged cells are known by identity, however big they are.
+    """
+
+    async def list(self, path: str = "", *, recursive: bool = False) -> Sequence[Entry]:
+        """Files below `path`, hidden ones and checkpoints left out, sorted by path."""
+
+    async def read(self, path: str) -> NotebookNode:
+        """The notebook as it is now, a person's changes on disk included. Not to be changed: see `edit`.
+
+        Raises:
+            NotFound, OutsideRoot, InvalidNotebook
+        """
+
+    def edit(self, path: str, *, durable: bool = True) -> AbstractAsyncContextManager[NotebookNode]:
+        """Change a notebook: `async with contents.edit(path) as notebook: ...`
+
+        The body gets a copy whose `cells` list may be changed; nothing happens if it raises. Edits of one path wait
+        for each other. What a person wrote meanwhile is merged, cell by cell.
+
+        Args:
+            durable: True returns when the change would survive a power cut; False may be written up to 250 ms
+                later (streamed outputs). `flush` waits for it.
+
+        Raises:
+            Conflict: a person changed the same cell in another way; nothing was written.
+            NotFound, OutsideRoot, InvalidNotebook
+        """
+
+    async def flush(self, path: str | None = None) -> None:
+        """Wait until everything (of `path`) is durable."""
+
+    async def create(self, path: str, notebook: NotebookNode) -> None:
+        """Write a new notebook, with the folders it needs.
+
+        Raises:
+            AlreadyExists, OutsideRoot, InvalidRequest
+        """
+
+    def changes(self) -> AsyncIterator[str]:
+        """Paths of notebooks that changed, ours and noticed ones, as they happen; for update notifications."""

@@ -1,0 +1,138 @@
+"""Every setting, read once and frozen. The environment is read here and nowhere else.
+
+A setting `some_name` is the option `--some-name` and the variable `MCP_JUPYTER_SOME_NAME`; an option wins over the
+variable, the variable over the default. `aliases` are names other servers' guides use (`ROOM_ID`, `JUPYTER_TOKEN`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from .errors import InvalidRequest
+
+PREFIX = "MCP_JUPYTER_"
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+def _setting(default: Any, text: str, *aliases: str) -> Any:
+    factory = default if callable(default) else None
+    metadata = {"help": text, "aliases": aliases}
+    if factory is not None:
+        return dataclasses.field(default_factory=factory, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def _state_dir() -> Path:
+    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(base) / "mcp-server-jupyter"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings of one server. Built by `Settings.load`."""
+
+    root: Path = _setting(Path.cwd, "Folder of the notebooks; nothing outside it is read or written.")
+    notebook: str | None = _setting(None, "Default notebook, relative to the root, for calls that name none.", "ROOM_ID")
+    contents: str = _setting("files", "Where notebooks live: the name of a contents backend.")
+    kernels: str = _setting("local", "Where code runs: the name of a kernels backend.")
+    kernel_name: str = _setting("python3", "Kernelspec for notebooks that name none.")
+    host: str = _setting("127.0.0.1", "Address to listen on.", "HOST")
+    port: int = _setting(4040, "Port to listen on; 0 takes a free one.", "PORT")
+    token: str | None = _setting(
+        None, "Bearer token of the HTTP doors; absent, one is made and kept in the state directory.", "JUPYTER_TOKEN"
+    )
+    no_auth: bool = _setting(False, "Serve HTTP without a token. Only on a machine you share with nobody.")
+    allowed_hosts: tuple[str, ...] = _setting(
+        (), "More Host names to accept (comma separated), e.g. a service name; `name:*` for any port."
+    )
+    allowed_origins: tuple[str, ...] = _setting((), "More Origins to accept (comma separated) from browsers.")
+    state_dir: Path = _setting(_state_dir, "Journal, token and the records of running kernels.")
+    log_level: LogLevel = _setting("info", "How much goes to stderr.")
+    log_json: bool = _setting(False, "Log one JSON object a line.")
+    max_chars: int = _setting(8_000, "Characters of text in one answer; the rest stays behind a handle.")
+    max_images: int = _setting(4, "Images in one answer.")
+    max_image_bytes: int = _setting(1_000_000, "Bytes of one image in an answer; bigger ones are scaled down.")
+    max_body_bytes: int = _setting(64 * 2**20, "Bytes of one HTTP request.")
+    max_notebook_bytes: int = _setting(200 * 2**20, "Bytes of a notebook file.")
+    max_output_bytes: int = _setting(32 * 2**20, "Bytes of outputs kept for one cell; the rest is counted, not kept.")
+    max_kernels: int = _setting(100, "Kernels at once.")
+    rate_limit: int = _setting(600, "HTTP requests a minute from one address before 429; 0 for no limit.")
+    wait_seconds: float = _setting(45.0, "How long an execution tool waits before it answers with a handle.")
+    grace_seconds: float = _setting(10.0, "How long running cells may go on after SIGTERM.")
+    keep_kernels: bool = _setting(False, "Leave kernels running when the server ends; the next one adopts them.")
+    orphan_hours: float = _setting(12.0, "Hours a kernel may outlive its server before it ends itself.")
+    fast_kernels: bool = _setting(True, "Start Python kernels with the settings that answer fastest.")
+
+    @classmethod
+    def load(cls, options: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+        """Merge options (None = not given) over the environment over the defaults.
+
+        Raises:
+            InvalidRequest: a value of the wrong type or out of its range; the message names the setting.
+        """
+        environ = os.environ if environ is None else environ
+        hints = get_type_hints(cls)
+        values: dict[str, Any] = {}
+        for field in dataclasses.fields(cls):
+            given = (options or {}).get(field.name)
+            if given is None:
+                given = _from_environ(field, environ)
+            if given is not None:
+                values[field.name] = _convert(field.name, given, hints[field.name])
+        values["root"] = Path(values.get("root") or Path.cwd()).expanduser().resolve()
+        if "state_dir" in values:
+            values["state_dir"] = values["state_dir"].expanduser().resolve()
+        settings = cls(**values)
+        _check(settings)
+        return settings
+
+
+def _from_environ(field: dataclasses.Field[Any], environ: Mapping[str, str]) -> str | None:
+    for name in (PREFIX + field.name.upper(), *field.metadata["aliases"]):
+        if environ.get(name):
+            return environ[name]
+    return None
+
+
+def _convert(name: str, value: Any, hint: Any) -> Any:
+    if get_origin(hint) in (Union, UnionType):
+        hint = next(arg for arg in get_args(hint) if arg is not type(None))
+    try:
+        return _convert_to(value, hint)
+    except (ValueError, TypeError) as error:
+        raise InvalidRequest(
+            f"Setting {name!r} cannot be {value!r}.",
+            hint=f"Give it by --{name.replace('_', '-')} or {PREFIX}{name.upper()}.",
+        ) from error
+
+
+def _convert_to(value: Any, hint: Any) -> Any:
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise ValueError(value)
+        return value
+    if get_origin(hint) is tuple:
+        parts = value.split(",") if isinstance(value, str) else value
+        return tuple(part.strip() for part in parts if part.strip())
+    if hint is bool and isinstance(value, str):
+        if value.lower() not in ("1", "true", "yes", "on", "0", "false", "no", "off"):
+            raise ValueError(value)
+        return value.lower() in ("1", "true", "yes", "on")
+    return hint(value)
+
+
+def _check(settings: Settings) -> None:
+    if not settings.root.is_dir():
+        raise InvalidRequest(f"The root {settings.root} is not a folder.", hint="Create it, or give another --root.")
+    if not 0 <= settings.port <= 65535:
+        raise InvalidRequest(f"Port {settings.port} is not between 0 and 65535.")
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if isinstance(value, int | float) and value < 0:
+            raise InvalidRequest(f"Setting {field.name!r} cannot be negative.")
