@@ -1,0 +1,157 @@
+"""Pure: images of outputs, made fit for a model to look at."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import struct
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PillowImage
+
+# In order of preference; models are sure to take PNG and JPEG, the others are converted where Pillow is installed.
+IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif")
+LONGEST_SIDE = 1568
+_MOST_PIXELS = 64_000_000
+_MOST_BASE64 = 128 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image for an answer: base64 without newlines, its MIME type, and a note for people and models."""
+
+    data_b64: str
+    mime: str
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class NoImage:
+    """Why an image is not shown, as one line."""
+
+    note: str
+
+
+def pick_image(data: Mapping[Any, Any]) -> str | None:
+    """The MIME type of the best bitmap of a bundle."""
+    return next((mime for mime in IMAGE_TYPES if data.get(mime)), None)
+
+
+def load_image(mime: str, value: Any, *, max_bytes: int) -> Image | NoImage:
+    """Check an image and, where it is over `max_bytes` or 1568 px on its longer side, scale it down with Pillow."""
+    raw = _decode(value)
+    if raw is None:
+        return NoImage(f"[{mime} that cannot be decoded]")
+    size = dimensions(raw)
+    what = f"{mime}, {size[0]}×{size[1]} px, {_bytes(len(raw))}" if size else f"{mime}, {_bytes(len(raw))}"
+    plain = (mime == "image/png" and raw[:8] == b"\x89PNG\r\n\x1a\n") or (
+        mime == "image/jpeg" and raw[:2] == b"\xff\xd8"
+    )
+    if plain and size and len(raw) <= max_bytes and max(size) <= LONGEST_SIDE:
+        return Image(base64.b64encode(raw).decode(), mime, what)
+    return _scaled(raw, what, max_bytes)
+
+
+def dimensions(raw: bytes) -> tuple[int, int] | None:
+    """Width and height in px of PNG or JPEG bytes (PNG specification 11.2.2; JPEG: ITU-T T.81 B.2.2)."""
+    if raw[:8] == b"\x89PNG\r\n\x1a\n" and len(raw) >= 24:
+        width, height = struct.unpack(">II", raw[16:24])
+        return (width, height) if width and height else None
+    if raw[:2] == b"\xff\xd8":
+        return _jpeg_dimensions(raw)
+    return None
+
+
+def _jpeg_dimensions(raw: bytes) -> tuple[int, int] | None:
+    place = 2
+    while place + 9 <= len(raw):
+        if raw[place] != 0xFF:
+            return None
+        marker = raw[place + 1]
+        if marker == 0xFF:
+            place += 1
+        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack(">HH", raw[place + 5 : place + 9])
+            return (width, height) if width and height else None
+        else:
+            place += 2 + int(struct.unpack(">H", raw[place + 2 : place + 4])[0])
+    return None
+
+
+def _decode(value: Any) -> bytes | None:
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        value = "".join(value)
+    if not isinstance(value, str) or len(value) > _MOST_BASE64:
+        return None
+    try:
+        return base64.b64decode("".join(value.split()), validate=True) or None
+    except (binascii.Error, ValueError):
+        return None
+
+
+def _bytes(count: int) -> str:
+    if count < 1000:
+        return f"{count} B"
+    return f"{count / 1000:.0f} kB" if count < 1_000_000 else f"{count / 1_000_000:.1f} MB"
+
+
+def _scaled(raw: bytes, what: str, max_bytes: int) -> Image | NoImage:
+    try:
+        # Pillow is an extra, and costs more than most servers ever use it.
+        import PIL.Image  # noqa: PLC0415
+    except ImportError:
+        return NoImage(f"[{what}: not shown; install the extra `images` to have it scaled or converted]")
+    try:
+        with PIL.Image.open(io.BytesIO(raw)) as opened:
+            if opened.width * opened.height > _MOST_PIXELS:
+                return NoImage(f"[{what}: not shown; it has too many pixels]")
+            result = _encode_within(opened, max_bytes)
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        TypeError,
+        EOFError,
+        struct.error,
+        zlib.error,
+        PIL.Image.DecompressionBombError,
+    ):
+        return NoImage(f"[{what} that cannot be decoded]")
+    except PIL.Image.DecompressionBombWarning:
+        return NoImage(f"[{what}: not shown; it has too many pixels]")
+    if result is None:
+        return NoImage(f"[{what}: not shown; it does not fit {_bytes(max_bytes)}]")
+    encoded, mime, width, height = result
+    return Image(base64.b64encode(encoded).decode(), mime, f"{what}; shown as {mime}, {width}×{height} px")
+
+
+def _encode_within(opened: PillowImage, max_bytes: int) -> tuple[bytes, str, int, int] | None:
+    picture = opened.convert("RGBA" if opened.mode in ("RGBA", "LA", "PA", "P") else "RGB")
+    side = min(LONGEST_SIDE, max(picture.size))
+    while side >= 64:
+        picture.thumbnail((side, side))
+        for mime in ("image/png", "image/jpeg"):
+            encoded = _encode(picture, mime)
+            if len(encoded) <= max_bytes:
+                return encoded, mime, picture.width, picture.height
+        side = int(max(picture.size) * 0.7)
+    return None
+
+
+def _encode(picture: PillowImage, mime: str) -> bytes:
+    out = io.BytesIO()
+    if mime == "image/png":
+        picture.save(out, "PNG", compress_level=6)
+        return out.getvalue()
+    if picture.mode == "RGBA":
+        flat = picture.convert("RGB")
+        flat.paste((255, 255, 255), (0, 0, *picture.size))
+        flat.paste(picture, mask=picture.getchannel("A"))
+        picture = flat
+    picture.save(out, "JPEG", quality=85)
+    return out.getvalue()

@@ -1,0 +1,318 @@
+"""Pure: the text of outputs. Control sequences off, progress bars collapsed, repeats folded, head and tail kept."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+# ECMA-48: CSI, OSC (ended by BEL or ST, bounded so that a stray one cannot swallow the text), then short escapes.
+_ANSI = re.compile(
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]"
+    r"|\][^\x07\x1b\n]{0,4096}(?:\x07|\x1b\\)"
+    r"|[ -/]+[0-~]|[0-Z\\^-~]"
+    r"|(?:\[[0-?]*[ -/]*|\][^\x07\x1b\n]{0,4096}\x1b?|[ -/]*)\Z)|\x1b"
+)
+_ERASE = re.compile(r"\x1b\[[02]?K")
+_CONTROL = re.compile(r"[\x00-\x07\x0b\x0c\x0e-\x1f\x7f\x80-\x84\x86-\x9f]")
+_DIGITS = re.compile(r"\d+")
+_BACK = re.compile(r"[^\b\n\r]\b")
+_SILENT = re.compile(r"<(script|style)\b.*?(?:</\1\s*>|\Z)|<!--.*?(?:-->|\Z)", re.I | re.S)
+_ROW = re.compile(r"</(?:tr|p|div|li|h[1-6]|table|ul|ol|pre)\s*>|<br\s*/?>", re.I)
+_CELL = re.compile(r"</t[dh]\s*>", re.I)
+_TAG = re.compile(r"<[^<>]*>")
+_SEGMENTS = 200
+_TEXT_TYPES = ("text/markdown", "text/plain", "application/json", "text/latex", "text/html")
+
+
+def strip_ansi(text: str) -> str:
+    """Without ANSI escape sequences, unfinished ones at the end included: a grown text keeps its stripped prefix."""
+    return _ANSI.sub("", text) if "\x1b" in text else text
+
+
+def collapse_carriage_returns(text: str) -> str:
+    r"""What a terminal shows after `\r`, `\b` and "erase line" did their work: a progress bar's last state.
+
+    For views only; notebooks keep the raw text, as nbclient and Jupyter do.
+    """
+    if "\r" not in text and "\b" not in text and "\x1b" not in text:
+        return text
+    text = strip_ansi(_ERASE.sub("\x00", text)) if "\x1b" in text else text
+    return "\n".join(_last_state(line) for line in text.split("\n"))
+
+
+def _last_state(line: str) -> str:
+    if "\r" not in line and "\b" not in line:
+        return line.replace("\x00", "")
+    shown = ""
+    for segment in reversed(line.split("\r")):
+        segment = _backspaced(segment)
+        if len(segment) > len(shown):
+            shown += segment[len(shown) :]
+        if "\x00" in shown:
+            break
+    return shown.replace("\x00", "")
+
+
+def _backspaced(text: str) -> str:
+    while "\b" in text:
+        shorter = _BACK.sub("", text)
+        if shorter == text:
+            return text.replace("\b", "")
+        text = shorter
+    return text
+
+
+def text_of(value: Any) -> str:
+    """Text of a MIME value of whatever type a notebook may hold."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and all(isinstance(line, str) for line in value):
+        return "".join(value)
+    if value is None:
+        return ""
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
+    except (TypeError, ValueError, RecursionError):
+        return str(type(value))
+
+
+def html_text(source: str) -> str:
+    """The words of HTML: tags, scripts and styles removed, one line a table row or paragraph."""
+    source = _SILENT.sub("", source[:500_000])
+    source = _CELL.sub("\t", _ROW.sub("\n", source))
+    lines = (line.strip() for line in html.unescape(_TAG.sub("", source)).split("\n"))
+    return "\n".join(line for line in lines if line)
+
+
+def rich_text(data: Mapping[str, Any]) -> str | None:
+    """The best text form of a MIME bundle; None when it has none."""
+    for mime in _TEXT_TYPES:
+        if mime in data:
+            text = text_of(data[mime])
+            return html_text(text) if mime == "text/html" else text
+    return None
+
+
+def output_text(output: Any) -> str:
+    """All text of one output, ANSI stripped, nothing collapsed. Images and the like are one line in brackets."""
+    if not isinstance(output, Mapping):
+        return ""
+    kind = output.get("output_type")
+    if kind == "stream":
+        return strip_ansi(text_of(output.get("text")))
+    if kind == "error":
+        return strip_ansi(error_text(output))
+    data = output.get("data")
+    if not isinstance(data, Mapping) or not data:
+        return ""
+    parts = [] if (text := rich_text(data)) is None else [strip_ansi(text)]
+    parts += [f"[{mime}]" for mime in data if isinstance(mime, str) and mime not in _TEXT_TYPES]
+    return "\n".join(parts)
+
+
+def error_text(output: Mapping[str, Any]) -> str:
+    """Traceback and message; the message is not said twice."""
+    traceback = output.get("traceback")
+    lines = [text_of(line) for line in traceback] if isinstance(traceback, list) else [text_of(traceback)]
+    message = f"{text_of(output.get('ename'))}: {text_of(output.get('evalue'))}"
+    body = "\n".join(lines)
+    last = strip_ansi(lines[-1]).strip() if lines else ""
+    return body if last.startswith(message.strip()) else f"{body}\n{message}".lstrip("\n")
+
+
+def _printable(text: str) -> str:
+    return text if text.isascii() else text.encode(errors="replace").decode()
+
+
+def _pieces(outputs: Sequence[Any]) -> Iterator[str]:
+    ended = True
+    for output in outputs:
+        text = output_text(output)
+        if not text:
+            continue
+        if not ended:
+            yield "\n"
+        yield text
+        ended = text.endswith("\n")
+
+
+def plain_text(outputs: Sequence[Any]) -> str:
+    """The whole text, ANSI stripped, nothing collapsed; each output starts on a line of its own.
+
+    While outputs only grow, an earlier plain text is a prefix of a later one.
+    """
+    return _printable("".join(_pieces(outputs)))
+
+
+def slice_text(outputs: Sequence[Any], cursor: int, limit: int) -> tuple[str, int | None]:
+    """A page of `plain_text`: up to `limit` characters from offset `cursor`, and the next cursor or None at the end."""
+    text = plain_text(outputs)
+    start = max(0, cursor)
+    end = start + max(1, limit)
+    return text[start:end], (end if end < len(text) else None)
+
+
+# --------------------------------------------------------------------------- fitting text into a budget
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One shown line and the raw lines [first, last] it stands for; `note` marks our own words."""
+
+    text: str
+    first: int
+    last: int
+    note: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Where the rest can be read: a handle, and the plain-text offset this text begins at."""
+
+    handle: str
+    offset: int
+
+
+def _shrink_bars(text: str) -> str:
+    """Of a line with thousands of carriage returns only the last states matter; cheap, before anything is searched."""
+    if "\r" not in text:
+        return text
+    return "\n".join(
+        "\r".join(line.rsplit("\r", _SEGMENTS)[1:]) if line.count("\r") > _SEGMENTS else line
+        for line in text.split("\n")
+    )
+
+
+def _clean(text: str) -> str:
+    return _CONTROL.sub("", collapse_carriage_returns(text))
+
+
+def fold(lines: Sequence[Line], *, similar: int, identical: int = 4) -> list[Line]:
+    """Runs of equal lines, and of lines that differ in digits only, keep their first and last.
+
+    Args:
+        similar: shortest run folded of lines that differ in digits.
+        identical: shortest run folded of equal lines.
+    """
+    keys = [_DIGITS.sub("0", line.text) for line in lines]
+    result: list[Line] = []
+    start = 0
+    while start < len(lines):
+        end = start + 1
+        while end < len(lines) and keys[end] == keys[start]:
+            end += 1
+        run = lines[start:end]
+        same = all(line.text == run[0].text for line in run)
+        if len(run) >= (identical if same else similar):
+            result += _folded(run, same)
+        else:
+            result += run
+        start = end
+    return result
+
+
+def _folded(run: Sequence[Line], same: bool) -> list[Line]:
+    count = len(run) - (1 if same else 2)
+    middle = Line(f"… {count:,} {'identical' if same else 'similar'} lines", run[1].first, run[-1].last, note=True)
+    return [run[0], middle] if same else [run[0], middle, run[-1]]
+
+
+def _numbered(text: str, first: int) -> list[Line]:
+    return [Line(line, first + index, first + index) for index, line in enumerate(text.split("\n"))]
+
+
+def fit(text: str, budget: int, where: Where) -> tuple[str, bool]:
+    """Text as an agent reads it, at most `budget` characters; True when something was left out.
+
+    Long text keeps its head and its tail. Work is bounded by the budget, not by the text: only a head and a tail
+    window are searched.
+    """
+    if budget <= 0:
+        return "", bool(text)
+    raw = text
+    text = _shrink_bars(text if len(text) < 16_000_000 else text[:8_000_000] + "\n" + text[-8_000_000:])
+    window = max(16 * budget, 16_384)
+    if len(text) <= 2 * window:
+        lines = _numbered(_clean(text).rstrip("\n"), 0)
+        gentle = fold(lines, similar=50)
+        shown = "\n".join(line.text for line in gentle)
+        if len(shown) <= budget:
+            return shown, len(gentle) < len(lines)
+        return _head_and_tail(fold(lines, similar=4), budget, raw, where), True
+    head = _numbered(_clean(text[:window].rpartition("\n")[0] or text[:window]), 0)
+    tail_text = text[-window:].partition("\n")[2] or text[-window:]
+    last = raw.rstrip("\n").count("\n") + 1
+    tail_lines = _clean(tail_text).rstrip("\n")
+    tail = _numbered(tail_lines, max(len(head), last - tail_lines.count("\n") - 1))
+    return _head_and_tail_of(fold(head, similar=4), fold(tail, similar=4), budget, raw, where), True
+
+
+def _head_and_tail(lines: list[Line], budget: int, raw: str, where: Where) -> str:
+    shown = "\n".join(line.text for line in lines)
+    if len(shown) <= budget:
+        return shown
+    return _head_and_tail_of(lines, lines, budget, raw, where)
+
+
+def _head_and_tail_of(head: list[Line], tail: list[Line], budget: int, raw: str, where: Where) -> str:
+    room = budget - len(_omitted(10**7, 10**9, where, 10**9)) - 2
+    if room < 20:
+        return clip(tail[-1].text if tail else "", budget)
+    first, cut_head = _take(head, room // 2)
+    last, _ = _take(tail[::-1], room - sum(len(line.text) + 1 for line in first), from_end=True)
+    last.reverse()
+    resume = first[-1].last + 1 if first else 0
+    until = last[0].first if last else resume
+    if until < resume:
+        last = [line for line in last if line.first >= resume]
+        until = last[0].first if last else resume
+    start = _line_offset(raw, resume - 1 if cut_head else resume)
+    shown = sum(len(line.text) + 1 for line in last)
+    skipped = max(0, len(raw) - start - cut_head - shown)
+    offset = where.offset + len(strip_ansi(raw[:start])) + cut_head
+    note = _omitted(max(0, until - resume), skipped, where, offset)
+    return "\n".join([line.text for line in first] + [note] + [line.text for line in last])[:budget]
+
+
+def _take(lines: Sequence[Line], room: int, *, from_end: bool = False) -> tuple[list[Line], int]:
+    """As many lines as fit; of a first one that does not, a piece. The number is the length of that piece."""
+    taken: list[Line] = []
+    for line in lines:
+        if len(line.text) + 1 > room:
+            if not taken and room > 1:
+                piece = line.text[-(room - 1) :] if from_end else line.text[: room - 1]
+                return [Line(piece, line.first, line.last)], len(piece)
+            break
+        taken.append(line)
+        room -= len(line.text) + 1
+    return taken, 0
+
+
+def _line_offset(text: str, number: int) -> int:
+    """Where line `number` (from 0) begins."""
+    place = 0
+    for _ in range(number):
+        found = text.find("\n", place)
+        if found < 0:
+            return len(text)
+        place = found + 1
+    return place
+
+
+def _omitted(lines: int, chars: int, where: Where, offset: int) -> str:
+    what = f"{lines:,} lines ({chars:,} chars)" if lines > 0 else f"{chars:,} chars"
+    return f"… {what} omitted; read {where.handle} with cursor {offset} …"
+
+
+def clip(text: str, budget: int) -> str:
+    """The head and the tail of a short text, with an ellipsis between."""
+    if len(text) <= budget:
+        return text
+    if budget < 3:
+        return text[: max(0, budget)]
+    head = (budget - 1) // 2
+    return f"{text[:head]}…{text[len(text) - (budget - 1 - head) :]}"
