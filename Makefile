@@ -1,0 +1,75 @@
+# `make help` lists the targets. Everything is set up by the target that needs it.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PACKAGE := tools/mcp-server-jupyter
+BIN := $(PACKAGE)/.venv/bin
+ROOT ?= notebooks
+DIST ?= dist
+ARGS ?=
+
+# One shell line: the newest suitable Python runs the set-up script, which ends at once when nothing changed.
+setup = python=$$($(PACKAGE)/scripts/find-python) && "$$python" $(PACKAGE)/scripts/bootstrap.py
+
+-include deploy/testcluster/Makefile.inc
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort -u | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1|\2/' | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
+
+.PHONY: env-run env-dev
+env-run:
+	@$(setup) run
+env-dev:
+	@$(setup) dev
+
+.PHONY: run
+run: env-run ## Start the server on ROOT (default: ./notebooks, filled with a sample), with local kernels
+	@mkdir -p $(ROOT)
+	@exec $(BIN)/mcp-server-jupyter serve --root $(ROOT) --sample $(ARGS)
+
+.PHONY: test
+test: env-dev ## Run the tests; ARGS go to pytest, e.g. ARGS="-k notebooks"
+	@cd $(PACKAGE) && .venv/bin/python -m pytest $(ARGS)
+
+.PHONY: check check-format check-lint check-types check-layers
+check: check-format check-lint check-types check-layers ## Format, lint, types and layers
+check-format: env-dev
+	@cd $(PACKAGE) && .venv/bin/ruff format --check .
+check-lint: env-dev
+	@cd $(PACKAGE) && .venv/bin/ruff check .
+check-types: env-dev
+	@cd $(PACKAGE) && .venv/bin/mypy && .venv/bin/mypy --package bench
+check-layers: env-dev
+	@cd $(PACKAGE) && .venv/bin/lint-imports
+
+.PHONY: format
+format: env-dev ## Format the code and mend what lint can
+	@cd $(PACKAGE) && .venv/bin/ruff check --fix-only --quiet . && .venv/bin/ruff format .
+
+.PHONY: bench
+bench: env-dev ## Measure against the raw kernel round trip; ARGS=--quick for a smoke run
+	@cd $(PACKAGE) && .venv/bin/python -m bench $(ARGS)
+
+.PHONY: demo
+demo: env-run ## Let a client work through the sample analysis; writes ROOT/analysis-demo.ipynb
+	@mkdir -p $(ROOT)
+	@$(BIN)/python $(PACKAGE)/scripts/demo.py $(ROOT) $(ARGS)
+
+.PHONY: package
+package: ## Build the wheel into DIST (default: ./dist)
+	@python=$$($(PACKAGE)/scripts/find-python) && poetry=$$("$$python" $(PACKAGE)/scripts/bootstrap.py poetry) && \
+	"$$poetry" -m poetry --no-interaction --project $(PACKAGE) build --format wheel --output $(abspath $(DIST))
+
+.PHONY: lock
+lock: ## Write poetry.lock anew after a change of pyproject.toml; ARGS=--update for the newest versions
+	@python=$$($(PACKAGE)/scripts/find-python) && poetry=$$("$$python" $(PACKAGE)/scripts/bootstrap.py poetry) && \
+	"$$poetry" $(PACKAGE)/scripts/lock.py $(ARGS)
+
+.PHONY: clean
+clean: ## Remove what was built or installed here; notebooks and caches outside the tree stay
+	@rm -rf $(PACKAGE)/.venv $(PACKAGE)/dist $(DIST)
+	@find $(PACKAGE) -type d \( -name __pycache__ -o -name .pytest_cache -o -name .mypy_cache -o -name .ruff_cache \
+	    -o -name .hypothesis -o -name .import_linter_cache \) -prune -exec rm -rf {} +
