@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from ._output_images import Image
@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 Status = Literal["running", "ok", "error", "aborted"]
+Update = tuple[str, dict[str, Any], dict[str, Any]]
 
 _PIECE = 64 * 1024
 _TAIL_MOST = 1024 * 1024
@@ -45,6 +46,14 @@ class OutputReducer:
         max_bytes: bytes (UTF-8) of stream text kept, and as many again of other outputs; None keeps everything. Of
             streams over it the head and a rolling tail are kept, with a notice between them; another output over it
             is replaced by a notice. Errors are always kept, clipped at the limit.
+
+    Attributes:
+        status: "running" until the reply has come.
+        execution_count: as the kernel counts; None before it said so.
+        ename, evalue, traceback: of the exception, if one was raised.
+        payloads: of the reply (`set_next_input`, `page`; jupyter-client docs, "Payloads").
+        foreign_updates: `(display_id, data, metadata)` in order, for `apply_updates` of EARLIER executions that show
+            the same display. Whoever has applied them clears the list.
     """
 
     def __init__(self, *, max_bytes: int | None = None) -> None:
@@ -56,7 +65,8 @@ class OutputReducer:
         self.payloads: list[dict[str, Any]] = []
         self._max = max_bytes
         self._tail_limit = 0 if max_bytes is None else min(max_bytes // 4, _TAIL_MOST)
-        self._foreign: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
+        self.foreign_updates: list[Update] = []
+        self._compact_at = 100
         self._clear_before_next = False
         self._handlers: dict[str, Callable[[dict[str, Any]], bool]] = {
             "stream": self._on_stream,
@@ -92,17 +102,6 @@ class OutputReducer:
         places = {id(item): index for index, item in enumerate(self._items()) if isinstance(item, _Rich)}
         return {key: [places[id(item)] for item in items] for key, items in self._displays.items() if items}
 
-    @property
-    def foreign_updates(self) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
-        """The last `(display_id, data, metadata)` of each id: outputs of EARLIER executions with it change too."""
-        return [(key, data, metadata) for key, (data, metadata) in self._foreign.items()]
-
-    def take_foreign_updates(self) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
-        """`foreign_updates`, each handed out once."""
-        updates = self.foreign_updates
-        self._foreign.clear()
-        return updates
-
     def feed(self, message: Message) -> bool:
         """Take one message of the execution, of any channel. True when `outputs()` changed. Never raises."""
         content = message.content
@@ -117,6 +116,18 @@ class OutputReducer:
     def outputs(self) -> list[NotebookNode]:
         """The outputs so far, as nbformat 4 nodes. Nodes are values: they never change after they were handed out."""
         return [item.node() for item in self._items()]
+
+    def apply_updates(self, updates: Iterable[Update]) -> bool:
+        """Take another execution's `foreign_updates`. True when a display of this one changed."""
+        changed = False
+        for display_id, data, metadata in updates:
+            if self._displays.get(display_id):
+                changed = self._update(display_id, *self._bundle({"data": data, "metadata": metadata})) or changed
+        return changed
+
+    def add_error(self, ename: str, evalue: str, traceback: Iterable[str] = ()) -> None:
+        """Append an error that the kernel could not send, such as its own death."""
+        self._on_error({"ename": ename, "evalue": evalue, "traceback": list(traceback)})
 
     # ------------------------------------------------------------------ one method a message type
 
@@ -147,7 +158,11 @@ class OutputReducer:
 
     def _on_update(self, content: dict[str, Any]) -> bool:
         display_id = _display_id(content)
-        return display_id is not None and self._update(display_id, *self._bundle(content))
+        if display_id is None:
+            return False
+        data, metadata, size = self._bundle(content)
+        self._tell_others((display_id, data, metadata))
+        return self._update(display_id, data, metadata, size)
 
     def _on_error(self, content: dict[str, Any]) -> bool:
         self._clear_if_due()
@@ -260,6 +275,7 @@ class OutputReducer:
         data, metadata, size = self._bundle(content)
         display_id = _display_id(content)
         if display_id is not None:
+            self._tell_others((display_id, data, metadata))
             self._update(display_id, data, metadata, size)
         self._clear_if_due()
         if self._max is not None and self._rich_bytes + size > self._max:
@@ -279,8 +295,13 @@ class OutputReducer:
         self._rich_bytes += size * len(items) - before
         for item in items:
             item.replace(data, metadata, size)
-        self._foreign[display_id] = (data, metadata)
         return bool(items)
+
+    def _tell_others(self, update: Update) -> None:
+        self.foreign_updates.append(update)
+        if len(self.foreign_updates) >= self._compact_at:
+            self.foreign_updates[:] = {each[0]: each for each in self.foreign_updates}.values()
+            self._compact_at = 2 * len(self.foreign_updates) + 100
 
     def _bundle(self, content: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], int]:
         metadata = content.get("metadata")
@@ -342,7 +363,7 @@ def _node(fields: Mapping[str, Any]) -> NotebookNode:
     # nbformat costs a tenth of a second: the first output pays, not the start of the server.
     from nbformat import from_dict  # noqa: PLC0415
 
-    node: NotebookNode = from_dict(dict(fields))
+    node: NotebookNode = from_dict(dict(fields))  # type: ignore[no-untyped-call]
     return node
 
 
