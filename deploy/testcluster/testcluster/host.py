@@ -1,0 +1,93 @@
+"""What the host lends the cluster, and the proof that it got it back."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+from testcluster import cgroups
+from testcluster.config import HOST_IP, HOST_LINK, NODE_IP, NODE_LINK, POD_CIDR, SERVICE_CIDR, Paths
+from testcluster.shell import run, wait_for
+
+# The kubelet sets these for the whole machine; they are put back on the way down.
+SYSCTLS = (
+    "vm/overcommit_memory",
+    "vm/panic_on_oom",
+    "kernel/panic",
+    "kernel/panic_on_oops",
+    "kernel/keys/root_maxkeys",
+    "kernel/keys/root_maxbytes",
+)
+_PROC_SYS = Path("/proc/sys")
+
+
+def connect(keeper: int) -> None:
+    """Join the node's network to the host's, with routes to pods and services."""
+    own = Path("/proc/self/ns/net").readlink()
+    wait_for(
+        "the node's network namespace",
+        lambda: Path(f"/proc/{keeper}/ns/net").readlink() != own,
+        10,
+        lambda: "    unshare did not get that far",
+    )
+    run("ip", "link", "add", HOST_LINK, "type", "veth", "peer", "name", NODE_LINK, "netns", str(keeper))
+    run("ip", "address", "add", f"{HOST_IP}/30", "dev", HOST_LINK)
+    run("ip", "link", "set", HOST_LINK, "up")
+    for network in (POD_CIDR, SERVICE_CIDR):
+        run("ip", "route", "add", network, "via", NODE_IP)
+
+
+def disconnect() -> None:
+    """Remove the link; its routes go with it."""
+    if has_link():
+        run("ip", "link", "delete", HOST_LINK)
+
+
+def has_link() -> bool:
+    return (Path("/sys/class/net") / HOST_LINK).exists()
+
+
+def sysctls() -> dict[str, str]:
+    return {name: (_PROC_SYS / name).read_text().strip() for name in SYSCTLS if (_PROC_SYS / name).exists()}
+
+
+def restore_sysctls(values: dict[str, str]) -> None:
+    for name, value in values.items():
+        if (_PROC_SYS / name).read_text().strip() != value:
+            (_PROC_SYS / name).write_text(value)
+
+
+def snapshot() -> dict[str, list[str]]:
+    """Everything of the host that a cluster could have changed."""
+    links = json.loads(run("ip", "-j", "link"))
+    return {
+        "interfaces": sorted(link["ifname"] for link in links),
+        "routes": sorted(line.strip() for line in run("ip", "route").splitlines()),
+        "mounts": sorted(" ".join(line.split()[:3]) for line in Path("/proc/mounts").read_text().splitlines()),
+        "packet filter rules": _rules(),
+        "sysctls": [f"{name}={value}" for name, value in sysctls().items()],
+        "network namespaces": sorted(run("ip", "netns").splitlines()),
+        "resolver": Path("/etc/resolv.conf").read_text().splitlines(),
+    }
+
+
+def _rules() -> list[str]:
+    listed = subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True, check=False).stdout
+    return [re.sub(r"packets \d+ bytes \d+", "", line).strip() for line in listed.splitlines() if line.strip()]
+
+
+def leftovers(paths: Paths, before: dict[str, list[str]] | None) -> list[str]:
+    """What is still there after ``down``; an empty list is the promise kept."""
+    found = [f"process {pid}" for pid in sorted(cgroups.processes())]
+    found += [f"control group {group}" for group in cgroups.left()]
+    if paths.home.exists():
+        found.append(f"directory {paths.home}")
+    if before is None:
+        return found
+    for subject, now in snapshot().items():
+        then = before.get(subject, [])
+        found += [f"{subject}: new: {line}" for line in now if line not in then]
+        found += [f"{subject}: gone: {line}" for line in then if line not in now]
+    return found

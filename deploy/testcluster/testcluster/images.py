@@ -1,0 +1,190 @@
+"""Container images without a registry.
+
+The base image is made from Debian packages and answers to the name our
+Dockerfiles use; buildah builds on it, in a store of its own; containerd is
+given the result as an archive.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+
+from testcluster.build import programs
+from testcluster.components import containerd_socket
+from testcluster.config import BASE_IMAGE, COREDNS_IMAGE, PAUSE_IMAGE, Paths
+from testcluster.shell import CommandFailed, Refusal, follow, run, say, tail
+
+BASE_SUITE = "bookworm"
+BASE_PACKAGES = ("ca-certificates", "netbase", "python3", "python3-pip", "python3-venv", "tzdata")
+# The official image has python and pip on the path and lets pip install beside them.
+_FINISH_BASE = """
+ln -sf /usr/bin/python3 usr/local/bin/python
+ln -sf /usr/bin/python3 usr/local/bin/python3
+ln -sf /usr/bin/pip3 usr/local/bin/pip
+rm -f usr/lib/python3*/EXTERNALLY-MANAGED
+rm -rf var/cache/apt/*.bin var/cache/apt/archives/*.deb var/lib/apt/lists/* var/log/*.log usr/share/doc usr/share/man
+"""
+
+
+def ensure(paths: Paths) -> list[Path]:
+    """The archives every cluster starts with, made where the cache lacks them."""
+    paths.images.mkdir(parents=True, exist_ok=True)
+    built = programs(paths)
+    pause = _single_program(paths, PAUSE_IMAGE, built["pause"], {"Entrypoint": ["/pause"], "User": "65535:65535"})
+    coredns = _single_program(paths, COREDNS_IMAGE, built["coredns"], {"Entrypoint": ["/coredns"]})
+    return [pause, coredns, _base(paths)]
+
+
+def import_archive(paths: Paths, archive: Path) -> None:
+    """Give containerd the images in an archive."""
+    run("ctr", "--address", containerd_socket(paths), "-n", "k8s.io", "images", "import", archive)
+
+
+def load(paths: Paths, image: str) -> None:
+    """Load an archive, or an image of our store or of a Docker engine here, into the node."""
+    if Path(image).is_file():
+        import_archive(paths, Path(image))
+        return
+    with tempfile.TemporaryDirectory(dir=paths.cache) as scratch:
+        archive = Path(scratch) / "image.tar"
+        if not _save(paths, image, archive):
+            raise Refusal(
+                f"no image {image} in this cluster's store (make one with the build command), none in a Docker engine,"
+                " and no archive of that name"
+            )
+        import_archive(paths, archive)
+
+
+def build(paths: Paths, tag: str, context: Path, dockerfile: Path | None) -> None:
+    """Build a Dockerfile with buildah and load the result."""
+    _base_into_store(paths)
+    mounts = []
+    # A build reaches the package registries the way this machine does.
+    for shared in ("/etc/ssl/certs", "/etc/pip.conf"):
+        if Path(shared).exists():
+            mounts += ["--volume", f"{shared}:{shared}:ro"]
+    log = paths.cache / "build-image.log"
+    started = time.monotonic()
+    command = [
+        *(*_buildah(paths), "build", "--pull-never", "--network", "host", "--isolation", "chroot", "--layers"),
+        *("--tag", tag, "--file", dockerfile or context / "Dockerfile", *mounts, context),
+    ]
+    follow(command, log, lambda: f"building {tag}: {tail(log, 1).strip()}", env=_buildah_environment())
+    say(f"built {tag} in {time.monotonic() - started:.0f} s")
+    load(paths, tag)
+
+
+def _save(paths: Paths, image: str, archive: Path) -> bool:
+    env = _buildah_environment()
+    try:
+        if paths.buildah.exists():
+            run(*_buildah(paths), "push", "--quiet", image, f"docker-archive:{archive}:{_with_tag(image)}", env=env)
+            return True
+    except CommandFailed as error:
+        if "not known" not in str(error):
+            raise
+    if shutil.which("docker") is None:
+        return False
+    return subprocess.run(["docker", "save", "-o", archive, image], capture_output=True, check=False).returncode == 0
+
+
+def _with_tag(image: str) -> str:
+    return image if ":" in image.rpartition("/")[2] else f"{image}:latest"
+
+
+def _buildah(paths: Paths) -> list[str | Path]:
+    store = ["--root", paths.buildah / "root", "--runroot", paths.buildah / "run", "--storage-driver", "overlay"]
+    return ["buildah", *store]
+
+
+def _buildah_environment() -> dict[str, str]:
+    # The build itself runs in a chroot: no engine, no runtime, no network of its own.
+    return {**os.environ, "BUILDAH_ISOLATION": "chroot"}
+
+
+def _base_into_store(paths: Paths) -> None:
+    archive = _base(paths)
+    mark = paths.buildah / "base"
+    if mark.exists() and mark.read_text() == archive.name:
+        return
+    paths.buildah.mkdir(parents=True, exist_ok=True)
+    run(*_buildah(paths), "pull", "--quiet", f"docker-archive:{archive}", env=_buildah_environment())
+    mark.write_text(archive.name)
+
+
+def _base(paths: Paths) -> Path:
+    recipe = repr((BASE_IMAGE, BASE_SUITE, BASE_PACKAGES, _FINISH_BASE))
+    archive = paths.images / f"base-{hashlib.sha256(recipe.encode()).hexdigest()[:8]}.tar"
+    if archive.exists():
+        return archive
+    started = time.monotonic()
+    paths.images.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=paths.cache) as scratch:
+        root, layer, log = Path(scratch) / "root", Path(scratch) / "layer.tar", paths.images / "base.log"
+        say(f"making {BASE_IMAGE} from Debian packages (log: {log})")
+        # In a mount namespace, so that what debootstrap mounts is gone when it ends.
+        command = ["unshare", "--mount", "nice", "-n", "10", "debootstrap", "--variant=minbase"]
+        command += [f"--include={','.join(BASE_PACKAGES)}", BASE_SUITE, str(root), *_mirror()]
+        follow(command, log, lambda: f"base image: {tail(log, 1).strip()}")
+        run("sh", "-ec", _FINISH_BASE, cwd=root)
+        run("tar", "--one-file-system", "--numeric-owner", "-C", root, "-cf", layer, ".")
+        config = {"Cmd": ["python3"], "Env": ["PATH=/usr/local/bin:/usr/local/sbin:/usr/bin:/usr/sbin:/bin:/sbin", "LANG=C.UTF-8"]}
+        _write_archive(archive, BASE_IMAGE, layer, config)
+    say(f"{BASE_IMAGE}: made in {time.monotonic() - started:.0f} s, {archive.stat().st_size >> 20} MiB")
+    return archive
+
+
+def _mirror() -> list[str]:
+    """The mirror apt uses for the suite, so that no second one need be reachable."""
+    if not shutil.which("apt-get"):
+        return []
+    wanted = ("indextargets", "--format", "$(REPO_URI)", f"Codename: {BASE_SUITE}", "Component: main", "Created-By: Packages")
+    found = run("apt-get", *wanted).split()
+    return found[:1]
+
+
+def _single_program(paths: Paths, image: str, program: Path, config: dict[str, object]) -> Path:
+    archive = paths.images / f"{program.parent.name}.tar"
+    if not archive.exists():
+        with tempfile.TemporaryDirectory(dir=paths.cache) as scratch:
+            layer = Path(scratch) / "layer.tar"
+            with tarfile.open(layer, "w") as tar:
+                entry = tarfile.TarInfo(program.name)
+                entry.mode, entry.size = 0o755, program.stat().st_size
+                with program.open("rb") as stream:
+                    tar.addfile(entry, stream)
+            _write_archive(archive, image, layer, config)
+    return archive
+
+
+def _write_archive(archive: Path, image: str, layer: Path, config: dict[str, object]) -> None:
+    """Write the archive format that ``docker save`` writes, of one layer."""
+    with layer.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    described = {
+        "architecture": "amd64",
+        "os": "linux",
+        "config": config,
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
+        "history": [{"created_by": "testcluster"}],
+    }
+    text = json.dumps(described).encode()
+    name = hashlib.sha256(text).hexdigest() + ".json"
+    manifest = [{"Config": name, "RepoTags": [image], "Layers": [f"{digest}/layer.tar"]}]
+    unfinished = archive.with_suffix(".new")
+    with tarfile.open(unfinished, "w") as tar:
+        for path, content in ((name, text), ("manifest.json", json.dumps(manifest).encode())):
+            entry = tarfile.TarInfo(path)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+        tar.add(layer, arcname=f"{digest}/layer.tar")
+    unfinished.rename(archive)

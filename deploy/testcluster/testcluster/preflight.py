@@ -1,0 +1,117 @@
+"""Whether a cluster can run here, and the packages it needs."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from testcluster import cgroups, host
+from testcluster.config import APT_PACKAGES, LINK_NETWORK, POD_CIDR, SERVICE_CIDR, SOURCE, Paths
+from testcluster.node import PRIVATE
+from testcluster.shell import CommandFailed, Refusal, run, say
+
+MEMORY_NEEDED = 3 << 30
+DISK_NEEDED = 4 << 30
+DISK_NEEDED_TO_BUILD = 12 << 30
+
+# What kube-proxy and the policy agent write, in miniature.
+_RULESET = """table inet probe {
+  map verdicts { type ipv4_addr : verdict; }
+  chain peer { numgen random mod 2 vmap { 0 : accept, 1 : accept }; }
+  chain forward { type filter hook forward priority 0; ct state established accept; ip daddr vmap @verdicts; }
+  chain nat { type nat hook prerouting priority -100; fib daddr type local accept; meta l4proto tcp dnat ip to 10.0.0.1:53; }
+}
+table ip post { chain nat { type nat hook postrouting priority 100; masquerade fully-random; }; }
+"""
+
+
+def check_machine(paths: Paths) -> None:
+    """Refuse, with the reason, where a node could never start."""
+    if platform.system() != "Linux":
+        raise Refusal(f"a node needs Linux; this is {platform.system()}. Use kind, and KUBECONFIG, instead")
+    if os.geteuid() != 0:
+        raise Refusal("a node needs root, for namespaces, control groups and mounts: run this with sudo")
+    for path in (paths.home, paths.cache, SOURCE, Path(sys.executable).resolve()):
+        if any(path.is_relative_to(private) for private in PRIVATE):
+            raise Refusal(f"{path} lies in {', '.join(PRIVATE)}, which the node hides. Set TESTCLUSTER_HOME and _CACHE")
+    if lacking := cgroups.missing():
+        raise Refusal(f"this machine offers no control group for {', '.join(lacking)}")
+    _check_memory()
+
+
+def install_packages() -> None:
+    """Install the Debian packages whose programs are missing."""
+    missing = [package for package, program in APT_PACKAGES.items() if not shutil.which(program)]
+    if not missing:
+        return
+    if not shutil.which("apt-get"):
+        raise Refusal(f"these programs' packages are missing and there is no apt-get here: {', '.join(missing)}")
+    say(f"installing {' '.join(missing)}")
+    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    install = ("apt-get", "install", "--yes", "--quiet", "--no-install-recommends", *missing)
+    try:
+        run(*install, env=env, timeout=900)
+    except CommandFailed:
+        run("apt-get", "update", "--quiet", env=env, timeout=300)
+        run(*install, env=env, timeout=900)
+
+
+def check_kernel(paths: Paths, building: bool) -> None:
+    """Try, in throw-away namespaces, what the node will do."""
+    for module in ("overlay", "veth", "nf_tables", "nf_conntrack"):
+        if shutil.which("modprobe"):
+            subprocess.run(["modprobe", "--quiet", module], check=False, capture_output=True)
+    paths.home.mkdir(parents=True, exist_ok=True)
+    paths.cache.mkdir(parents=True, exist_ok=True)
+    _try("namespaces", "true")
+    _try("a pair of virtual interfaces", "ip link add a0 type veth peer name a1")
+    _try("the packet filter rules of kube-proxy", f"nft -f - <<'END'\n{_RULESET}END")
+    scratch = "mkdir -p /run/o/l /run/o/u /run/o/w /run/o/m"
+    _try(
+        f"overlay file systems in {paths.home}",
+        f"mount -t tmpfs tmpfs /run && {scratch} && mkdir -p {paths.home}/.overlay/u {paths.home}/.overlay/w &&"
+        f" mount -t overlay overlay -o lowerdir=/run/o/l,upperdir={paths.home}/.overlay/u,workdir={paths.home}/.overlay/w"
+        " /run/o/m",
+    )
+    shutil.rmtree(paths.home / ".overlay", ignore_errors=True)
+    _check_disk(paths, building)
+    _check_addresses()
+
+
+def _try(what: str, script: str) -> None:
+    try:
+        run("unshare", "--mount", "--net", "--pid", "--uts", "--fork", "sh", "-ec", script, timeout=30)
+    except CommandFailed as error:
+        raise Refusal(f"this machine does not allow {what}, which a node needs:\n{error}") from error
+
+
+def _check_memory() -> None:
+    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    available = int(lines["MemAvailable"].split()[0]) << 10
+    if available < MEMORY_NEEDED:
+        raise Refusal(f"a node needs {MEMORY_NEEDED >> 20} MiB of free memory and {available >> 20} MiB are free")
+
+
+def _check_disk(paths: Paths, building: bool) -> None:
+    for path, needed in ((paths.cache, DISK_NEEDED_TO_BUILD if building else 0), (paths.home, DISK_NEEDED)):
+        if (free := shutil.disk_usage(path).free) < needed:
+            raise Refusal(f"{path} needs {needed >> 30} GiB of free disk and has {free >> 30}")
+
+
+def _check_addresses() -> None:
+    if host.has_link():
+        return
+    ours = [ipaddress.ip_network(network) for network in (POD_CIDR, SERVICE_CIDR, LINK_NETWORK)]
+    for route in json.loads(run("ip", "-j", "-4", "route")):
+        if route["dst"] == "default":
+            continue
+        taken = ipaddress.ip_network(route["dst"], strict=False)
+        for network in ours:
+            if network.overlaps(taken):
+                raise Refusal(f"the cluster's network {network} overlaps this machine's route to {taken} ({route['dev']})")
