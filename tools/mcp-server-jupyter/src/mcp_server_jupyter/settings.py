@@ -4,6 +4,8 @@ A setting `some_name` is the option `--some-name` and the variable `MCP_JUPYTER_
 variable, the variable over the default. `aliases` are names other servers' guides use (`ROOM_ID`, `JUPYTER_TOKEN`).
 """
 
+# ruff: noqa: RUF009 - `_setting` returns a dataclass field
+
 from __future__ import annotations
 
 import dataclasses
@@ -18,11 +20,12 @@ from .errors import InvalidRequest
 
 PREFIX = "MCP_JUPYTER_"
 LogLevel = Literal["debug", "info", "warning", "error"]
+Transport = Literal["stdio", "streamable-http"]
 
 
-def _setting(default: Any, text: str, *aliases: str) -> Any:
+def _setting(default: Any, text: str, *aliases: str, group: str) -> Any:
     factory = default if callable(default) else None
-    metadata = {"help": text, "aliases": aliases}
+    metadata = {"help": text, "aliases": aliases, "group": group}
     if factory is not None:
         return dataclasses.field(default_factory=factory, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -37,37 +40,65 @@ def _state_dir() -> Path:
 class Settings:
     """The settings of one server. Built by `Settings.load`."""
 
-    root: Path = _setting(Path.cwd, "Folder of the notebooks; nothing outside it is read or written.")
-    notebook: str | None = _setting(None, "Default notebook, relative to the root, for calls that name none.", "ROOM_ID")
-    contents: str = _setting("files", "Where notebooks live: the name of a contents backend.")
-    kernels: str = _setting("local", "Where code runs: the name of a kernels backend.")
-    kernel_name: str = _setting("python3", "Kernelspec for notebooks that name none.")
-    host: str = _setting("127.0.0.1", "Address to listen on.", "HOST")
-    port: int = _setting(4040, "Port to listen on; 0 takes a free one.", "PORT")
+    root: Path = _setting(
+        Path.cwd, "Folder of the notebooks; nothing outside it is read or written.", group="Notebooks"
+    )
+    notebook: str | None = _setting(
+        None, "Default notebook, relative to the root, for calls that name none.", "ROOM_ID", group="Notebooks"
+    )
+    contents: str = _setting("files", "Where notebooks live: the name of a contents backend.", group="Backends")
+    kernels: str = _setting("local", "Where code runs: the name of a kernels backend.", group="Backends")
+    kernel_name: str = _setting("python3", "Kernelspec for notebooks that name none.", group="Kernels")
+    host: str = _setting("127.0.0.1", "Address to listen on.", group="HTTP")
+    port: int = _setting(4040, "Port to listen on; 0 takes a free one.", "PORT", group="HTTP")
     token: str | None = _setting(
-        None, "Bearer token of the HTTP doors; absent, one is made and kept in the state directory.", "JUPYTER_TOKEN"
+        None,
+        "Bearer token of the HTTP doors; absent, one is made and kept in the state directory.",
+        "JUPYTER_TOKEN",
+        group="HTTP",
     )
-    no_auth: bool = _setting(False, "Serve HTTP without a token. Only on a machine you share with nobody.")
+    no_auth: bool = _setting(
+        False, "Serve HTTP without a token. Only on a machine you share with nobody.", group="HTTP"
+    )
     allowed_hosts: tuple[str, ...] = _setting(
-        (), "More Host names to accept (comma separated), e.g. a service name; `name:*` for any port."
+        (), "More Host names to accept (comma separated), e.g. a service name; `name:*` for any port.", group="HTTP"
     )
-    allowed_origins: tuple[str, ...] = _setting((), "More Origins to accept (comma separated) from browsers.")
-    state_dir: Path = _setting(_state_dir, "Journal, token and the records of running kernels.")
-    log_level: LogLevel = _setting("info", "How much goes to stderr.")
-    log_json: bool = _setting(False, "Log one JSON object a line.")
-    max_chars: int = _setting(8_000, "Characters of text in one answer; the rest stays behind a handle.")
-    max_images: int = _setting(4, "Images in one answer.")
-    max_image_bytes: int = _setting(1_000_000, "Bytes of one image in an answer; bigger ones are scaled down.")
-    max_body_bytes: int = _setting(64 * 2**20, "Bytes of one HTTP request.")
-    max_notebook_bytes: int = _setting(200 * 2**20, "Bytes of a notebook file.")
-    max_output_bytes: int = _setting(32 * 2**20, "Bytes of outputs kept for one cell; the rest is counted, not kept.")
-    max_kernels: int = _setting(100, "Kernels at once.")
-    rate_limit: int = _setting(600, "HTTP requests a minute from one address before 429; 0 for no limit.")
-    wait_seconds: float = _setting(45.0, "How long an execution tool waits before it answers with a handle.")
-    grace_seconds: float = _setting(10.0, "How long running cells may go on after SIGTERM.")
-    keep_kernels: bool = _setting(False, "Leave kernels running when the server ends; the next one adopts them.")
-    orphan_hours: float = _setting(12.0, "Hours a kernel may outlive its server before it ends itself.")
-    fast_kernels: bool = _setting(True, "Start Python kernels with the settings that answer fastest.")
+    allowed_origins: tuple[str, ...] = _setting(
+        (), "More Origins to accept (comma separated) from browsers.", group="HTTP"
+    )
+    state_dir: Path = _setting(_state_dir, "Journal, token and the records of running kernels.", group="Server")
+    log_level: LogLevel = _setting("info", "How much goes to stderr.", group="Server")
+    log_json: bool = _setting(False, "Log one JSON object a line.", group="Server")
+    max_chars: int = _setting(
+        8_000, "Characters of text in one answer; the rest stays behind a handle.", group="Answers"
+    )
+    max_images: int = _setting(4, "Images in one answer.", group="Answers")
+    max_image_bytes: int = _setting(
+        1_000_000, "Bytes of one image in an answer; bigger ones are scaled down.", group="Answers"
+    )
+    max_body_bytes: int = _setting(64 * 2**20, "Bytes of one HTTP request.", group="HTTP")
+    max_notebook_bytes: int = _setting(200 * 2**20, "Bytes of a notebook file.", group="Notebooks")
+    max_output_bytes: int = _setting(
+        32 * 2**20, "Bytes of outputs kept for one cell; the rest is counted, not kept.", group="Answers"
+    )
+    max_kernels: int = _setting(100, "Kernels at once.", group="Kernels")
+    rate_limit: int = _setting(
+        6_000, "HTTP requests a minute from one address before 429; 0 for no limit.", group="HTTP"
+    )
+    wait_seconds: float = _setting(
+        45.0, "How long an execution tool waits before it answers with a handle.", group="Answers"
+    )
+    grace_seconds: float = _setting(10.0, "How long running cells may go on after SIGTERM.", group="Server")
+    keep_kernels: bool = _setting(
+        False, "Leave kernels running when the server ends; the next one adopts them.", group="Kernels"
+    )
+    orphan_hours: float = _setting(
+        12.0, "Hours a kernel may outlive its server before it ends itself.", group="Kernels"
+    )
+    fast_kernels: bool = _setting(True, "Start Python kernels with the settings that answer fastest.", group="Kernels")
+    transport: Transport = _setting(
+        "stdio", "What the bare command serves: stdio, or streamable HTTP as `serve` does.", "TRANSPORT", group="Server"
+    )
 
     @classmethod
     def load(cls, options: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None) -> Settings:

@@ -1,0 +1,114 @@
+"""The few touches of the MCP SDK that are not its public interface; `tests/test_sdk_compat.py` has a test for each."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mcp.server import MCPServer
+    from mcp.server.lowlevel import Server
+
+
+@contextmanager
+def quick_import() -> Iterator[None]:
+    """Import the SDK in about two thirds of the time.
+
+    Building its 400 models allocates so much that the collector runs again and again over objects that live for
+    ever; and most of the models are never used by one process, so they are built at first use (pydantic,
+    `ConfigDict(defer_build=True)`).
+    """
+    from pydantic import BaseModel  # noqa: PLC0415 - half of the cost that this function is about
+
+    enabled = gc.isenabled()
+    gc.disable()
+    BaseModel.model_config["defer_build"] = True
+    try:
+        yield
+    finally:
+        del BaseModel.model_config["defer_build"]
+        gc.freeze()
+        if enabled:
+            gc.enable()
+
+
+def lowlevel(mcp: MCPServer) -> Server[Any]:
+    """The protocol server below `MCPServer`; it has no public accessor in 2.3."""
+    return mcp._lowlevel_server
+
+
+def discover_result(mcp: MCPServer) -> dict[str, Any]:
+    """What `server/discover` answers (MCP 2026-07-28, "Discovery"), without serving a request."""
+    import mcp.types as types  # noqa: PLC0415 - see `quick_import`
+    from mcp_types.version import LATEST_MODERN_VERSION, MODERN_PROTOCOL_VERSIONS  # noqa: PLC0415
+
+    server = lowlevel(mcp)
+    result = types.DiscoverResult(
+        supported_versions=list(MODERN_PROTOCOL_VERSIONS),
+        capabilities=server.get_capabilities(protocol_version=LATEST_MODERN_VERSION),
+        instructions=server.instructions,
+    ).model_dump(by_alias=True, mode="json", exclude_none=True)
+    result["_meta"] = {types.SERVER_INFO_META_KEY: server.server_info_stamp}
+    return result
+
+
+def client_name(request: Any) -> str:
+    """The name a client gave itself, in either era; "agent" when it gave none."""
+    if request is None or request.session.client_params is None:
+        return "agent"
+    return str(request.session.client_params.client_info.name) or "agent"
+
+
+def wants_progress(request: Any) -> bool:
+    """Whether the call carries a progress token."""
+    return bool(request is not None and request.meta and request.meta.get("progress_token") is not None)
+
+
+def caller_cancelled(request: Any) -> bool:
+    """Whether a call that is being cancelled was cancelled by its caller, not by the end of the connection.
+
+    The handshake eras send `notifications/cancelled`. On HTTP, 2026-07-28 has no such message: closing the response
+    stream is the cancellation ("Cancellation", streamable HTTP).
+    """
+    if request is None:
+        return False
+    asked = getattr(request.session._request_outbound, "cancel_requested", None)
+    if asked is not None and asked.is_set():
+        return True
+    from mcp_types.version import MODERN_PROTOCOL_VERSIONS  # noqa: PLC0415 - see `quick_import`
+
+    return request.request is not None and request.protocol_version in MODERN_PROTOCOL_VERSIONS
+
+
+class Subscribers:
+    """`resources/subscribe` of the handshake eras, which `MCPServer` leaves to the protocol server below it."""
+
+    def __init__(self, mcp: MCPServer) -> None:
+        import mcp.types as types  # noqa: PLC0415 - see `quick_import`
+
+        self._sessions: dict[str, set[Any]] = {}
+        self._done = types.EmptyResult()
+        server = lowlevel(mcp)
+        server.add_request_handler("resources/subscribe", types.SubscribeRequestParams, self._subscribe)
+        server.add_request_handler("resources/unsubscribe", types.UnsubscribeRequestParams, self._unsubscribe)
+
+    async def _subscribe(self, ctx: Any, params: Any) -> Any:
+        self._sessions.setdefault(str(params.uri), set()).add(ctx.session)
+        return self._done
+
+    async def _unsubscribe(self, ctx: Any, params: Any) -> Any:
+        self._sessions.get(str(params.uri), set()).discard(ctx.session)
+        return self._done
+
+    async def notify(self, uri: str) -> None:
+        """Tell every subscriber of `uri`; one whose connection has ended is forgotten."""
+        import anyio  # noqa: PLC0415
+        from mcp import MCPError  # noqa: PLC0415 - see `quick_import`
+
+        for session in list(self._sessions.get(uri, ())):
+            try:
+                await session.send_resource_updated(uri)
+            except (anyio.ClosedResourceError, anyio.BrokenResourceError, MCPError):
+                self._sessions[uri].discard(session)
