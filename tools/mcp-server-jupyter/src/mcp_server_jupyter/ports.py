@@ -199,6 +199,13 @@ class Contents(AbstractAsyncContextManager["Contents", None], Protocol):
     metadata, and never changes one in place. So unchanged cells are known by identity, however big they are.
     """
 
+    def resolve(self, path: str) -> str:
+        """The one canonical spelling of a path: relative to the root, no `.` or `..`. The file need not exist.
+
+        Raises:
+            OutsideRoot, InvalidRequest
+        """
+
     async def list(self, path: str = "", *, recursive: bool = False) -> Sequence[Entry]:
         """Files below `path`, hidden ones and checkpoints left out, sorted by path."""
 

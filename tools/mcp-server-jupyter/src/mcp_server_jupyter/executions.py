@@ -1,0 +1,455 @@
+"""Running code: queued, running, done. An execution outlives the call, the client and (by the journal) the server."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import anyio
+
+from .errors import Conflict, InvalidNotebook, InvalidRequest, JupyterMcpError, KernelDead, NotFound
+from .events import Events
+from .journal import ExecutionRow, Journal, new_execution_id
+from .notebooks import find_cell, set_outputs
+from .outputs import OutputReducer
+from .ports import Contents, Message
+from .sessions import Session, describe
+from .supervision import Tasks
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+FLUSH_SECONDS = 0.1
+FINISHED = frozenset({"ok", "error", "interrupted", "aborted", "died", "lost"})
+
+
+@dataclass(eq=False)
+class Batch:
+    """Cells submitted together: after the first failure the rest is not run."""
+
+    stop_on_error: bool
+    failed: Execution | None = None
+
+
+@dataclass(eq=False)
+class Execution:
+    """One piece of code on its way through a kernel."""
+
+    id: str
+    session: Session
+    code: str
+    author: str
+    notebook: str | None = None
+    cell_id: str | None = None
+    store_history: bool = True
+    batch: Batch | None = None
+    msg_id: str = field(default_factory=lambda: uuid4().hex)
+    status: str = "queued"
+    queued_at: float = field(default_factory=time.time)
+    started_at: float | None = None
+    finished_at: float | None = None
+    kernel_epoch: int = 1
+    reducer: OutputReducer = field(default_factory=OutputReducer)
+    input_request: Message | None = None
+    note: str = ""
+    """What the caller must be told besides the outputs: a cell deleted meanwhile, outputs lost in a gap."""
+    interrupt_asked: bool = False
+    version: int = 0
+    _changed: anyio.Event = field(default_factory=anyio.Event)
+    _flush: anyio.CancelScope | None = None
+
+    @property
+    def finished(self) -> bool:
+        return self.status in FINISHED
+
+    @property
+    def seconds(self) -> float:
+        """How long it ran, or has been running."""
+        if self.started_at is None:
+            return 0.0
+        return (self.finished_at or time.time()) - self.started_at
+
+    @property
+    def input_prompt(self) -> str | None:
+        return None if self.input_request is None else str(self.input_request.content.get("prompt", ""))
+
+    def outputs(self) -> list[NotebookNode]:
+        return self.reducer.outputs()
+
+    def changed(self) -> None:
+        """Wake everybody who waits for news of this execution."""
+        self.version += 1
+        self._changed.set()
+        self._changed = anyio.Event()
+
+    async def news(self, version: int) -> None:
+        """Return when `self.version` is no longer `version`."""
+        while self.version == version:
+            await self._changed.wait()
+
+
+class Executions:
+    """Every execution of the server: one at a time a kernel, in the order they came."""
+
+    def __init__(self, contents: Contents, journal: Journal, events: Events, tasks: Tasks) -> None:
+        self._contents = contents
+        self._journal = journal
+        self._events = events
+        self._tasks = tasks
+        self._live: dict[str, Execution] = {}
+        self._recent: dict[str, Execution] = {}
+
+    # ------------------------------------------------------------------ what callers do
+
+    def submit(
+        self,
+        session: Session,
+        code: str,
+        *,
+        author: str,
+        notebook: str | None = None,
+        cell_id: str | None = None,
+        source_hash: str | None = None,
+        after_cell_id: str | None = None,
+        cell_index: int | None = None,
+        inserted: bool = False,
+        batch: Batch | None = None,
+    ) -> Execution:
+        """Queue code on a session's kernel. It is in the journal before it is sent.
+
+        `inserted` says that the cell was made for this execution, so that a crash before the file was written
+        cannot lose it: `after_cell_id` and `cell_index` say where it belongs.
+        """
+        execution = Execution(
+            new_execution_id(),
+            session,
+            code,
+            author,
+            notebook,
+            cell_id,
+            batch=batch,
+            kernel_epoch=session.kernel.epoch,
+        )
+        self._journal.add_execution(
+            ExecutionRow(
+                id=execution.id,
+                notebook=notebook,
+                cell_id=cell_id,
+                after_cell_id=after_cell_id,
+                cell_index=cell_index if inserted else None,
+                kernel_id=session.id,
+                kernel_epoch=execution.kernel_epoch,
+                msg_id=execution.msg_id,
+                code=code,
+                author=author,
+                status="queued",
+                queued_at=execution.queued_at,
+                source_hash=source_hash,
+            )
+        )
+        self._enqueue(execution)
+        return execution
+
+    async def wait(
+        self,
+        execution: Execution,
+        seconds: float,
+        progress: Callable[[Execution], Any] | None = None,
+        heartbeat: float = 10.0,
+    ) -> None:
+        """Wait until it is done, waits for input, or `seconds` have passed. Waiting out changes nothing.
+
+        `progress` is awaited on news (at most every 0.3 s) and at least every `heartbeat` seconds.
+        """
+        with anyio.move_on_after(seconds):
+            if progress is None:
+                while not execution.finished and execution.input_request is None:
+                    await execution.news(execution.version)
+                return
+            while not execution.finished and execution.input_request is None:
+                version = execution.version
+                with anyio.move_on_after(heartbeat):
+                    await execution.news(version)
+                if not execution.finished and execution.input_request is None:
+                    await progress(execution)
+                    with anyio.move_on_after(0.3):
+                        while not execution.finished and execution.input_request is None:
+                            await execution.news(execution.version)
+
+    def get(self, execution_id: str) -> Execution | None:
+        """An execution of this server's life time; older ones are in the journal."""
+        return self._live.get(execution_id) or self._recent.get(execution_id)
+
+    def active(self) -> Sequence[Execution]:
+        return tuple(self._live.values())
+
+    async def interrupt(self, execution: Execution) -> None:
+        """Interrupt it if it runs, take it out of the queue if it does not yet."""
+        if execution.finished:
+            return
+        if execution.session.running is execution:
+            execution.interrupt_asked = True
+            await execution.session.kernel.interrupt()
+            return
+        if execution in execution.session.queue:
+            execution.session.queue.remove(execution)
+            await self._finish(execution, "aborted", "Taken out of the queue before it ran.")
+
+    def interrupt_soon(self, execution: Execution) -> None:
+        """`interrupt`, from a caller that is itself being cancelled."""
+        self._tasks.start_soon(self.interrupt, execution)
+
+    async def interrupt_session(self, session: Session, *, queued: bool = True) -> int:
+        """Interrupt what runs and drop what waits. Returns how many waiting ones were dropped."""
+        waiting = list(session.queue) if queued else []
+        for execution in waiting:
+            await self.interrupt(execution)
+        if session.running is not None:
+            session.running.interrupt_asked = True
+        await session.kernel.interrupt()
+        return len(waiting)
+
+    async def send_input(self, execution: Execution, text: str) -> None:
+        """Answer the `input()` a cell waits in.
+
+        Raises:
+            InvalidRequest: it does not wait for input.
+        """
+        request = execution.input_request
+        if request is None:
+            raise InvalidRequest(f"Execution {execution.id} does not wait for input; it is {execution.status}.")
+        execution.input_request = None
+        self._set_status(execution, "running", input_prompt=None)
+        await execution.session.kernel.send_input(text, request)
+
+    async def resume(self, execution: Execution) -> None:
+        """Take up an execution that an earlier server sent (see `services.recover`)."""
+        execution.session.queue.appendleft(execution)
+        self._live[execution.id] = execution
+        self._start_draining(execution.session)
+
+    def abandon(self, reason: str) -> None:
+        """Write down that what still runs ends with the server."""
+        for execution in self.active():
+            status = "aborted" if execution.status == "queued" else "lost"
+            self._journal.update_execution(
+                execution.id,
+                status=status,
+                finished_at=time.time(),
+                outputs=execution.outputs(),
+                events_lost=reason,
+                on_disk=True,
+            )
+
+    async def drain(self, seconds: float) -> None:
+        """Let what runs finish, for at most `seconds`."""
+        with anyio.move_on_after(seconds):
+            for execution in self.active():
+                while not execution.finished:
+                    await execution.news(execution.version)
+
+    # ------------------------------------------------------------------ the queue of a kernel
+
+    def _enqueue(self, execution: Execution) -> None:
+        self._live[execution.id] = execution
+        execution.session.queue.append(execution)
+        self._publish("queued", execution)
+        self._start_draining(execution.session)
+
+    def _start_draining(self, session: Session) -> None:
+        if not session.draining:
+            session.draining = True
+            self._tasks.start_soon(self._drain, session)
+
+    async def _drain(self, session: Session) -> None:
+        try:
+            while session.queue:
+                execution = session.queue.popleft()
+                if execution.batch is not None and execution.batch.failed is not None:
+                    first = execution.batch.failed
+                    await self._finish(execution, "aborted", f"Not run: execution {first.id} failed before it.")
+                    continue
+                session.running = execution
+                try:
+                    await self._run(execution)
+                finally:
+                    session.running = None
+        finally:
+            session.draining = False
+
+    async def _run(self, execution: Execution) -> None:
+        kernel = execution.session.kernel
+        resumed = execution.status != "queued"
+        execution.kernel_epoch = kernel.epoch
+        if execution.started_at is None:
+            execution.started_at = time.time()
+        self._set_status(
+            execution, "running", started_at=execution.started_at, kernel_epoch=kernel.epoch, kernel_id=kernel.id
+        )
+        self._publish("started", execution)
+        try:
+            messages = await self._resumed(execution) if resumed else self._request(execution)
+            await self._consume(execution, messages)
+        except KernelDead as error:
+            await self._died(execution, error)
+            return
+        await self._finish(execution, self._final_status(execution))
+
+    def _request(self, execution: Execution) -> AsyncIterator[Message]:
+        content = {
+            "code": execution.code,
+            "silent": False,
+            "store_history": execution.store_history,
+            "user_expressions": {},
+            "allow_stdin": True,
+            "stop_on_error": False,
+        }
+        return execution.session.kernel.request("execute_request", content, msg_id=execution.msg_id)
+
+    async def _resumed(self, execution: Execution) -> AsyncIterator[Message]:
+        replay = await execution.session.kernel.resume(execution.msg_id)
+        if not replay.complete:
+            execution.note = replay.lost or "Some output of this cell was lost while the server was away."
+        return replay.messages
+
+    async def _consume(self, execution: Execution, messages: AsyncIterator[Message]) -> None:
+        async for message in messages:
+            if message.msg_type == "input_request":
+                execution.input_request = message
+                self._set_status(execution, "waiting_input", input_prompt=execution.input_prompt)
+                execution.changed()
+            elif execution.reducer.feed(message):
+                execution.changed()
+                self._flush_later(execution)
+            elif execution.input_request is not None and message.channel == "iopub":
+                execution.input_request = None
+
+    def _final_status(self, execution: Execution) -> str:
+        reducer = execution.reducer
+        if reducer.status == "error" and execution.interrupt_asked and reducer.ename == "KeyboardInterrupt":
+            return "interrupted"
+        return "ok" if reducer.status == "running" else reducer.status
+
+    async def _died(self, execution: Execution, error: KernelDead) -> None:
+        session = execution.session
+        death = session.kernel.death
+        how = describe(death) if death else str(error)
+        execution.reducer.add_error("KernelDead", f"The kernel {how} while this cell ran.")
+        await self._finish(execution, "died", f"The kernel {how} while this cell ran.")
+        for waiting in list(session.queue):
+            session.queue.remove(waiting)
+            await self._finish(waiting, "aborted", f"Not run: the kernel {how}.")
+
+    # ------------------------------------------------------------------ journal, notebook, listeners
+
+    def _set_status(self, execution: Execution, status: str, **columns: Any) -> None:
+        execution.status = status
+        self._journal.update_execution(execution.id, status=status, **columns)
+
+    async def _finish(self, execution: Execution, status: str, note: str = "") -> None:
+        if note:
+            execution.note = f"{execution.note} {note}".strip()
+        if execution.batch is not None and execution.batch.stop_on_error and status not in ("ok", "aborted"):
+            execution.batch.failed = execution.batch.failed or execution
+        reducer = execution.reducer
+        execution.finished_at = time.time()
+        execution.input_request = None
+        self._set_status(
+            execution,
+            status,
+            finished_at=execution.finished_at,
+            execution_count=reducer.execution_count,
+            ename=reducer.ename,
+            evalue=reducer.evalue,
+            outputs=execution.outputs(),
+            input_prompt=None,
+            events_lost=execution.note or None,
+            on_disk=execution.notebook is None or status == "aborted",
+        )
+        if execution._flush is not None:
+            execution._flush.cancel()
+        if execution.notebook is not None and status != "aborted":
+            await self._write(execution)
+            self._tasks.start_soon(self._delivered, execution)
+        self._live.pop(execution.id, None)
+        self._remember(execution)
+        self._publish("finished", execution)
+        execution.changed()
+
+    def _remember(self, execution: Execution) -> None:
+        self._recent[execution.id] = execution
+        if len(self._recent) > 200:
+            del self._recent[next(iter(self._recent))]
+
+    def _flush_later(self, execution: Execution) -> None:
+        if execution._flush is None:
+            execution._flush = anyio.CancelScope()
+            self._tasks.start_soon(self._stream, execution, execution._flush)
+
+    async def _stream(self, execution: Execution, scope: anyio.CancelScope) -> None:
+        """Bring a running cell's outputs into the notebook, at most ten times a second."""
+        with scope:
+            written = 0
+            while not execution.finished:
+                await anyio.sleep(FLUSH_SECONDS)
+                if execution.version == written:
+                    await execution.news(written)
+                    continue
+                written = execution.version
+                self._publish("output", execution)
+                if execution.notebook is not None:
+                    with anyio.CancelScope(shield=True):
+                        await self._write(execution)
+
+    async def _write(self, execution: Execution) -> None:
+        """Put the outputs into the cell. A cell or notebook that is gone meanwhile is said, not brought back."""
+        if execution.notebook is None or execution.cell_id is None:
+            return
+        try:
+            async with self._contents.edit(execution.notebook, durable=False) as notebook:
+                index = find_cell(notebook, cell_id=execution.cell_id)
+                set_outputs(notebook, index, execution.outputs(), execution.reducer.execution_count)
+                self._apply_foreign_updates(execution, notebook)
+        except NotFound:
+            gone = "The cell was deleted while it ran; its outputs are kept with the execution only."
+            if gone not in execution.note:
+                execution.note = f"{execution.note} {gone}".strip()
+        except (Conflict, InvalidNotebook) as error:
+            execution.note = f"The outputs are not in the notebook: {error.message}"
+
+    def _apply_foreign_updates(self, execution: Execution, notebook: NotebookNode) -> None:
+        """`update_display_data` for a display that an earlier cell made."""
+        updates = execution.reducer.foreign_updates
+        if not updates:
+            return
+        owners = {e.cell_id: e for e in self._recent.values() if e.notebook == execution.notebook and e.cell_id}
+        for index, cell in enumerate(notebook.cells):
+            owner = owners.get(cell.get("id"))
+            if owner is not None and owner.reducer.apply_updates(updates):
+                set_outputs(notebook, index, owner.outputs(), owner.reducer.execution_count)
+        updates.clear()
+
+    async def _delivered(self, execution: Execution) -> None:
+        """Note in the journal that the outputs have reached the disk."""
+        try:
+            await self._contents.flush(execution.notebook)
+        except JupyterMcpError as error:
+            execution.note = f"{execution.note} The notebook could not be written: {error.message}".strip()
+            self._journal.update_execution(execution.id, events_lost=execution.note)
+            return
+        self._journal.update_execution(execution.id, on_disk=True)
+
+    def _publish(self, what: str, execution: Execution) -> None:
+        self._events.publish(
+            f"execution.{what}",
+            execution_id=execution.id,
+            notebook=execution.notebook,
+            cell_id=execution.cell_id,
+            kernel_id=execution.session.id,
+            author=execution.author,
+            status=execution.status,
+            seconds=execution.seconds,
+        )

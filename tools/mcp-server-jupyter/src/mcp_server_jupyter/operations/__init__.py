@@ -1,0 +1,99 @@
+"""What every door offers. A new operation is one function in this package and one line here."""
+
+from __future__ import annotations
+
+from . import cells, executions, files, history, kernels, notebooks, variables
+from ._call import Answer, Call, Link, Operation, Param, Picture
+
+_ALL = (
+    Operation(notebooks.list_notebooks, "List notebooks", "Notebooks below a folder.", read_only=True),
+    Operation(notebooks.create_notebook, "Create notebook", "New empty notebook."),
+    Operation(
+        notebooks.get_notebook_info,
+        "Outline notebook",
+        "One line per cell, and the kernel. Start here.",
+        read_only=True,
+    ),
+    Operation(notebooks.read_all_cells, "Read cells", "Sources and outputs, paged.", read_only=True),
+    Operation(notebooks.read_cell, "Read cell", "Source, hash, outputs, images.", read_only=True),
+    Operation(cells.insert_cell, "Insert cell", "Before cell_index; -1 appends. Does not run."),
+    Operation(cells.append_markdown_cell, "Append markdown", "At the end."),
+    Operation(executions.append_execute_code_cell, "Append and run", "New code cell at the end, run.", open_world=True),
+    Operation(
+        executions.insert_execute_code_cell, "Insert and run", "New code cell before cell_index, run.", open_world=True
+    ),
+    Operation(
+        executions.execute_cell_with_progress,
+        "Run cell",
+        "Waits timeout_seconds, then gives execution_id; the cell runs on.",
+        open_world=True,
+    ),
+    Operation(cells.overwrite_cell_source, "Overwrite cell", "expected_hash guards others' edits.", destructive=True),
+    Operation(cells.edit_cell_source, "Edit cell", "Replace a unique string in a cell.", destructive=True),
+    Operation(cells.move_cell, "Move cell", "To to_index."),
+    Operation(cells.delete_cell, "Delete cell", "undo restores it.", destructive=True),
+    Operation(cells.clear_outputs, "Clear outputs", "Of one cell, or all.", destructive=True, idempotent=True),
+    Operation(executions.execute_code, "Run code", "In the kernel, without a cell.", open_world=True),
+    Operation(executions.run_all_cells, "Run all", "Code cells from start, in order.", open_world=True),
+    Operation(executions.get_execution, "Get execution", "Wait for or page (cursor=0) an execution.", read_only=True),
+    Operation(executions.send_input, "Send input", "Answer a cell's input().", open_world=True),
+    Operation(kernels.interrupt_kernel, "Interrupt", "Stop the running cell; keeps variables.", idempotent=True),
+    Operation(kernels.restart_kernel, "Restart kernel", "Loses variables; names cells to rerun.", destructive=True),
+    Operation(kernels.list_kernels, "List kernels", "Running kernels and kernelspecs.", read_only=True),
+    Operation(kernels.start_kernel, "Start kernel", "By kernelspec or python path."),
+    Operation(kernels.shutdown_kernel, "Shut down kernel", "Loses variables.", destructive=True),
+    Operation(variables.list_variables, "List variables", "Names, types, sizes.", read_only=True),
+    Operation(variables.inspect_variable, "Inspect variable", "Shape, dtypes, head.", read_only=True),
+    Operation(files.list_files, "List files", "In a folder.", read_only=True),
+    Operation(history.undo, "Undo", "Your last turn, or an author's, execution's, turn's edits.", destructive=True),
+)
+
+OPERATIONS: dict[str, Operation] = {operation.name: operation for operation in _ALL}
+
+ALIASES: dict[str, str] = {
+    "execute_cell": "execute_cell_with_progress",
+    "execute_cell_simple_timeout": "execute_cell_with_progress",
+    "execute_cell_streaming": "execute_cell_with_progress",
+    "run_cell": "execute_cell_with_progress",
+    "execute_in_kernel": "execute_code",
+    "execute_ipython": "execute_code",
+    "run_code": "execute_code",
+    "list_cells": "get_notebook_info",
+    "get_notebook_outline": "get_notebook_info",
+    "read_notebook": "read_all_cells",
+    "get_cell": "read_cell",
+    "add_cell": "insert_cell",
+    "append_code_cell": "append_execute_code_cell",
+    "add_markdown_cell": "append_markdown_cell",
+    "modify_cell": "overwrite_cell_source",
+    "clear_cell_output": "clear_outputs",
+    "clear_all_outputs": "clear_outputs",
+    "run_all": "run_all_cells",
+    "restart_notebook": "restart_kernel",
+    "interrupt": "interrupt_kernel",
+    "stop_kernel": "shutdown_kernel",
+    "list_kernelspecs": "list_kernels",
+    "get_variables": "list_variables",
+}
+"""Names of other servers' tools. Accepted, not listed."""
+
+ARGUMENT_ALIASES: dict[str, tuple[str, ...]] = {
+    "index": ("cell_index",),
+    "path": ("notebook_path",),
+    "notebook": ("notebook_path",),
+    "notebook_name": ("notebook_path",),
+    "code": ("cell_source",),
+    "source": ("cell_source", "code"),
+    "content": ("cell_source",),
+    "cell_content": ("cell_source",),
+    "cell_source": ("code",),
+    "timeout": ("timeout_seconds",),
+    "max_wait_seconds": ("timeout_seconds",),
+    "target_index": ("to_index",),
+    "source_index": ("cell_index",),
+    "start_index": ("start",),
+    "variable_name": ("name",),
+}
+"""Names of other servers' arguments and ours for them, taken where the operation does not know the name itself."""
+
+__all__ = ["ALIASES", "ARGUMENT_ALIASES", "OPERATIONS", "Answer", "Call", "Link", "Operation", "Param", "Picture"]

@@ -1,0 +1,181 @@
+"""Operations on whole notebooks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from ..errors import InvalidRequest
+from ..journal import LastRun
+from ..notebooks import CellLine, new_notebook, outline
+from ._call import Answer, Call, Param
+from ._render import add_outputs, cell_data, cell_header, numbered
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+    from ..sessions import Session
+
+
+async def list_notebooks(call: Call, path: str = "") -> Answer:
+    """Every notebook below `path` (a folder relative to the root; absent, the root), with its kernel's state."""
+    services = call.services
+    entries = [e for e in await services.contents.list(path, recursive=True) if e.kind == "notebook"]
+    lines = []
+    for entry in entries:
+        session = services.sessions.find(entry.path)
+        mark = f"  kernel {session.kernel.state}" if session else ""
+        default = "  (default)" if entry.path == services.default_notebook else ""
+        lines.append(f"{entry.path}  {_size(entry.size)}{mark}{default}")
+    if not lines:
+        return Answer("No notebooks yet. create_notebook makes one.", {"notebooks": []})
+    text = numbered(lines, services.settings.max_chars, "give a path to see fewer.")
+    return Answer(text, {"notebooks": [e.path for e in entries]})
+
+
+def _size(size: int | None) -> str:
+    if size is None:
+        return "-"
+    return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
+
+
+async def create_notebook(call: Call, notebook_path: str, kernel_name: str = "") -> Answer:
+    """Make an empty notebook for the kernelspec `kernel_name` (absent, the default one).
+
+    Raises:
+        AlreadyExists: it is there already.
+        NotFound: no such kernelspec.
+    """
+    services = call.services
+    name = kernel_name or services.settings.kernel_name
+    specs = {spec.name: spec for spec in await services.kernels.specs()}
+    spec = specs.get(name)
+    if spec is None and kernel_name:
+        raise InvalidRequest(f"No kernelspec {kernel_name!r}.", hint=f"There are: {', '.join(specs) or 'none'}.")
+    path = notebook_path if notebook_path.endswith(".ipynb") else f"{notebook_path}.ipynb"
+    notebook = new_notebook(name, spec.display_name if spec else None, spec.language if spec else "python")
+    await services.contents.create(path, notebook)
+    path = services.contents.resolve(path)
+    services.events.publish("notebook.changed", notebook=path)
+    if services.default_notebook is None:
+        services.connect(path)
+    return Answer(f"Created {path} for kernel {name}.", {"notebook_path": path, "kernel_name": name})
+
+
+async def get_notebook_info(call: Call, notebook_path: str = "") -> Answer:
+    """The outline: one line a cell (index, id, type, count, first line, output kinds, staleness) and the kernel."""
+    services = call.services
+    path = services.path(notebook_path)
+    notebook = await services.contents.read(path)
+    session = services.sessions.find(path)
+    runs = services.journal.last_runs(path)
+    spec = notebook.metadata.get("kernelspec", {}).get("name", services.settings.kernel_name)
+    cells = outline(notebook)
+    head = f"{path}: {len(cells)} cells, nbformat {notebook.nbformat}.{notebook.nbformat_minor}, kernelspec {spec}"
+    lines = [_line(cell, runs.get(cell.id), session) for cell in cells]
+    text = numbered(lines, services.settings.max_chars, "read_all_cells(start=..., limit=...) pages.")
+    return Answer(
+        f"{head}\n{_kernel_line(session)}\n{text}",
+        {
+            "notebook_path": path,
+            "cells": len(cells),
+            "kernel_state": session.kernel.state if session else "none",
+            "kernel_id": session.id if session else None,
+            "kernel_epoch": session.kernel.epoch if session else None,
+        },
+    )
+
+
+def _kernel_line(session: Session | None) -> str:
+    if session is None:
+        return "kernel: none running; executing a cell starts one"
+    running = session.running
+    what = f", runs execution {running.id} of {running.author}" if running else ""
+    waiting = f", {len(session.queue)} waiting" if session.queue else ""
+    return f"kernel: {session.kernel.state} id={session.id} epoch={session.kernel.epoch}{what}{waiting}"
+
+
+def _line(cell: CellLine, run: LastRun | None, session: Session | None) -> str:
+    kind = {"code": "c", "markdown": "m", "raw": "r"}.get(cell.cell_type, cell.cell_type)
+    count = f"[{cell.execution_count if cell.execution_count is not None else ' '}]" if kind == "c" else ""
+    outputs = f" ->{','.join(cell.output_kinds)}" if cell.output_kinds else ""
+    more = f" +{cell.lines - 1}" if cell.lines > 1 else ""
+    stale = _staleness(cell, run, session)
+    first = cell.first_line if len(cell.first_line) <= 40 else cell.first_line[:39] + "…"
+    return f"{cell.index} {cell.id} {kind}{count} {first}{more}{outputs}{f' !{stale}' if stale else ''}"
+
+
+def _staleness(cell: CellLine, run: LastRun | None, session: Session | None) -> str:
+    if cell.cell_type != "code" or run is None:
+        return ""
+    if run.source_hash is not None and run.source_hash != cell.hash:
+        return "edited"
+    if session is None or run.epoch != session.kernel.epoch or run.kernel_id != session.id:
+        return "old kernel"
+    return "" if run.status == "ok" else run.status
+
+
+async def read_all_cells(
+    call: Call,
+    notebook_path: str = "",
+    start: Annotated[int, Param(ge=0)] = 0,
+    limit: Annotated[int, Param(ge=1)] = 100,
+    include_outputs: bool = True,
+) -> Answer:
+    """Cells from `start` on, whole sources and bounded outputs, as many as fit one answer; it says where to go on."""
+    services = call.services
+    path = services.path(notebook_path)
+    notebook = await services.contents.read(path)
+    total = len(notebook.cells)
+    if start and start >= total:
+        raise InvalidRequest(f"start={start}, but {path} has {total} cells.", hint=f"Give 0 to {max(0, total - 1)}.")
+    answer = Answer(f"{path}: {total} cells", {"notebook_path": path, "total": total})
+    settings = services.settings
+    position = start
+    for position in range(start, min(total, start + limit)):
+        part = _render_cell(call, notebook, position, path, include_outputs, settings.max_chars // 4)
+        if len(answer.text) + len(part.text) > settings.max_chars and position > start:
+            break
+        answer.text += "\n" + part.text[: settings.max_chars]
+        answer.images += part.images[: max(0, settings.max_images - len(answer.images))]
+    else:
+        position = min(total, start + limit)
+    answer.data["next_start"] = position if position < total else None
+    if position < total:
+        answer.text += f"\n… cells {position}-{total - 1} follow: read_all_cells(start={position})."
+    return answer
+
+
+async def read_cell(
+    call: Call,
+    notebook_path: str = "",
+    cell_index: int | None = None,
+    cell_id: str | None = None,
+    include_outputs: bool = True,
+) -> Answer:
+    """One cell: source, hash and bounded outputs, its images included."""
+    from ..notebooks import find_cell  # noqa: PLC0415
+
+    services = call.services
+    path = services.path(notebook_path)
+    notebook = await services.contents.read(path)
+    index = find_cell(notebook, cell_index=cell_index, cell_id=cell_id)
+    answer = _render_cell(call, notebook, index, path, include_outputs, services.settings.max_chars)
+    answer.data["source"] = notebook.cells[index].source
+    return answer
+
+
+def _render_cell(
+    call: Call, notebook: NotebookNode, index: int, path: str, include_outputs: bool, budget: int
+) -> Answer:
+    settings = call.services.settings
+    cell = notebook.cells[index]
+    source = cell.source
+    if len(source) > settings.max_chars:
+        kept = settings.max_chars
+        source = f"{source[:kept]}\n… {len(cell.source) - kept} more characters of source in {path}"
+    answer = Answer(f"{cell_header(index, cell)}\n{source}", cell_data(index, cell))
+    if include_outputs and cell.get("outputs"):
+        answer.text += "\n--- outputs"
+        handle = f"notebook://{path}#{cell['id']}"
+        add_outputs(answer, cell.outputs, settings, handle, budget)
+    return answer

@@ -1,0 +1,95 @@
+"""Looking at a kernel's variables without running a cell: nothing is added to its history or namespace."""
+
+from __future__ import annotations
+
+import ast
+import json
+from typing import Any
+
+import anyio
+
+from ..errors import InvalidRequest, KernelError, NotFound, Unsupported
+from ..sessions import Session, require_alive
+from ._call import Answer, Call
+from ._probe import PROBE
+from .kernels import _find
+
+ANSWER_SECONDS = 10.0
+
+
+async def list_variables(call: Call, notebook_path: str = "", kernel_id: str = "") -> Answer:
+    """The user's variables: name, type, shape or length, a short value."""
+    session = _find(call, notebook_path, kernel_id)
+    found = await _ask(session, {"what": "list"})
+    lines = [f"{v['name']}: {v['type']} {v['size']} {v['value']}".rstrip() for v in found["variables"]]
+    limit = call.services.settings.max_chars
+    text = "\n".join(lines)
+    if len(text) > limit:
+        text = text[:limit] + "\n… more; inspect_variable(name=...) shows one."
+    return Answer(text or "No variables.", {"variables": found["variables"], "kernel_epoch": session.kernel.epoch})
+
+
+async def inspect_variable(call: Call, name: str, notebook_path: str = "", kernel_id: str = "") -> Answer:
+    """One variable, or a dotted or indexed part of it: DataFrames and arrays as shape, dtypes and head.
+
+    Raises:
+        NotFound: no such variable; the message names similar ones.
+    """
+    if not _is_reference(name):
+        raise InvalidRequest(
+            f"{name!r} is not a variable, attribute or item.", hint="execute_code evaluates other expressions."
+        )
+    session = _find(call, notebook_path, kernel_id)
+    found = await _ask(session, {"what": "inspect", "name": name, "limit": call.services.settings.max_chars - 300})
+    if "missing" in found:
+        raise NotFound(f"No variable {name!r}: {found['missing']}.", hint="list_variables shows what there is.")
+    return Answer(f"{name}: {found['type']} {found['size']}\n{found['text']}", found)
+
+
+def _is_reference(name: str) -> bool:
+    """A name with attributes and constant items, nothing that calls."""
+    try:
+        node: Any = ast.parse(name, mode="eval").body
+    except (SyntaxError, ValueError):
+        return False
+    while True:
+        constant_item = isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant | ast.UnaryOp)
+        if not (isinstance(node, ast.Attribute) or constant_item):
+            return isinstance(node, ast.Name)
+        node = node.value
+
+
+async def _ask(session: Session, question: dict[str, Any]) -> dict[str, Any]:
+    """Evaluate the probe as a user expression of a silent request (Jupyter messaging, "execute")."""
+    require_alive(session)
+    if session.kernel.language.lower() != "python":
+        raise Unsupported(f"Variables of {session.kernel.language} kernels cannot be listed.", hint="Use execute_code.")
+    if session.running is not None:
+        raise InvalidRequest(
+            f"The kernel is busy with execution {session.running.id}.",
+            hint="Wait for it with get_execution, or interrupt_kernel.",
+        )
+    expression = f"(lambda n: (exec({PROBE!r}, n), n['answer'])[1])({{'user': globals(), 'question': {question!r}}})"
+    content = {
+        "code": "",
+        "silent": True,
+        "store_history": False,
+        "user_expressions": {"answer": expression},
+        "allow_stdin": False,
+        "stop_on_error": False,
+    }
+    with anyio.move_on_after(ANSWER_SECONDS):
+        async for message in session.kernel.request("execute_request", content):
+            if message.channel == "shell":
+                return _parse(message.content)
+    raise KernelError(
+        f"The kernel did not answer within {ANSWER_SECONDS:.0f} s.", hint="Is something else running in it?"
+    )
+
+
+def _parse(reply: dict[str, Any]) -> dict[str, Any]:
+    result = reply.get("user_expressions", {}).get("answer", {})
+    if result.get("status") != "ok":
+        raise KernelError(f"The variables could not be read: {result.get('ename')}: {result.get('evalue')}.")
+    parsed: dict[str, Any] = json.loads(ast.literal_eval(result["data"]["text/plain"]))
+    return parsed

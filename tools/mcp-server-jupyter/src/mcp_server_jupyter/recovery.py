@@ -1,0 +1,126 @@
+"""After a crash: take over the kernels that run on, finish what ran, and say what is lost."""
+
+from __future__ import annotations
+
+from .errors import JupyterMcpError, NotFound
+from .executions import Execution, Executions
+from .journal import ExecutionRow, Journal
+from .notebooks import find_cell, insert_cell, new_cell, node, set_outputs
+from .outputs import OutputReducer
+from .ports import Contents, Kernel, Kernels
+from .sessions import Sessions
+
+
+async def recover(
+    contents: Contents, kernels: Kernels, journal: Journal, sessions: Sessions, executions: Executions
+) -> str:
+    """Bring sessions, executions and notebooks to where the last server left them. Returns a sentence for the log."""
+    adopted = {kernel.id: kernel for kernel in await kernels.adopt()}
+    _rebind(adopted, journal, sessions)
+    unfinished = journal.unfinished()
+    undelivered = journal.undelivered()
+    for row in (*undelivered, *unfinished):
+        await _restore_cell(contents, journal, row)
+    for row in undelivered:
+        await _deliver(contents, journal, row)
+    resumed = 0
+    for row in unfinished:
+        if row.kernel_id in adopted and adopted[row.kernel_id].epoch == row.kernel_epoch:
+            await executions.resume(_revive(row, sessions))
+            resumed += 1
+        else:
+            await _give_up(contents, journal, row)
+    if not (adopted or unfinished or undelivered):
+        return ""
+    return f"adopted {len(adopted)} kernel(s), took up {resumed} execution(s), gave up {len(unfinished) - resumed}"
+
+
+def _rebind(adopted: dict[str, Kernel], journal: Journal, sessions: Sessions) -> None:
+    notebooks = {binding.kernel_id: binding.notebook for binding in journal.bindings()}
+    for kernel in adopted.values():
+        sessions.adopt(kernel, notebooks.get(kernel.id))
+    for kernel_id, notebook in notebooks.items():
+        if kernel_id not in adopted:
+            journal.unbind(notebook)
+
+
+def _revive(row: ExecutionRow, sessions: Sessions) -> Execution:
+    return Execution(
+        row.id,
+        sessions.get(row.kernel_id),
+        row.code,
+        row.author,
+        row.notebook,
+        row.cell_id,
+        msg_id=row.msg_id,
+        status=row.status,
+        queued_at=row.queued_at,
+        started_at=row.started_at,
+        kernel_epoch=row.kernel_epoch,
+    )
+
+
+async def _restore_cell(contents: Contents, journal: Journal, row: ExecutionRow) -> None:
+    """A cell made for this execution that had not reached the file when the server died."""
+    if row.notebook is None or row.cell_id is None or row.cell_index is None:
+        return
+    try:
+        async with contents.edit(row.notebook) as notebook:
+            if any(cell.get("id") == row.cell_id for cell in notebook.cells):
+                return
+            cell = new_cell("code", row.code)
+            cell["id"] = row.cell_id
+            insert_cell(notebook, _position(notebook, row), cell)
+    except JupyterMcpError as error:
+        journal.update_execution(row.id, events_lost=f"The cell could not be put back: {error.message}")
+        return
+    journal.update_execution(row.id, cell_index=None)
+
+
+def _position(notebook: object, row: ExecutionRow) -> int:
+    cells = notebook.cells  # type: ignore[attr-defined]
+    for index, cell in enumerate(cells):
+        if cell.get("id") == row.after_cell_id:
+            return index + 1
+    return min(row.cell_index or 0, len(cells))
+
+
+async def _deliver(contents: Contents, journal: Journal, row: ExecutionRow) -> None:
+    """Outputs that were answered but had not reached the file."""
+    if row.notebook is not None and row.cell_id is not None and row.outputs is not None:
+        try:
+            async with contents.edit(row.notebook) as notebook:
+                index = find_cell(notebook, cell_id=row.cell_id)
+                set_outputs(notebook, index, [node(output) for output in row.outputs], row.execution_count)
+        except NotFound:
+            pass
+        except JupyterMcpError as error:
+            journal.update_execution(row.id, events_lost=f"The outputs could not be written: {error.message}")
+            return
+    journal.update_execution(row.id, on_disk=True)
+
+
+async def _give_up(contents: Contents, journal: Journal, row: ExecutionRow) -> None:
+    """Its kernel is gone: say so in the journal and in the cell."""
+    ran = row.status != "queued"
+    note = (
+        "The kernel ended while the server was away." if ran else "Not run: its kernel ended while the server was away."
+    )
+    reducer = OutputReducer()
+    for message in journal.event_messages(row.id):
+        reducer.feed(message)
+    if ran:
+        reducer.add_error("KernelDead", note)
+    journal.update_execution(
+        row.id,
+        status="lost" if ran else "aborted",
+        outputs=reducer.outputs(),
+        execution_count=reducer.execution_count,
+        events_lost=note,
+    )
+    if ran:
+        stored = journal.execution(row.id)
+        if stored is not None:
+            await _deliver(contents, journal, stored)
+    else:
+        journal.update_execution(row.id, on_disk=True)

@@ -1,0 +1,135 @@
+"""Everything an operation may use, and the one place where lifetimes nest."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from typing import Any
+
+import anyio
+
+from .errors import InvalidRequest, JupyterMcpError
+from .events import Events
+from .executions import Executions
+from .journal import EditRow, Journal, open_journal
+from .ports import Contents, Kernels
+from .recovery import recover
+from .sessions import Sessions
+from .settings import Settings
+from .supervision import Tasks
+
+TURN_SECONDS = 120.0
+
+
+@dataclass(eq=False)
+class Services:
+    """One server's parts. Made by `open_services`."""
+
+    settings: Settings
+    contents: Contents
+    kernels: Kernels
+    journal: Journal
+    events: Events
+    sessions: Sessions
+    executions: Executions
+    default_notebook: str | None = None
+    recovered: str = ""
+
+    def path(self, notebook_path: str | None) -> str:
+        """The notebook a call means, in its one canonical spelling.
+
+        Raises:
+            InvalidRequest: none was named and there is no default.
+        """
+        path = notebook_path or self.default_notebook
+        if path is None:
+            raise InvalidRequest(
+                "No notebook_path was given and the server has no default notebook.",
+                hint="Give notebook_path; list_notebooks shows what there is, create_notebook makes one.",
+            )
+        return self.contents.resolve(path)
+
+    def connect(self, notebook: str) -> None:
+        """Make a notebook the default of calls that name none."""
+        self.default_notebook = self.contents.resolve(notebook)
+
+    def kernel_status(self) -> str:
+        """One word for health checks: none, starting, idle, busy, or dead when every kernel is."""
+        states = {session.kernel.state for session in self.sessions.all()}
+        for state in ("busy", "starting", "idle", "dead"):
+            if state in states:
+                return state
+        return "none"
+
+    def record(self, edits: Sequence[EditRow]) -> None:
+        """Journal attributed edits. Edits of one author within two minutes of each other are one turn."""
+        for edit in edits:
+            if edit.turn is None:
+                last = self.journal.last_edit(edit.notebook, edit.author)
+                fresh = last is not None and time.time() - last.at < TURN_SECONDS
+                edit.turn = last.turn if last is not None and fresh else f"t{time.time_ns() // 1_000_000:x}"
+        self.journal.add_edits(edits)
+        for path in {edit.notebook for edit in edits}:
+            self.events.publish("notebook.changed", notebook=path)
+
+    async def drain(self, seconds: float) -> None:
+        """Let running executions finish within `seconds`."""
+        await self.executions.drain(seconds)
+
+
+@asynccontextmanager
+async def open_services(
+    settings: Settings, *, contents: Contents | None = None, kernels: Kernels | None = None
+) -> AsyncIterator[Services]:
+    """Open backends and journal, take over what an earlier server left, and close all of it in order."""
+    async with AsyncExitStack() as stack:
+        journal = stack.enter_context(open_journal(settings.state_dir / "journal.sqlite3"))
+        opened_contents: Contents = contents or _backend("contents", settings.contents, settings)
+        await stack.enter_async_context(opened_contents)
+        opened_kernels: Kernels = kernels or _backend("kernels", settings.kernels, settings)
+        await stack.enter_async_context(opened_kernels)
+        group = await stack.enter_async_context(anyio.create_task_group())
+        tasks = Tasks(group)
+        events = Events()
+        sessions = Sessions(opened_kernels, journal, events, tasks, settings.kernel_name)
+        executions = Executions(opened_contents, journal, events, tasks)
+        services = Services(settings, opened_contents, opened_kernels, journal, events, sessions, executions)
+        if settings.notebook:
+            services.connect(settings.notebook)
+        services.recovered = await recover(opened_contents, opened_kernels, journal, sessions, executions)
+        try:
+            yield services
+        finally:
+            with anyio.CancelScope(shield=True):
+                await _close(services)
+            group.cancel_scope.cancel()
+
+
+async def _close(services: Services) -> None:
+    if services.settings.keep_kernels:
+        await services.kernels.release()
+    else:
+        services.executions.abandon("The server was stopped while this cell ran, and its kernel with it.")
+    try:
+        await services.contents.flush()
+    except JupyterMcpError as error:
+        services.events.publish("notebook.unwritten", error=str(error))
+
+
+def _backend(port: str, name: str, settings: Settings) -> Any:
+    """Open a backend by name: one of ours by its module, another's by its entry point."""
+    module = f"{__package__}.backends.{name}"
+    if name.isidentifier() and find_spec(module) is not None:
+        factory = getattr(importlib.import_module(module), f"open_{port}", None)
+        if factory is not None:
+            return factory(settings)
+    group = f"mcp_server_jupyter.{port}"
+    for point in entry_points(group=group, name=name):
+        return point.load()(settings)
+    known = ", ".join(sorted(point.name for point in entry_points(group=group)))
+    raise InvalidRequest(f"No {port} backend {name!r}.", hint=f"Installed: {known}.")
