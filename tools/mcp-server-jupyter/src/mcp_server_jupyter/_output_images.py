@@ -133,14 +133,15 @@ def _scaled(raw: bytes, what: str, max_bytes: int) -> Image | NoImage:
 def _encode_within(opened: PillowImage, max_bytes: int) -> tuple[bytes, str, int, int] | None:
     picture = opened.convert("RGBA" if opened.mode in ("RGBA", "LA", "PA", "P") else "RGB")
     side = min(LONGEST_SIDE, max(picture.size))
-    while side >= 64:
+    while True:
         picture.thumbnail((side, side))
         for mime in ("image/png", "image/jpeg"):
             encoded = _encode(picture, mime)
             if len(encoded) <= max_bytes:
                 return encoded, mime, picture.width, picture.height
         side = int(max(picture.size) * 0.7)
-    return None
+        if side < 64:
+            return None
 
 
 def _encode(picture: PillowImage, mime: str) -> bytes:

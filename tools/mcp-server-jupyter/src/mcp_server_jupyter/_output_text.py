@@ -19,7 +19,6 @@ _ANSI = re.compile(
 _ERASE = re.compile(r"\x1b\[[02]?K")
 _CONTROL = re.compile(r"[\x00-\x07\x0b\x0c\x0e-\x1f\x7f\x80-\x84\x86-\x9f]")
 _DIGITS = re.compile(r"\d+")
-_BACK = re.compile(r"[^\b\n\r]\b")
 _SILENT = re.compile(r"<(script|style)\b.*?(?:</\1\s*>|\Z)|<!--.*?(?:-->|\Z)", re.I | re.S)
 _ROW = re.compile(r"</(?:tr|p|div|li|h[1-6]|table|ul|ol|pre)\s*>|<br\s*/?>", re.I)
 _CELL = re.compile(r"</t[dh]\s*>", re.I)
@@ -58,12 +57,15 @@ def _last_state(line: str) -> str:
 
 
 def _backspaced(text: str) -> str:
-    while "\b" in text:
-        shorter = _BACK.sub("", text)
-        if shorter == text:
-            return text.replace("\b", "")
-        text = shorter
-    return text
+    if "\b" not in text:
+        return text
+    first, *parts = text.split("\b")
+    kept = list(first)
+    for part in parts:
+        if kept:
+            kept.pop()
+        kept.extend(part)
+    return "".join(kept)
 
 
 def text_of(value: Any) -> str:

@@ -107,8 +107,8 @@ class OutputReducer:
         content = message.content
         if not isinstance(content, dict):
             return False
-        count = content.get("execution_count")
-        if isinstance(count, int) and message.channel in ("iopub", "shell"):
+        count = _count(content)
+        if count is not None and message.channel in ("iopub", "shell"):
             self.execution_count = count
         handler = self._handlers.get(message.msg_type)
         return handler(content) if handler is not None else False
@@ -151,10 +151,7 @@ class OutputReducer:
         return self._show(content, {"output_type": "display_data"})
 
     def _on_result(self, content: dict[str, Any]) -> bool:
-        count = content.get("execution_count")
-        return self._show(
-            content, {"output_type": "execute_result", "execution_count": count if isinstance(count, int) else None}
-        )
+        return self._show(content, {"output_type": "execute_result", "execution_count": _count(content)})
 
     def _on_update(self, content: dict[str, Any]) -> bool:
         display_id = _display_id(content)
@@ -365,6 +362,11 @@ def _node(fields: Mapping[str, Any]) -> NotebookNode:
 
     node: NotebookNode = from_dict(dict(fields))  # type: ignore[no-untyped-call]
     return node
+
+
+def _count(content: dict[str, Any]) -> int | None:
+    value = content.get("execution_count")
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _display_id(content: dict[str, Any]) -> str | None:

@@ -1,0 +1,335 @@
+"""What an agent sees of outputs: within the budget, readable, with the error."""
+
+from __future__ import annotations
+
+import base64
+import io
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mcp_server_jupyter.outputs import View, collapse_carriage_returns, plain_text, slice_text, strip_ansi, view
+
+HANDLE = "output://x1"
+
+
+def stream(text: Any, name: str = "stdout") -> dict[str, Any]:
+    return {"output_type": "stream", "name": name, "text": text}
+
+
+def shown(data: dict[str, Any]) -> dict[str, Any]:
+    return {"output_type": "display_data", "data": data, "metadata": {}}
+
+
+def seen(*outputs: Any, chars: int = 8000, images: int = 4, image_bytes: int = 1_000_000) -> View:
+    return view(outputs, max_chars=chars, max_images=images, max_image_bytes=image_bytes, handle=HANDLE)
+
+
+def picture(width: int, height: int, kind: str = "PNG", *, noise: bool = False) -> str:
+    from PIL import Image
+
+    image = Image.new("RGB", (width, height), "white")
+    if noise:
+        image = Image.frombytes("RGB", (width, height), random.Random(1).randbytes(width * height * 3))
+    out = io.BytesIO()
+    image.save(out, kind)
+    return base64.encodebytes(out.getvalue()).decode()
+
+
+def size_of(data_b64: str) -> tuple[int, int]:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(base64.b64decode(data_b64, validate=True))) as image:
+        return image.size
+
+
+# ------------------------------------------------------------------ text
+
+
+def test_short_output_is_shown_as_it_is() -> None:
+    result = seen(stream("hello\n"), shown({"text/plain": "42"}))
+    assert (result.text, result.images, result.truncated) == ("hello\n42", [], False)
+
+
+@pytest.mark.parametrize(
+    ("raw", "shown_text"),
+    [
+        ("a\rb", "b"),
+        ("long text\rshort", "shorttext"),
+        ("long text\r\x1b[Kshort", "short"),
+        ("one\r\ntwo\r\n", "one\ntwo\n"),
+        ("ab\b\bcd", "cd"),
+        ("  5%|# |\r 50%|###|\r100%|####|\ndone", "100%|####|\ndone"),
+        ("\x1b[31mred\x1b[0m", "red"),
+        ("nothing special", "nothing special"),
+    ],
+)
+def test_carriage_returns_and_backspaces_do_what_a_terminal_does(raw: str, shown_text: str) -> None:
+    assert collapse_carriage_returns(raw) == shown_text
+
+
+@pytest.mark.parametrize(
+    ("raw", "stripped"),
+    [
+        ("\x1b[1;31mred\x1b[0m", "red"),
+        ("\x1b]8;;http://a/b\x1b\\link\x1b]8;;\x1b\\", "link"),
+        ("\x1b]0;title\x07text", "text"),
+        ("\x1b(Bplain", "plain"),
+        ("unfinished\x1b[3", "unfinished"),
+        ("unfinished\x1b", "unfinished"),
+    ],
+)
+def test_control_sequences_are_stripped(raw: str, stripped: str) -> None:
+    assert strip_ansi(raw) == stripped
+
+
+def test_equal_lines_are_folded() -> None:
+    result = seen(stream("warning\n" * 500 + "end\n"))
+    assert result.text == "warning\n… 499 identical lines\nend"
+    assert result.truncated
+
+
+def test_long_runs_of_lines_that_differ_in_digits_keep_first_and_last() -> None:
+    result = seen(stream("".join(f"epoch {n} loss {1 / (n + 1):.3f}\n" for n in range(1000))))
+    assert result.text == "epoch 0 loss 1.000\n… 998 similar lines\nepoch 999 loss 0.001"
+
+
+def test_a_few_numbers_are_not_folded() -> None:
+    text = "\n".join(str(number * number) for number in range(30))
+    assert seen(stream(text)).text == text
+
+
+def test_a_progress_bar_is_shown_in_its_last_state() -> None:
+    bar = "".join(f"\r{n:3}%|{'#' * (n // 10):10}|" for n in range(101))
+    assert seen(stream(bar + "\n", "stderr")).text == "[stderr]\n100%|##########|"
+
+
+def words(count: int) -> str:
+    chance = random.Random(7)
+    return "".join(f"{chance.choice('abcdefgh') * chance.randint(1, 30)} {n}\n" for n in range(count))
+
+
+def test_long_text_keeps_head_and_tail_and_says_where_the_rest_is() -> None:
+    text = words(100_000)
+    result = seen(stream(text), chars=2000)
+    assert result.truncated
+    assert 1500 < len(result.text) <= 2000
+    head, rest = result.text.split("\n… ", 1)
+    note, tail = rest.split(" …\n", 1)
+    assert text.startswith(head)
+    assert text.endswith(tail + "\n")
+    assert f"read {HANDLE} with cursor " in note
+    cursor = int(note.rpartition(" ")[2])
+    assert slice_text([stream(text)], cursor, 10)[0] == text[len(head) + 1 :][:10]
+    assert note.split(" lines")[0] == f"{100_000 - head.count(chr(10)) - tail.count(chr(10)) - 2:,}"
+
+
+def test_the_cursor_counts_what_came_before_and_ignores_colours() -> None:
+    lines = words(3000).splitlines()
+    coloured = "".join(f"\x1b[31m{line}\x1b[0m\n" for line in lines)
+    outputs = [shown({"text/plain": "before"}), stream(coloured), shown({"text/plain": "after"})]
+    result = seen(*outputs, chars=1500)
+    shown_head, rest = result.text.split("\n… ", 1)
+    cursor = int(rest.split(" …\n")[0].rpartition(" ")[2])
+    page, _ = slice_text(outputs, cursor, 5)
+    following = lines[shown_head.count("\n")]
+    assert following.startswith(page.rstrip("\n"))
+
+
+def test_one_line_of_a_megabyte_keeps_both_ends() -> None:
+    result = seen(stream("start" + "x" * 1_000_000 + "end"), chars=500)
+    assert result.text.startswith("start")
+    assert result.text.endswith("end")
+    assert len(result.text) <= 500
+
+
+def test_a_small_output_is_whole_beside_a_huge_one() -> None:
+    small = "the answer is 42"
+    result = seen(stream(words(5000)), shown({"text/plain": small}), stream(words(5000)), chars=3000)
+    assert small in result.text
+    assert len(result.text) <= 3000
+
+
+def test_thousands_of_outputs_show_the_first_and_the_last() -> None:
+    result = seen(*(shown({"text/plain": f"output {n} " + "x" * 50}) for n in range(3000)), chars=2000)
+    assert "output 0 " in result.text
+    assert "output 2999 " in result.text
+    assert "outputs omitted" in result.text
+
+
+# ------------------------------------------------------------------ errors
+
+
+def traceback_of(depth: int) -> dict[str, Any]:
+    rule = "\x1b[31m" + "-" * 75 + "\x1b[39m"
+    frames = [
+        f"\x1b[36mFile \x1b[32m~/lib/deep.py:{n}\x1b[39m, in f{n}(x)\n      1 a\n----> {n} f{n + 1}(x)\n      3 b"
+        for n in range(depth)
+    ]
+    own = "\x1b[36mCell\x1b[39m\x1b[36m In[3]\x1b[39m\x1b[32m, line 2\x1b[39m\n      1 x = 1\n----> 2 go(x)"
+    return {
+        "output_type": "error",
+        "ename": "ValueError",
+        "evalue": "no such thing",
+        "traceback": [
+            rule,
+            "\x1b[31mValueError\x1b[39m      Traceback (most recent call last)",
+            own,
+            *frames,
+            "\x1b[31mValueError\x1b[39m: no such thing",
+        ],
+    }
+
+
+def test_a_short_traceback_is_whole() -> None:
+    text = seen(traceback_of(1)).text
+    assert "----> 2 go(x)" in text
+    assert text.endswith("ValueError: no such thing")
+    assert "\x1b" not in text
+
+
+def test_a_deep_traceback_keeps_the_cells_frame_and_the_last_ones() -> None:
+    text = seen(traceback_of(300)).text
+    assert "----> 2 go(x)" in text
+    assert "f298(x)" in text
+    assert "f299(x)" in text
+    assert "frames omitted" in text
+    assert text.endswith("ValueError: no such thing")
+    assert len(text) <= 3000
+
+
+def test_a_flood_of_text_cannot_squeeze_the_error_out() -> None:
+    result = seen(stream(words(50_000)), traceback_of(50), stream(words(50_000)), chars=1200)
+    assert "ValueError: no such thing" in result.text
+    assert "----> 49 f50(x)" in result.text
+    assert len(result.text) <= 1200
+
+
+def test_the_message_survives_in_the_smallest_of_answers() -> None:
+    assert "ValueError: no such thing" in seen(traceback_of(50), stream(words(100)), chars=60).text
+
+
+def test_an_error_of_another_language_is_shown_with_its_name() -> None:
+    error = {"output_type": "error", "ename": "ERROR", "evalue": "object 'x' not found", "traceback": []}
+    assert seen(error).text == "ERROR: object 'x' not found"
+
+
+# ------------------------------------------------------------------ rich outputs
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        ({"text/plain": "plain", "text/html": "<b>html</b>"}, "plain"),
+        ({"text/plain": "plain", "text/markdown": "**md**"}, "**md**"),
+        ({"application/json": {"a": [1, 2]}}, '{"a":[1,2]}'),
+        ({"text/latex": ["$x", "$"]}, "$x$"),
+        ({"text/html": "<style>p{}</style><table><tr><td>1</td><td>a &lt; b</td></tr></table>"}, "1\ta < b"),
+        ({"image/svg+xml": "<svg/>"}, "[image/svg+xml: not shown]"),
+        ({"application/vnd.plotly.v1+json": {"data": []}}, "[application/vnd.plotly.v1+json: not shown]"),
+    ],
+)
+def test_the_best_text_form_is_chosen(data: dict[str, Any], text: str) -> None:
+    assert seen(shown(data)).text == text
+
+
+def test_an_image_comes_as_it_is_when_it_fits() -> None:
+    result = seen(shown({"image/png": picture(30, 20), "text/plain": "<Figure size 640x480 with 1 Axes>"}))
+    (image,) = result.images
+    assert image.mime == "image/png"
+    assert "\n" not in image.data_b64
+    assert size_of(image.data_b64) == (30, 20)
+    assert "30×20" in result.text
+    assert "Figure" not in result.text
+
+
+def test_a_large_image_is_scaled_down_to_1568_pixels() -> None:
+    (image,) = seen(shown({"image/png": picture(4000, 1000)})).images
+    assert size_of(image.data_b64) == (1568, 392)
+    assert "4000×1000" in image.note
+
+
+def test_a_heavy_image_is_made_to_fit_its_bytes() -> None:
+    (image,) = seen(shown({"image/png": picture(600, 600, noise=True)}), image_bytes=50_000).images
+    assert len(base64.b64decode(image.data_b64)) <= 50_000
+
+
+@pytest.mark.parametrize(("kind", "mime"), [("JPEG", "image/jpeg"), ("GIF", "image/gif"), ("WEBP", "image/webp")])
+def test_other_bitmaps_are_shown_too(kind: str, mime: str) -> None:
+    (image,) = seen(shown({mime: picture(30, 20, kind)})).images
+    assert image.mime in ("image/png", "image/jpeg")
+    assert size_of(image.data_b64) == (30, 20)
+
+
+def test_images_over_the_number_are_named() -> None:
+    result = seen(*(shown({"image/png": picture(9, 9)}) for _ in range(5)), images=2)
+    assert len(result.images) == 2
+    assert result.truncated
+    assert result.text.count("not shown, more than 2 images") == 3
+
+
+@pytest.mark.parametrize("value", ["no base64!", "aGVsbG8=", 7, None, [], {"a": 1}, "iVBORw0KGgo="])
+def test_a_broken_image_is_said_to_be_broken(value: Any) -> None:
+    result = seen(shown({"image/png": value, "text/plain": "a figure"}))
+    assert result.images == []
+    assert "a figure" in result.text
+
+
+# ------------------------------------------------------------------ any outputs at all
+
+LEAF = st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=40)
+JSON = st.recursive(LEAF, lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text(max_size=5), x, max_size=3))
+MIMES = st.sampled_from(
+    ["text/plain", "text/html", "text/markdown", "image/png", "image/jpeg", "application/json", "x/y"]
+)
+NOISE = st.text(st.sampled_from("ab1 \n\r\b\x1b[]m0K;\x07\x00é😀\ud800"), max_size=400)
+OUTPUT = st.one_of(
+    JSON,
+    st.builds(stream, NOISE | JSON),
+    st.builds(stream, NOISE.map(lambda text: text * 200)),
+    st.dictionaries(MIMES, NOISE | JSON, max_size=4).map(shown),
+    st.fixed_dictionaries(
+        {"output_type": st.just("error")},
+        optional={"ename": NOISE | JSON, "evalue": NOISE | JSON, "traceback": st.lists(NOISE, max_size=4) | JSON},
+    ),
+    st.fixed_dictionaries({"output_type": st.sampled_from(["display_data", "execute_result"]), "data": JSON}),
+    st.integers(0, 40).map(traceback_of),
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(OUTPUT, max_size=8), st.integers(0, 3000), st.integers(0, 3))
+def test_a_view_never_exceeds_its_budget_and_never_raises(outputs: list[Any], chars: int, images: int) -> None:
+    result = view(outputs, max_chars=chars, max_images=images, max_image_bytes=1000, handle=HANDLE)
+    assert len(result.text) <= chars
+    assert len(result.images) <= images
+    assert "\x1b" not in result.text
+    result.text.encode()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(OUTPUT, max_size=6), st.integers(1, 200))
+def test_pages_put_together_are_the_whole_text(outputs: list[Any], limit: int) -> None:
+    pages, cursor = [], 0
+    while cursor is not None:
+        page, cursor = slice_text(outputs, cursor, limit)
+        assert len(page) <= limit
+        pages.append(page)
+    assert "".join(pages) == plain_text(outputs)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(NOISE, min_size=1, max_size=5), st.data())
+def test_a_cursor_stays_true_while_the_output_grows(parts: list[str], data: Any) -> None:
+    whole = [stream(text, f"s{number}") for number, text in enumerate(parts)]
+    cut = data.draw(st.integers(0, len(parts[-1])))
+    earlier = [*whole[:-1], stream(parts[-1][:cut], whole[-1]["name"])]
+    assert plain_text(whole).startswith(plain_text(earlier))
+
+
+def test_the_error_name_survives_any_budget_that_can_hold_it() -> None:
+    for chars in range(60, 3000, 37):
+        assert "ValueError: no such thing" in seen(stream(words(300)), traceback_of(30), chars=chars).text
