@@ -1,4 +1,4 @@
-"""`python -m mcp_server_jupyter` is the command."""
+"""`python -m mcp_server_jupyter`."""
 
 from .cli import main
 

@@ -7,12 +7,13 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 import click
 
 from . import __version__
-from .errors import JupyterMcpError
+from .errors import JupyterMcpError, NotFound, Unavailable
 from .settings import PREFIX, Settings
 
 if TYPE_CHECKING:
@@ -30,12 +31,12 @@ def _option(field: dataclasses.Field[Any], hint: Any) -> Callable[[Command], Com
     if hint is bool:
         opposite = "--auth" if field.name == "no_auth" else f"--no-{flag}"
         return click.option(f"--{flag}/{opposite}", field.name, default=None, help=text)
-    metavar = "|".join(get_args(hint)) if get_origin(hint) is not None and field.name in _CHOICES else None
-    return click.option(f"--{flag}", field.name, default=None, help=text, metavar=metavar or _METAVARS.get(field.name))
+    metavar = "|".join(get_args(hint)) if get_origin(hint) is Literal else _METAVARS.get(hint, "TEXT")
+    return click.option(f"--{flag}", field.name, default=None, help=text, metavar=metavar)
 
 
-_CHOICES = ("log_level", "transport")
-_METAVARS = {"root": "DIR", "state_dir": "DIR", "notebook": "PATH"}
+CLIENTS = ("vscode", "claude", "claude-desktop", "cursor", "windsurf", "generic")
+_METAVARS = {Path: "DIR", int: "INTEGER", float: "NUMBER"}
 
 
 class _GroupedOptions(click.Command):
@@ -62,18 +63,26 @@ class _GroupedGroup(_GroupedOptions, click.Group):
         super().format_options(ctx, formatter)
 
 
-def _with_settings(command: Command) -> Command:
+def _with_settings(*groups: str) -> Callable[[Command], Command]:
+    """Options for every setting, or for those of some groups."""
     hints = get_type_hints(Settings)
-    for field in reversed(dataclasses.fields(Settings)):
-        command = _option(field, hints[field.name])(command)
-    return command
+    fields = [field for field in dataclasses.fields(Settings) if not groups or field.metadata["group"] in groups]
+
+    def decorate(command: Command) -> Command:
+        for field in reversed(fields):
+            command = _option(field, hints[field.name])(command)
+        return command
+
+    return decorate
 
 
 def _settings(context: click.Context, options: Mapping[str, Any]) -> Settings:
     """Options of the command over those given before it."""
-    outer = context.find_root().params if context.parent else {}
-    names = [field.name for field in dataclasses.fields(Settings)]
-    merged = {name: options.get(name) if options.get(name) is not None else outer.get(name) for name in names}
+    merged = dict(options)
+    outer: click.Context | None = context
+    while outer is not None:
+        merged = _given(outer.params) | _given(merged)
+        outer = outer.parent
     return Settings.load(merged)
 
 
@@ -82,7 +91,7 @@ def _settings(context: click.Context, options: Mapping[str, Any]) -> Settings:
 
 @click.group(cls=_GroupedGroup, invoke_without_command=True, context_settings={"max_content_width": 110})
 @click.version_option(__version__, prog_name="mcp-server-jupyter")
-@_with_settings
+@_with_settings()
 @click.pass_context
 def commands(context: click.Context, /, **options: Any) -> None:
     """Notebooks and live kernels for AI agents and people.
@@ -101,14 +110,165 @@ def commands(context: click.Context, /, **options: Any) -> None:
 
 @commands.command(cls=_GroupedOptions)
 @click.option("--sample", is_flag=True, help="Copy the sample notebooks into the root if it has no notebook.")
-@_with_settings
+@_with_settings()
 @click.pass_context
 def serve(context: click.Context, /, *, sample: bool, **options: Any) -> None:
     """Serve streamable HTTP, REST, health and metrics."""
     _run_server(_settings(context, options), sample=sample)
 
 
+@commands.command(cls=_GroupedOptions)
+@click.argument("source", metavar="NOTEBOOK", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("-p", "parameters", multiple=True, metavar="NAME=VALUE", help="A parameter; may be given again.")
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Execute a copy at this path.")
+@_with_settings("Root", "Backends", "Kernels", "Server")
+@click.pass_context
+def run(
+    context: click.Context,
+    /,
+    *,
+    source: Path,
+    parameters: tuple[str, ...],
+    output: Path | None,
+    **options: Any,
+) -> None:
+    """Execute NOTEBOOK and write its outputs; exit code 1 when a cell fails."""
+    source = source.resolve()
+    if not (options["root"] or context.find_root().params.get("root") or source.is_relative_to(Path.cwd())):
+        options["root"] = str(source.parent)
+    settings = _settings(context, {"log_level": "warning", **_given(options)})
+    sys.exit(0 if _in_services(settings, _run_notebook, source, output and output.resolve(), parameters) else 1)
+
+
+@commands.command(cls=_GroupedOptions)
+@_with_settings()
+@click.pass_context
+def doctor(context: click.Context, /, **options: Any) -> None:
+    """Say what works here, what does not, and what to do about it; exit code 1 when something does not."""
+    import anyio  # noqa: PLC0415 - see `_run_stdio`
+
+    settings = _settings(context, {"log_level": "error", **_given(options)})
+
+    async def report() -> bool:
+        from .frontends.doctor import examine  # noqa: PLC0415
+
+        findings = [finding async for finding in _said(examine(settings))]
+        return all(finding.fine for finding in findings)
+
+    _configure_logs(settings)
+    sys.exit(0 if anyio.run(report) else 1)
+
+
+@commands.group(cls=_GroupedGroup, invoke_without_command=True)
+@_with_settings("Root", "Server")
+@click.pass_context
+def kernels(context: click.Context, /, **options: Any) -> None:
+    """List the kernels of the running server, or those that a server left running."""
+    if context.invoked_subcommand is None:
+        click.echo(_call(_settings(context, options), "list_kernels", {}))
+
+
+@kernels.command()
+@click.argument("kernel_id")
+@click.pass_context
+def stop(context: click.Context, /, *, kernel_id: str) -> None:
+    """Shut down the kernel KERNEL_ID (the beginning of an id will do)."""
+    click.echo(_call(_settings(context, {}), "shutdown_kernel", {"kernel_id": kernel_id}))
+
+
+@commands.command(cls=_GroupedOptions)
+@click.argument("client", type=click.Choice(CLIENTS))
+@click.option("--http", is_flag=True, help="For the running server, with its token, instead of stdio.")
+@_with_settings()
+@click.pass_context
+def config(context: click.Context, /, *, client: str, http: bool, **options: Any) -> None:
+    """Print the configuration that CLIENT takes, ready to paste; where it goes is said on standard error."""
+    import json  # noqa: PLC0415 - see `_run_stdio`
+
+    from .frontends import client_config  # noqa: PLC0415
+    from .runtime import find_server  # noqa: PLC0415
+
+    settings = _settings(context, options)
+    if http:
+        server = find_server(settings) or find_server(settings, any_root=True)
+        if server is None:
+            raise NotFound("No server runs.", hint="Start one with `mcp-server-jupyter serve`.")
+        entry = client_config.http_config(client, server.url, server.token)
+    else:
+        entry = client_config.stdio_config(client, settings)
+    click.echo(f"For {client_config.CLIENTS[client]}:", err=True)
+    click.echo(json.dumps(entry, indent=2))
+
+
 # --------------------------------------------------------------------------- composition
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _configure_logs(settings: Settings) -> None:
+    from .logs import configure  # noqa: PLC0415 - only for what runs services
+
+    configure(settings)
+
+
+async def _said(findings: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for finding in findings:
+        click.echo(str(finding))
+        yield finding
+
+
+def _in_services(settings: Settings, work: Callable[..., Any], *arguments: Any) -> Any:
+    """Run `work(services, *arguments)` with services of its own."""
+    import anyio  # noqa: PLC0415 - see `_run_stdio`
+
+    from .runtime import own_state_dir  # noqa: PLC0415
+    from .services import open_services  # noqa: PLC0415
+
+    async def main(owned: Settings) -> Any:
+        async with open_services(owned) as services:
+            return await work(services, *arguments)
+
+    _configure_logs(settings)
+    with own_state_dir(settings) as owned:
+        return anyio.run(main, owned)
+
+
+async def _run_notebook(services: Any, notebook: Path, output: Path | None, parameters: tuple[str, ...]) -> bool:
+    from .frontends.run_notebook import parse_parameters, prepare, run_notebook  # noqa: PLC0415 - see `_run_stdio`
+
+    root = services.settings.root
+    values = parse_parameters(parameters)
+    path = prepare(root, notebook, output)
+    return await run_notebook(services, path, notebook.relative_to(root).as_posix(), values, click.echo)
+
+
+def _call(settings: Settings, operation: str, arguments: Mapping[str, Any]) -> str:
+    """One operation, by the running server or else on the kernels that the last one left."""
+    from .runtime import find_server  # noqa: PLC0415 - see `_run_stdio`
+
+    server = find_server(settings) or find_server(settings, any_root=True)
+    if server is None:
+        settings = dataclasses.replace(settings, keep_kernels=True, log_level="error")
+        return str(_in_services(settings, _invoke, operation, arguments))
+    import httpx2  # noqa: PLC0415 - only to ask a running server
+
+    headers = {"authorization": f"Bearer {server.token}"} if server.token else {}
+    try:
+        url = f"{server.address}/api/operations/{operation}"
+        answer = httpx2.post(url, json=arguments, headers=headers, timeout=60, trust_env=False).json()
+    except httpx2.HTTPError as error:
+        raise Unavailable(f"The server at {server.address} does not answer: {error}.") from error
+    if "text" not in answer:
+        raise JupyterMcpError(answer["message"], hint=answer["hint"])
+    return str(answer["text"])
+
+
+async def _invoke(services: Any, operation: str, arguments: Mapping[str, Any]) -> str:
+    from .frontends._bind import invoke  # noqa: PLC0415 - see `_run_stdio`
+
+    return (await invoke(services, operation, arguments, author="user")).text
 
 
 def _run_stdio(settings: Settings) -> None:

@@ -4,8 +4,6 @@ A setting `some_name` is the option `--some-name` and the variable `MCP_JUPYTER_
 variable, the variable over the default. `aliases` are names other servers' guides use (`ROOM_ID`, `JUPYTER_TOKEN`).
 """
 
-# ruff: noqa: RUF009 - `_setting` returns a dataclass field
-
 from __future__ import annotations
 
 import dataclasses
@@ -40,9 +38,7 @@ def _state_dir() -> Path:
 class Settings:
     """The settings of one server. Built by `Settings.load`."""
 
-    root: Path = _setting(
-        Path.cwd, "Folder of the notebooks; nothing outside it is read or written.", group="Notebooks"
-    )
+    root: Path = _setting(Path.cwd, "Folder of the notebooks; nothing outside it is read or written.", group="Root")
     notebook: str | None = _setting(
         None, "Default notebook, relative to the root, for calls that name none.", "ROOM_ID", group="Notebooks"
     )

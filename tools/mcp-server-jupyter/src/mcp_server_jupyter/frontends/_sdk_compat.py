@@ -61,11 +61,6 @@ def client_name(request: Any) -> str:
     return str(request.session.client_params.client_info.name) or "agent"
 
 
-def wants_progress(request: Any) -> bool:
-    """Whether the call carries a progress token."""
-    return bool(request is not None and request.meta and request.meta.get("progress_token") is not None)
-
-
 def caller_cancelled(request: Any) -> bool:
     """Whether a call that is being cancelled was cancelled by its caller, not by the end of the connection.
 
