@@ -14,10 +14,13 @@ from testcluster.shell import Refusal
 
 
 def main() -> int:
-    arguments = _parser().parse_args()
+    parser = _parser()
+    arguments, rest = parser.parse_known_args()
+    if rest and arguments.command != "e2e":
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     paths = Paths.from_environment()
     try:
-        return _run(arguments, paths)
+        return _run(arguments, rest, paths)
     except Refusal as refusal:
         sys.stderr.write(f"testcluster: {refusal}\n")
         return 1
@@ -47,8 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     kill = commands.add_parser("kill", help="kill one component; it is started again")
     kill.add_argument("component")
     commands.add_parser("prepare", help="fill the cache without starting anything")
-    test = commands.add_parser("e2e", help="run the end-to-end tests on the cluster that is there, or on this one")
-    test.add_argument("pytest", nargs=argparse.REMAINDER)
+    commands.add_parser("e2e", help="run the end-to-end tests; further arguments go to pytest")
     internal = commands.add_parser("internal")
     internal.add_argument("part", choices=("node", "policy_agent", "provisioner"))
     internal.add_argument("--cache", type=Path, required=True)
@@ -56,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(arguments: argparse.Namespace, paths: Paths) -> int:
+def _run(arguments: argparse.Namespace, rest: list[str], paths: Paths) -> int:
     match arguments.command:
         case "up":
             cluster.up(paths)
@@ -86,7 +88,7 @@ def _run(arguments: argparse.Namespace, paths: Paths) -> int:
             build.build_all(paths)
             images.ensure(paths)
         case "e2e":
-            return e2e.run_tests(paths, arguments.pytest)
+            return e2e.run_tests(paths, rest)
         case "internal":
             _internal(arguments.part, Paths(arguments.cache, arguments.home))
     return 0

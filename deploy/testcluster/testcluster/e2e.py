@@ -1,6 +1,91 @@
-"""Placeholder."""
-from testcluster.config import Paths
+"""Run the end-to-end tests: on KUBECONFIG's cluster, else on kind, else on this one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from testcluster import cluster, images
+from testcluster.config import SOURCE, Paths
+from testcluster.shell import run, say
+
+SUITE = SOURCE.parent.parent / "tools" / "mcp-server-jupyter" / "tests" / "e2e" / "cluster"
+PROBE_IMAGE = "mcp-server-jupyter/cluster-probe:e2e"
+KIND_CLUSTER = "mcp-server-jupyter"
+KIND_NODE_IMAGE = "kindest/node:v1.34.0"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A cluster to test on, and how an image of ours gets there."""
+
+    kind: str
+    kubeconfig: Path
+    provide: Callable[[str, Path], None]
 
 
 def run_tests(paths: Paths, arguments: list[str]) -> int:
-    return 0
+    """Pytest's exit code."""
+    python = _environment(paths)
+    target = _target(paths)
+    say(f"testing on: {target.kind} ({target.kubeconfig})")
+    target.provide(PROBE_IMAGE, SUITE / "probe")
+    command = [python, "-m", "pytest", "-c", SUITE / "pytest.ini", "--rootdir", SUITE, SUITE, *arguments]
+    env = {**os.environ, "KUBECONFIG": str(target.kubeconfig), "E2E_CLUSTER": target.kind}
+    return subprocess.run([str(part) for part in command], env=env, check=False).returncode
+
+
+def _target(paths: Paths) -> Target:
+    if given := os.environ.get("KUBECONFIG"):
+        return Target("given", Path(given), lambda image, _: say(f"expecting the cluster to have or pull {image}"))
+    if _kind_works():
+        return _kind(paths)
+    cluster.up(paths)
+    return Target("testcluster", paths.kubeconfig, lambda image, context: images.build(paths, image, context, None))
+
+
+def _kind_works() -> bool:
+    """Whether kind is installed and Docker can get its node image."""
+    if not shutil.which("kind") or not shutil.which("docker"):
+        return False
+    for command in (["docker", "image", "inspect", KIND_NODE_IMAGE], ["docker", "pull", "--quiet", KIND_NODE_IMAGE]):
+        try:
+            if subprocess.run(command, capture_output=True, check=False, timeout=600).returncode == 0:
+                return True
+        except subprocess.TimeoutExpired:
+            return False
+    return False
+
+
+def _kind(paths: Paths) -> Target:
+    paths.cache.mkdir(parents=True, exist_ok=True)
+    kubeconfig = paths.cache / "kind-kubeconfig"
+    if KIND_CLUSTER not in run("kind", "get", "clusters").split():
+        run("kind", "create", "cluster", "--name", KIND_CLUSTER, "--image", KIND_NODE_IMAGE, "--wait", "180s",
+            "--kubeconfig", kubeconfig)  # fmt: skip
+    run("kind", "export", "kubeconfig", "--name", KIND_CLUSTER, "--kubeconfig", kubeconfig)
+
+    def provide(image: str, context: Path) -> None:
+        run("docker", "build", "--tag", image, context)
+        run("kind", "load", "docker-image", image, "--name", KIND_CLUSTER)
+
+    return Target("kind", kubeconfig, provide)
+
+
+def _environment(paths: Paths) -> Path:
+    """A virtual environment of the suite's requirements, kept in the cache."""
+    requirements = SUITE / "requirements.txt"
+    key = hashlib.sha256(requirements.read_bytes() + sys.version.encode()).hexdigest()[:8]
+    venv = paths.cache / f"e2e-{key}"
+    if not (venv / "complete").exists():
+        say("installing the tests' requirements into the cache")
+        run(sys.executable, "-m", "venv", "--clear", venv)
+        run(venv / "bin" / "pip", "install", "--quiet", "--requirement", requirements)
+        (venv / "complete").touch()
+    return venv / "bin" / "python"

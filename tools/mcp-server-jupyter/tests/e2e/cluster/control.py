@@ -1,0 +1,95 @@
+"""What the tests do to a cluster, or see of it, from the machine around it."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+TESTCLUSTER = Path(__file__).resolve().parents[5] / "deploy" / "testcluster"
+_ADDRESS_OF = "import socket, sys; print(*sorted({a[4][0] for a in socket.getaddrinfo(sys.argv[1], None)}))"
+
+
+class Control(Protocol):
+    """The cluster as seen from the host."""
+
+    def addresses(self, name: str) -> list[str]:
+        """A name's addresses as an ordinary program of the host gets them."""
+
+    def services(self, name: str) -> list[str]:
+        """A name's SRV records, each ``port target``."""
+
+    def greeting(self, address: str, port: int) -> str:
+        """What a pod's probe says to a connection from the host."""
+
+    def kill_api_server(self) -> None:
+        """End the API server's process with signal 9."""
+
+
+class TestclusterControl:
+    """The cluster of ``deploy/testcluster``."""
+
+    __test__ = False
+
+    def addresses(self, name: str) -> list[str]:
+        return _run("exec", "--", sys.executable, "-c", _ADDRESS_OF, name).split()
+
+    def services(self, name: str) -> list[str]:
+        lines = [line for line in _run("resolve", name, "SRV").splitlines() if not line.startswith(";")]
+        return sorted(f"{port} {target.rstrip('.')}" for _, _, port, target in (line.split() for line in lines))
+
+    def greeting(self, address: str, port: int) -> str:
+        with socket.create_connection((address, port), timeout=5) as channel:
+            return channel.recv(100).decode()
+
+    def kill_api_server(self) -> None:
+        _run("kill", "kube-apiserver")
+
+
+class KindControl:
+    """A kind cluster: its node is a container, and pods are reached from there."""
+
+    NODE = "mcp-server-jupyter-control-plane"
+
+    def addresses(self, name: str) -> list[str]:
+        pytest.skip(f"kind gives the host no route to pods: {name} is not asked for")
+
+    services = addresses
+
+    def greeting(self, address: str, port: int) -> str:
+        raise NotImplementedError  # no test gets here: the names are asked for first
+
+    def kill_api_server(self) -> None:
+        subprocess.run(["docker", "exec", self.NODE, "pkill", "-9", "kube-apiserver"], check=True, timeout=30)
+
+
+class GivenControl:
+    """A cluster that somebody else runs: nothing of it is touched."""
+
+    def addresses(self, name: str) -> list[str]:
+        pytest.skip(f"whether the host reaches pods of this cluster is not known: {name} is not asked for")
+
+    services = addresses
+
+    def greeting(self, address: str, port: int) -> str:
+        raise NotImplementedError  # no test gets here: the names are asked for first
+
+    def kill_api_server(self) -> None:
+        pytest.skip("the API server of a given cluster is left alone")
+
+
+def control_of(kind: str) -> Control:
+    return {"testcluster": TestclusterControl, "kind": KindControl, "given": GivenControl}[kind]()
+
+
+def _run(*arguments: str) -> str:
+    command = [sys.executable, str(TESTCLUSTER), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    if done.returncode:
+        raise AssertionError(f"{json.dumps(arguments)} failed: {done.stdout}{done.stderr}")
+    return done.stdout
