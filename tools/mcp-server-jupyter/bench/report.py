@@ -1,0 +1,167 @@
+"""Samples into figures: medians as ratios, beside their targets."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import median
+
+from .scenarios import Samples
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One line of the table. `value` and `target` (at most, or at least) are in `unit`; no target: only shown."""
+
+    name: str
+    value: float
+    unit: str
+    target: float | None = None
+    at_least: bool = False
+    detail: str = ""
+
+    @property
+    def verdict(self) -> str:
+        if self.target is None:
+            return ""
+        return "ok" if (self.value >= self.target if self.at_least else self.value <= self.target) else "missed"
+
+
+def figures(samples: Samples) -> list[Figure]:
+    """Every figure that these samples have."""
+    found: list[Figure] = []
+    for part in (_ratios, _large, _outputs, _cold, _sizes, _robustness, _fleet, _memory):
+        found += part(samples)
+    return found
+
+
+def _ratios(samples: Samples) -> list[Figure]:
+    found = []
+    targets: dict[str, dict[str, float | None]] = {
+        "execute": {"stdio": 1.4, "stdio 2025": 1.4, "http": 1.6},
+        "insert": {"stdio": 1.4, "http": None},
+    }
+    titles = {"execute": "execute 1+1", "insert": "insert and run, 10 cells"}
+    for scenario, title in titles.items():
+        seconds = samples.get(scenario, {})
+        for subject in seconds:
+            if subject != "raw":
+                target = targets[scenario].get(subject)
+                found.append(_ratio(f"{title}, {subject}", seconds[subject], seconds["raw"], target))
+    return found
+
+
+def _large(samples: Samples) -> list[Figure]:
+    large, small = samples.get("insert large", {}), samples.get("insert", {})
+    found = []
+    for subject in large:
+        if subject != "raw":
+            name = f"insert and run, 5 MB, {subject}"
+            found.append(
+                _ratio(f"{name} / 10 cells", large[subject], small[subject], 2.0 if subject == "stdio" else None)
+            )
+            found.append(_ratio(f"{name} / raw 5 MB", large[subject], large["raw"], None))
+    return found
+
+
+def _outputs(samples: Samples) -> list[Figure]:
+    found = []
+    for scenario, title, target in (("lines", "100,000 lines", 1.3), ("picture", "200 kB picture", None)):
+        seconds = samples.get(scenario, {})
+        for subject in seconds:
+            if subject != "raw":
+                limit = target if subject == "stdio" else None
+                found.append(_ratio(f"{title}, {subject}", seconds[subject], seconds["raw"], limit))
+    for subject, sizes in samples.get("lines bytes", {}).items():
+        if subject != "raw":
+            found.append(Figure(f"100,000 lines, answer, {subject}", max(sizes) / 1000, "kB", 10))
+    for subject, sizes in samples.get("picture bytes", {}).items():
+        if subject != "raw":
+            found.append(Figure(f"200 kB picture, answer, {subject}", max(sizes) / 1000, "kB"))
+    return found
+
+
+def _cold(samples: Samples) -> list[Figure]:
+    found = []
+    if seconds := samples.get("spawn to tools/list", {}).get("stdio"):
+        found.append(Figure("spawn to tools/list", median(seconds), "s", 0.5))
+    if result := samples.get("spawn to result"):
+        found.append(_ratio("spawn to first result", result["stdio"], result["raw"], None))
+    return found
+
+
+def _sizes(samples: Samples) -> list[Figure]:
+    found = []
+    if sizes := samples.get("tools/list bytes", {}).get("stdio"):
+        found.append(Figure("tools/list on the wire", max(sizes) / 1000, "kB", 10, detail="goal 8 kB"))
+    for subject, outline in samples.get("outline bytes", {}).items():
+        found.append(Figure(f"50 cells outlined, {subject}", outline[0] / 1000, "kB", 3))
+    return found
+
+
+def _robustness(samples: Samples) -> list[Figure]:
+    found = []
+    if seconds := samples.get("killed", {}).get("stdio"):
+        detail = f"median {median(seconds) * 1000:.0f} ms"
+        found.append(Figure("killed kernel answered after, worst", max(seconds), "s", 1.0, detail=detail))
+    if right := samples.get("at once right"):
+        wanted = samples["at once"]["wanted"][0]
+        detail = f"in {samples['at once']['seconds'][0]:.1f} s, kernels' starts included"
+        for what, count in right.items():
+            found.append(Figure(f"{wanted:.0f} notebooks at once: right {what}", count[0], "", wanted, True, detail))
+    return found
+
+
+def _fleet(samples: Samples) -> list[Figure]:
+    fleet = samples.get("fleet")
+    if not fleet:
+        return []
+    single = percentile(fleet["stdio single"], 99)
+    turn, burst = (percentile(fleet[f"stdio {how}"], 99) for how in ("in turn", "burst"))
+    raw = percentile(fleet["raw burst"], 99)
+    detail = f"single p99 {single * 1000:.1f} ms"
+    return [
+        Figure("live kernels in turn, p99 / single's", turn / single, "x", 3.0, detail=detail),
+        Figure("live kernels in one burst, p99 / single's", burst / single, "x", 3.0, detail=detail),
+        Figure("live kernels in one burst, p99 / raw's", burst / raw, "x", detail=f"raw {raw * 1000:.0f} ms"),
+    ]
+
+
+def _memory(samples: Samples) -> list[Figure]:
+    found = []
+    for scenario in ("memory", "fleet memory"):
+        for what, sizes in samples.get(scenario, {}).items():
+            found.append(Figure(f"peak {scenario}, {what}", max(sizes) / 2**20, "MiB"))
+    return found
+
+
+def _ratio(name: str, ours: list[float], raw: list[float], target: float | None) -> Figure:
+    detail = f"{_milliseconds(median(ours))} / {_milliseconds(median(raw))}, p95 {_milliseconds(percentile(ours, 95))}"
+    return Figure(name, median(ours) / median(raw), "x", target, detail=detail)
+
+
+def percentile(values: list[float], share: float) -> float:
+    """Linear interpolation between the closest ranks; `share` in 0..100."""
+    ordered = sorted(values)
+    rank = (len(ordered) - 1) * share / 100
+    low, high = math.floor(rank), math.ceil(rank)
+    return ordered[low] + (ordered[high] - ordered[low]) * (rank - low)
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1000:.1f} ms" if seconds < 0.1 else f"{seconds * 1000:.0f} ms"
+
+
+def table(found: list[Figure]) -> str:
+    rows = [("figure", "median", "target", "", "in absolute terms here")]
+    for figure in found:
+        sign = ">=" if figure.at_least else "<="
+        target = "" if figure.target is None else f"{sign} {figure.target:g} {figure.unit}".strip()
+        value = f"{figure.value:.2f} {figure.unit}".strip()
+        rows.append((figure.name, value, target, figure.verdict, figure.detail))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = []
+    for *cells, detail in rows:
+        padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
+        lines.append("  ".join([*padded, detail]).rstrip())
+    return "\n".join(lines)

@@ -1,0 +1,237 @@
+"""The measurements. Each takes a folder and a `Plan`, and returns samples by figure and subject."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import re
+import signal
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from . import notebooks
+from .pipe import spawn
+from .quiet import Quiet
+from .raw import Answer, Raw, raw_kernel
+from .server import Server, http, peak_memory, stdio
+
+Subject = Raw | Server
+Samples = dict[str, dict[str, list[float]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much of everything."""
+
+    rounds: int = 40
+    few: int = 10
+    kernels: int = 50
+    at_once: int = 20
+    quiet: Quiet = field(default_factory=Quiet)
+
+
+QUICK = Plan(rounds=5, few=2, kernels=8, at_once=5, quiet=Quiet(0))
+
+
+async def warm(folder: Path, plan: Plan) -> Samples:
+    """`1+1` over every transport and era; insert and run in a small and in a large notebook; big outputs; sizes."""
+    samples: Samples = {}
+    async with AsyncExitStack() as stack:
+        subjects: list[Subject] = [
+            await stack.enter_async_context(raw_kernel(_folder(folder, "raw"))),
+            await stack.enter_async_context(stdio(_folder(folder, "stdio"))),
+            await stack.enter_async_context(stdio(_folder(folder, "legacy"), mode="legacy", name="stdio 2025")),
+            await stack.enter_async_context(http(_folder(folder, "http"))),
+            # A second stdio process over the HTTP server's root: it attaches to that server.
+            await stack.enter_async_context(stdio(folder / "http", name="attached")),
+        ]
+        three = [subject for subject in subjects if subject.name in ("raw", "stdio", "http")]
+        for subject in subjects:
+            for name, notebook in (("small", notebooks.small()), ("outputs", notebooks.small())):
+                notebooks.write(subject.folder / f"{name}.ipynb", notebook)
+            notebooks.write(subject.folder / "large.ipynb", notebooks.large())
+        samples["execute"] = await _turns(subjects, lambda s: s.execute("small.ipynb", "1+1"), plan.rounds, plan)
+        samples["insert"] = await _turns(three, lambda s: s.insert_execute("small.ipynb", "1+1"), plan.rounds, plan)
+        samples["insert large"] = await _turns(three, lambda s: s.insert_execute("large.ipynb", "1+1"), plan.few, plan)
+        for name, code in (("lines", notebooks.LINES), ("picture", notebooks.PICTURE)):
+            sizes: dict[str, list[float]] = {}
+
+            async def shown(subject: Subject, code: str = code, sizes: dict[str, list[float]] = sizes) -> Answer:
+                answer = await subject.execute("outputs.ipynb", code)
+                sizes.setdefault(subject.name, []).append(answer.content_bytes)
+                if isinstance(subject, Server) and "display" in code:
+                    assert answer.image_bytes, "the picture did not arrive as an image"
+                return answer
+
+            samples[name] = await _turns(three, shown, plan.few, plan)
+            samples[f"{name} bytes"] = sizes
+        samples |= await _outline(three)
+        samples["memory"] = {
+            f"{subject.name} {part}": [float(size)]
+            for subject in three
+            if isinstance(subject, Server) and subject.pid is not None
+            for part, size in peak_memory(subject.pid).items()
+        }
+    return samples
+
+
+async def _turns(
+    subjects: list[Subject], act: Callable[[Subject], Awaitable[Answer]], rounds: int, plan: Plan
+) -> dict[str, list[float]]:
+    """Everyone acts once a round, in a new random order; the first two rounds only warm up."""
+    seconds: dict[str, list[float]] = {subject.name: [] for subject in subjects}
+    for number in range(rounds + 2):
+        for subject in random.sample(subjects, len(subjects)):
+            await plan.quiet()
+            answer = await act(subject)
+            if answer.is_error:
+                raise RuntimeError(f"{subject.name}: {answer.text[:500]}")
+            if number >= 2:
+                seconds[subject.name].append(answer.seconds)
+    return seconds
+
+
+async def _outline(subjects: list[Subject]) -> Samples:
+    sizes: dict[str, list[float]] = {}
+    for subject in subjects:
+        if isinstance(subject, Server):
+            notebooks.write(subject.folder / "fifty.ipynb", notebooks.realistic())
+            answer = await subject.call("get_notebook_info", notebook_path="fifty.ipynb")
+            sizes[subject.name] = [answer.content_bytes]
+    return {"outline bytes": sizes}
+
+
+async def cold(folder: Path, plan: Plan) -> Samples:
+    """From the start of the process to `tools/list` and to the first result of a new kernel."""
+    root = _folder(folder, "spawn")
+    notebooks.write(root / "small.ipynb", notebooks.small())
+    await spawn(root, "small.ipynb")
+    runs, raw = [], []
+    for _ in range(plan.few):
+        await plan.quiet()
+        runs.append(await spawn(root, "small.ipynb"))
+        await plan.quiet()
+        started = time.perf_counter()
+        async with raw_kernel(root) as kernel:
+            await kernel.execute("", "1+1")
+            raw.append(time.perf_counter() - started)
+    return {
+        "spawn to tools/list": {"stdio": [run.tools_seconds for run in runs]},
+        "spawn to result": {"stdio": [run.result_seconds for run in runs], "raw": raw},
+        "tools/list bytes": {"stdio": [float(run.tools_bytes) for run in runs]},
+    }
+
+
+async def killed(folder: Path, plan: Plan) -> Samples:
+    """A kernel of ours is killed while its cell runs: from the kill to the answer."""
+    seconds = []
+    async with stdio(_folder(folder, "killed")) as server:
+        for number in range(plan.few):
+            path = f"killed-{number}.ipynb"
+            notebooks.write(server.folder / path, notebooks.small())
+            pid = await server.kernel_pid(path)
+            flag = server.folder / f"running-{number}"
+            code = f"import time\nopen({str(flag)!r}, 'w').close()\ntime.sleep(60)"
+            call = asyncio.create_task(server.execute(path, code))
+            await asyncio.to_thread(_wait_for, flag)
+            os.kill(pid, signal.SIGKILL)
+            started = time.perf_counter()
+            answer = await call
+            seconds.append(time.perf_counter() - started)
+            if not answer.is_error and "dead" not in answer.text.lower():
+                raise RuntimeError(f"A killed kernel was not called dead: {answer.text[:300]}")
+    return {"killed": {"stdio": seconds}}
+
+
+async def many(folder: Path, plan: Plan) -> Samples:
+    """Notebooks at once through one server: each gets its own cell, its own kernel and its own answer."""
+    async with stdio(_folder(folder, "many")) as server:
+        paths = [f"many-{number}.ipynb" for number in range(plan.at_once)]
+        for path in paths:
+            notebooks.write(server.folder / path, notebooks.small())
+        codes = [f"import os; print('notebook', {number}, 'pid', os.getpid())" for number in range(plan.at_once)]
+        started = time.perf_counter()
+        answers = await asyncio.gather(*map(server.insert_execute, paths, codes))
+        seconds = time.perf_counter() - started
+        found = [re.search(r"notebook (\d+) pid (\d+)", answer.text) for answer in answers]
+        right = sum(match is not None and int(match[1]) == number for number, match in enumerate(found))
+        kernels = len({match[2] for match in found if match})
+    placed = sum(map(_holds_once, [server.folder / path for path in paths], codes))
+    return {
+        "at once": {"seconds": [seconds], "wanted": [float(plan.at_once)]},
+        "at once right": {"answers": [float(right)], "kernels": [float(kernels)], "cells": [float(placed)]},
+    }
+
+
+def _wait_for(file: Path) -> None:
+    deadline = time.monotonic() + 30
+    while not file.exists():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"The cell did not start: no {file.name}.")
+        time.sleep(0.02)
+
+
+def _holds_once(path: Path, code: str) -> bool:
+    sources = ["".join(cell["source"]) for cell in json.loads(path.read_bytes())["cells"]]
+    return sources.count(code) == 1 and sum("os.getpid" in source for source in sources) == 1
+
+
+async def fleet(folder: Path, plan: Plan) -> Samples:
+    """Many live kernels: all of them called in one burst, then one after another; and the same without a server."""
+    samples: Samples = {}
+    async with stdio(_folder(folder, "fleet")) as server:
+        paths = [f"fleet-{number}.ipynb" for number in range(plan.kernels)]
+        for path in paths:
+            notebooks.write(server.folder / path, notebooks.small())
+
+        async def call(path: str) -> float:
+            answer = await server.execute(path, "1+1")
+            if answer.is_error:
+                raise RuntimeError(answer.text[:300])
+            return answer.seconds
+
+        samples["fleet"] = await _bursts([partial(call, path) for path in paths], plan, "stdio")
+        assert server.pid is not None
+        samples["fleet memory"] = {part: [float(size)] for part, size in peak_memory(server.pid).items()}
+    async with AsyncExitStack() as stack:
+        root = _folder(folder, "fleet-raw")
+        kernels = [await stack.enter_async_context(raw_kernel(root)) for _ in range(plan.kernels)]
+
+        async def direct(kernel: Raw) -> float:
+            return (await kernel.execute("", "1+1")).seconds
+
+        samples["fleet"] |= await _bursts([partial(direct, kernel) for kernel in kernels], plan, "raw")
+    return samples
+
+
+async def _bursts(calls: list[Callable[[], Awaitable[float]]], plan: Plan, name: str) -> dict[str, list[float]]:
+    for start in range(0, len(calls), 4):  # four kernels start at a time
+        await asyncio.gather(*(call() for call in calls[start : start + 4]))
+    single, turns, burst = [], [], []
+    for _ in range(plan.few):
+        await plan.quiet()
+        single += [await calls[0]() for _ in range(10)]
+        turns += [await call() for call in calls]
+        burst += await asyncio.gather(*(call() for call in calls))
+    return {f"{name} single": single, f"{name} in turn": turns, f"{name} burst": burst}
+
+
+SCENARIOS: Mapping[str, Callable[[Path, Plan], Awaitable[Samples]]] = {
+    "warm": warm,
+    "spawn": cold,
+    "killed": killed,
+    "many": many,
+    "fleet": fleet,
+}
+
+
+def _folder(parent: Path, name: str) -> Path:
+    folder = parent / name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
