@@ -11,7 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcp_server_jupyter.outputs import View, collapse_carriage_returns, plain_text, slice_text, strip_ansi, view
+from mcp_server_jupyter.outputs import (
+    View,
+    collapse_carriage_returns,
+    is_heavy,
+    plain_text,
+    slice_text,
+    strip_ansi,
+    view,
+)
 
 HANDLE = "output://x1"
 
@@ -210,6 +218,68 @@ def test_a_flood_of_text_cannot_squeeze_the_error_out() -> None:
 
 def test_the_message_survives_in_the_smallest_of_answers() -> None:
     assert "ValueError: no such thing" in seen(traceback_of(50), stream(words(100)), chars=60).text
+
+
+def test_frames_of_libraries_are_short_and_own_ones_keep_their_code() -> None:
+    library = "File /x/site-packages/pandas/core/frame.py:9, in get(self)\n      8 before\n----> 9 raise KeyError(k)"
+    own = "Cell In[1], line 2\n      1 df = load()\n----> 2 df['zzz']"
+    error = {
+        "output_type": "error",
+        "ename": "KeyError",
+        "evalue": "'zzz'",
+        "traceback": [own, library, "KeyError: 'zzz'"],
+    }
+    assert seen(error).text == (
+        "Cell In[1], line 2\n      1 df = load()\n----> 2 df['zzz']\n"
+        "File …/pandas/core/frame.py:9, in get(self)\n----> 9 raise KeyError(k)\nKeyError: 'zzz'"
+    )
+
+
+def test_a_chained_exception_keeps_both_messages() -> None:
+    text = seen(
+        {
+            "output_type": "error",
+            "ename": "RuntimeError",
+            "evalue": "wrapped",
+            "traceback": [
+                "-" * 75,
+                "ValueError                  Traceback (most recent call last)",
+                "Cell In[1], line 2\n----> 2 int('x')",
+                "\nValueError: invalid literal",
+                "\nThe above exception was the direct cause of the following exception:\n",
+                "Cell In[1], line 4\n----> 4 raise RuntimeError('wrapped') from e",
+                "RuntimeError: wrapped",
+            ],
+        }
+    ).text
+    assert text.index("ValueError: invalid literal") < text.index("direct cause") < text.index("RuntimeError: wrapped")
+    assert text.count("RuntimeError: wrapped") == 1
+
+
+def test_endless_recursion_is_shown_once() -> None:
+    frames = ["Cell In[2], line 2, in f(n)\n----> 2 f(n + 1)"] * 900
+    error = {
+        "output_type": "error",
+        "ename": "RecursionError",
+        "evalue": "deep",
+        "traceback": [*frames, "RecursionError: deep"],
+    }
+    assert seen(error).text.count("f(n + 1)") == 2
+
+
+def test_warnings_of_two_lines_are_folded() -> None:
+    warning = "".join(f"/tmp/a.py:2: UserWarning: w {n}\n  warnings.warn('w')\n" for n in range(60))
+    assert seen(stream(warning)).text == (
+        "/tmp/a.py:2: UserWarning: w 0\n  warnings.warn('w')\n… 116 similar lines\n"
+        "/tmp/a.py:2: UserWarning: w 59\n  warnings.warn('w')"
+    )
+
+
+def test_work_for_a_thread_is_told_from_work_for_the_loop() -> None:
+    assert not is_heavy([stream("x"), shown({"image/png": picture(30, 20)})], max_image_bytes=1_000_000)
+    assert is_heavy([shown({"image/png": picture(3000, 20)})], max_image_bytes=1_000_000)
+    assert is_heavy([shown({"image/png": picture(100, 100, noise=True)})], max_image_bytes=1_000)
+    assert is_heavy([stream("x" * 11_000_000)], max_image_bytes=1_000_000)
 
 
 def test_an_error_of_another_language_is_shown_with_its_name() -> None:

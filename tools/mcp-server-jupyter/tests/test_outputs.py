@@ -210,6 +210,17 @@ def test_text_is_kept_or_counted_to_the_byte(pieces: list[tuple[str, str]], limi
     assert sum(len(text.encode()) for text in kept) <= limit
 
 
+def test_json_nested_too_deep_for_a_notebook_is_left_out() -> None:
+    deep: list[Any] = []
+    for _ in range(450):
+        deep = [deep]
+    reducer = fed(
+        message("display_data", {"data": {"application/json": deep, "text/plain": "x"}, "metadata": {"a": deep}})
+    )
+    assert "not JSON" in reducer.outputs()[0]["data"]["application/json"]
+    assert_valid(reducer)
+
+
 @pytest.mark.parametrize("content", [None, [], "text", 3])
 def test_content_of_a_wrong_type_is_ignored(content: Any) -> None:
     assert not fed().feed(message("stream", content))

@@ -57,6 +57,17 @@ def load_image(mime: str, value: Any, *, max_bytes: int) -> Image | NoImage:
     return _scaled(raw, what, max_bytes)
 
 
+def may_need_scaling(mime: str, value: Any, *, max_bytes: int) -> bool:
+    """True when `load_image` would have to decode pixels; told from its header and its length."""
+    if isinstance(value, list):
+        value = "".join(part for part in value if isinstance(part, str))
+    if not isinstance(value, str) or len(value) > max_bytes:
+        return True
+    raw = _decode(value)
+    size = dimensions(raw) if raw else None
+    return mime not in ("image/png", "image/jpeg") or (size is not None and max(size) > LONGEST_SIDE)
+
+
 def dimensions(raw: bytes) -> tuple[int, int] | None:
     """Width and height in px of PNG or JPEG bytes (PNG specification 11.2.2; JPEG: ITU-T T.81 B.2.2)."""
     if raw[:8] == b"\x89PNG\r\n\x1a\n" and len(raw) >= 24:
@@ -135,7 +146,7 @@ def _encode_within(opened: PillowImage, max_bytes: int) -> tuple[bytes, str, int
     side = min(LONGEST_SIDE, max(picture.size))
     while True:
         picture.thumbnail((side, side))
-        for mime in ("image/png", "image/jpeg"):
+        for mime in ("image/jpeg",) if opened.format == "JPEG" else ("image/png", "image/jpeg"):
             encoded = _encode(picture, mime)
             if len(encoded) <= max_bytes:
                 return encoded, mime, picture.width, picture.height
@@ -147,7 +158,7 @@ def _encode_within(opened: PillowImage, max_bytes: int) -> tuple[bytes, str, int
 def _encode(picture: PillowImage, mime: str) -> bytes:
     out = io.BytesIO()
     if mime == "image/png":
-        picture.save(out, "PNG", compress_level=6)
+        picture.save(out, "PNG", compress_level=3)
         return out.getvalue()
     if picture.mode == "RGBA":
         flat = picture.convert("RGB")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ _ROW = re.compile(r"</(?:tr|p|div|li|h[1-6]|table|ul|ol|pre)\s*>|<br\s*/?>", re.
 _CELL = re.compile(r"</t[dh]\s*>", re.I)
 _TAG = re.compile(r"<[^<>]*>")
 _SEGMENTS = 200
+_PIECE = 500_000
 _TEXT_TYPES = ("text/markdown", "text/plain", "application/json", "text/latex", "text/html")
 
 
@@ -120,10 +121,11 @@ def error_text(output: Mapping[str, Any]) -> str:
     """Traceback and message; the message is not said twice."""
     traceback = output.get("traceback")
     lines = [text_of(line) for line in traceback] if isinstance(traceback, list) else [text_of(traceback)]
-    message = f"{text_of(output.get('ename'))}: {text_of(output.get('evalue'))}"
-    body = "\n".join(lines)
-    last = strip_ansi(lines[-1]).strip() if lines else ""
-    return body if last.startswith(message.strip()) else f"{body}\n{message}".lstrip("\n")
+    ename, body = text_of(output.get("ename")), "\n".join(lines)
+    # Notes of an exception (PEP 678) follow its message, each on a line of its own.
+    said = any(strip_ansi(line).lstrip().startswith((f"{ename}:", f"\n{ename}:")) for line in lines[-12:])
+    said = said or f"\n{ename}: " in strip_ansi("\n".join(lines[-2:])[-10_000:])
+    return body if said and ename else f"{body}\n{ename}: {text_of(output.get('evalue'))}".lstrip("\n")
 
 
 def _printable(text: str) -> str:
@@ -131,15 +133,25 @@ def _printable(text: str) -> str:
 
 
 def _pieces(outputs: Sequence[Any]) -> Iterator[str]:
+    """The plain text in pieces, none of them empty; long streams come apart, so that a page costs little."""
     ended = True
     for output in outputs:
-        text = output_text(output)
-        if not text:
-            continue
-        if not ended:
-            yield "\n"
-        yield text
-        ended = text.endswith("\n")
+        is_stream = isinstance(output, Mapping) and output.get("output_type") == "stream"
+        parts = _stripped(text_of(output.get("text"))) if is_stream else iter((output_text(output),))
+        for number, text in enumerate(filter(None, parts)):
+            if not ended and number == 0:
+                yield "\n"
+            yield text
+            ended = text.endswith("\n")
+
+
+def _stripped(text: str) -> Iterator[str]:
+    """`strip_ansi` piece by piece: no escape sequence goes over the end of a line."""
+    start = 0
+    while len(text) - start > _PIECE and (cut := text.find("\n", start + _PIECE)) >= 0:
+        yield strip_ansi(text[start : cut + 1])
+        start = cut + 1
+    yield strip_ansi(text[start:])
 
 
 def plain_text(outputs: Sequence[Any]) -> str:
@@ -152,10 +164,16 @@ def plain_text(outputs: Sequence[Any]) -> str:
 
 def slice_text(outputs: Sequence[Any], cursor: int, limit: int) -> tuple[str, int | None]:
     """A page of `plain_text`: up to `limit` characters from offset `cursor`, and the next cursor or None at the end."""
-    text = plain_text(outputs)
     start = max(0, cursor)
     end = start + max(1, limit)
-    return text[start:end], (end if end < len(text) else None)
+    page: list[str] = []
+    place = 0
+    for piece in _pieces(outputs):
+        if place >= end:
+            return _printable("".join(page)), end
+        page.append(piece[max(0, start - place) : end - place])
+        place += len(piece)
+    return _printable("".join(page)), (end if end < place else None)
 
 
 # --------------------------------------------------------------------------- fitting text into a budget
@@ -173,10 +191,10 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """Where the rest can be read: a handle, and the plain-text offset this text begins at."""
+    """Where the rest can be read: a handle, and the plain-text offset this text begins at (asked for when needed)."""
 
     handle: str
-    offset: int
+    offset: Callable[[], int]
 
 
 def _shrink_bars(text: str) -> str:
@@ -196,31 +214,41 @@ def _clean(text: str) -> str:
 def fold(lines: Sequence[Line], *, similar: int, identical: int = 4) -> list[Line]:
     """Runs of equal lines, and of lines that differ in digits only, keep their first and last.
 
+    Groups of two or three lines that come again and again, as warnings do, are folded in the same way.
+
     Args:
-        similar: shortest run folded of lines that differ in digits.
+        similar: shortest run folded, in lines, where digits differ.
         identical: shortest run folded of equal lines.
     """
     keys = [_DIGITS.sub("0", line.text) for line in lines]
     result: list[Line] = []
     start = 0
     while start < len(lines):
-        end = start + 1
-        while end < len(lines) and keys[end] == keys[start]:
-            end += 1
+        end, period = max((_run_end(keys, start, period), -period) for period in (1, 2, 3))
         run = lines[start:end]
-        same = all(line.text == run[0].text for line in run)
-        if len(run) >= (identical if same else similar):
-            result += _folded(run, same)
+        same = period == -1 and len(run) >= identical and all(line.text == run[0].text for line in run)
+        if same or len(run) >= max(similar, -4 * period):
+            result += _folded(run, -period, same)
+            start = end
         else:
-            result += run
-        start = end
+            result.append(lines[start])
+            start += 1
     return result
 
 
-def _folded(run: Sequence[Line], same: bool) -> list[Line]:
-    count = len(run) - (1 if same else 2)
-    middle = Line(f"… {count:,} {'identical' if same else 'similar'} lines", run[1].first, run[-1].last, note=True)
-    return [run[0], middle] if same else [run[0], middle, run[-1]]
+def _run_end(keys: Sequence[str], start: int, period: int) -> int:
+    """Where the run of groups of `period` lines that begins at `start` ends; whole groups only."""
+    end = start + period
+    while end < len(keys) and keys[end] == keys[end - period]:
+        end += 1
+    return min(len(keys), end - (end - start) % period)
+
+
+def _folded(run: Sequence[Line], period: int, same: bool) -> list[Line]:
+    first, last = run[:period], run[len(run) if same else len(run) - period :]
+    count = len(run) - len(first) - len(last)
+    note = f"… {count:,} {'identical' if same else 'similar'} lines"
+    return [*first, Line(note, run[period].first, run[-len(last) - 1].last, note=True), *last]
 
 
 def _numbered(text: str, first: int) -> list[Line]:
@@ -236,7 +264,7 @@ def fit(text: str, budget: int, where: Where) -> tuple[str, bool]:
     if budget <= 0:
         return "", bool(text)
     raw = text
-    text = _shrink_bars(text if len(text) < 16_000_000 else text[:8_000_000] + "\n" + text[-8_000_000:])
+    text = _shrink_bars(text if len(text) < 4_000_000 else text[:2_000_000] + "\n" + text[-2_000_000:])
     window = max(16 * budget, 16_384)
     if len(text) <= 2 * window:
         lines = _numbered(_clean(text).rstrip("\n"), 0)
@@ -247,9 +275,8 @@ def fit(text: str, budget: int, where: Where) -> tuple[str, bool]:
         return _head_and_tail(fold(lines, similar=4), budget, raw, where), True
     head = _numbered(_clean(text[:window].rpartition("\n")[0] or text[:window]), 0)
     tail_text = text[-window:].partition("\n")[2] or text[-window:]
-    last = raw.rstrip("\n").count("\n") + 1
-    tail_lines = _clean(tail_text).rstrip("\n")
-    tail = _numbered(tail_lines, max(len(head), last - tail_lines.count("\n") - 1))
+    tail_lines = _clean(tail_text)
+    tail = _numbered(tail_lines.rstrip("\n"), max(len(head), raw.count("\n") - tail_lines.count("\n")))
     return _head_and_tail_of(fold(head, similar=4), fold(tail, similar=4), budget, raw, where), True
 
 
@@ -275,7 +302,7 @@ def _head_and_tail_of(head: list[Line], tail: list[Line], budget: int, raw: str,
     start = _line_offset(raw, resume - 1 if cut_head else resume)
     shown = sum(len(line.text) + 1 for line in last)
     skipped = max(0, len(raw) - start - cut_head - shown)
-    offset = where.offset + len(strip_ansi(raw[:start])) + cut_head
+    offset = where.offset() + len(strip_ansi(raw[:start])) + cut_head
     note = _omitted(max(0, until - resume), skipped, where, offset)
     return "\n".join([line.text for line in first] + [note] + [line.text for line in last])[:budget]
 

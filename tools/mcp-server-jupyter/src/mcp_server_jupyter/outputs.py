@@ -6,14 +6,14 @@ silent, nbclient's behaviour is followed. Adjacent stream outputs of one name ar
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from ._output_images import Image
 from ._output_text import collapse_carriage_returns, plain_text, slice_text, strip_ansi
-from ._output_view import View, view
+from ._output_values import as_text, middle_out, mime_value, size_of, too_big
+from ._output_view import View, is_heavy, view
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -26,6 +26,7 @@ __all__ = [
     "Status",
     "View",
     "collapse_carriage_returns",
+    "is_heavy",
     "plain_text",
     "slice_text",
     "strip_ansi",
@@ -133,8 +134,8 @@ class OutputReducer:
 
     def _on_stream(self, content: dict[str, Any]) -> bool:
         self._clear_if_due()
-        name, text = _as_text(content.get("name", "stdout")), _as_text(content.get("text", ""))
-        size = _size(text)
+        name, text = as_text(content.get("name", "stdout")), as_text(content.get("text", ""))
+        size = size_of(text)
         if self._over:
             self._to_tail(name, text)
         elif self._max is None or self._stream_bytes + size <= self._max - self._tail_limit:
@@ -142,7 +143,7 @@ class OutputReducer:
         else:
             room = self._max - self._tail_limit - self._stream_bytes
             cut = room if text.isascii() else room // 4
-            self._to_head(name, text[:cut], _size(text[:cut]))
+            self._to_head(name, text[:cut], size_of(text[:cut]))
             self._over = True
             self._to_tail(name, text[cut:])
         return True
@@ -163,15 +164,15 @@ class OutputReducer:
 
     def _on_error(self, content: dict[str, Any]) -> bool:
         self._clear_if_due()
-        ename, evalue = _as_text(content.get("ename", "")), _as_text(content.get("evalue", ""))
+        ename, evalue = as_text(content.get("ename", "")), as_text(content.get("evalue", ""))
         lines = content.get("traceback")
-        traceback = [_as_text(line) for line in lines] if isinstance(lines, list) else []
+        traceback = [as_text(line) for line in lines] if isinstance(lines, list) else []
         limit = self._max
         if limit is not None and len(ename) + len(evalue) + sum(map(len, traceback)) > limit:
             ename, evalue, traceback = (
                 ename[:1000],
-                _middle_out(evalue, limit // 2),
-                [_middle_out("\n".join(traceback), limit // 2)],
+                middle_out(evalue, limit // 2),
+                [middle_out("\n".join(traceback), limit // 2)],
             )
         self.ename, self.evalue, self.traceback = ename, evalue, traceback
         self._append(_Rich({"output_type": "error", "ename": ename, "evalue": evalue, "traceback": list(traceback)}, 0))
@@ -190,9 +191,9 @@ class OutputReducer:
         self.status = status if status in ("ok", "error") else "aborted"
         if status == "error" and self.ename is None:
             lines = content.get("traceback")
-            self.ename = _as_text(content.get("ename", ""))
-            self.evalue = _as_text(content.get("evalue", ""))
-            self.traceback = [_as_text(line) for line in lines] if isinstance(lines, list) else []
+            self.ename = as_text(content.get("ename", ""))
+            self.evalue = as_text(content.get("evalue", ""))
+            self.traceback = [as_text(line) for line in lines] if isinstance(lines, list) else []
         payload = content.get("payload")
         if isinstance(payload, list):
             self.payloads.extend(item for item in payload if isinstance(item, dict))
@@ -217,7 +218,7 @@ class OutputReducer:
         for start in range(0, len(text), _PIECE):
             piece = text[start : start + _PIECE]
             last.add(piece)
-            self._tail_bytes += _size(piece)
+            self._tail_bytes += size_of(piece)
         while self._tail_bytes > self._tail_limit and self._tail_streams:
             self._drop_oldest()
 
@@ -226,8 +227,8 @@ class OutputReducer:
         if oldest.parts:
             piece = oldest.parts.popleft()
             oldest.cached = None
-            self._tail_bytes -= _size(piece)
-            self._dropped_bytes += _size(piece)
+            self._tail_bytes -= size_of(piece)
+            self._dropped_bytes += size_of(piece)
             self._dropped_lines += piece.count("\n")
         if not oldest.parts:
             self._tail_streams.popleft()
@@ -276,7 +277,7 @@ class OutputReducer:
             self._update(display_id, data, metadata, size)
         self._clear_if_due()
         if self._max is not None and self._rich_bytes + size > self._max:
-            data, metadata, size = _too_big(size, self._max), {}, 0
+            data, metadata, size = too_big(size, self._max), {}, 0
         self._rich_bytes += size
         item = _Rich({**fields, "metadata": metadata, "data": data}, size)
         self._append(item)
@@ -288,7 +289,7 @@ class OutputReducer:
         items = self._displays.get(display_id, [])
         before = sum(item.size for item in items)
         if self._max is not None and self._rich_bytes - before + size * len(items) > self._max:
-            data, metadata, size = _too_big(size, self._max), {}, 0
+            data, metadata, size = too_big(size, self._max), {}, 0
         self._rich_bytes += size * len(items) - before
         for item in items:
             item.replace(data, metadata, size)
@@ -306,10 +307,11 @@ class OutputReducer:
         size = 0
         data: dict[str, Any] = {}
         for mime, value in raw.items() if isinstance(raw, dict) else ():
-            mime = _as_text(mime)
-            data[mime], part = _mime_value(mime, value)
+            mime = as_text(mime)
+            data[mime], part = mime_value(mime, value)
             size += part
-        return data, dict(metadata) if isinstance(metadata, dict) else {}, size
+        kept = mime_value("application/json", metadata)[0] if isinstance(metadata, dict) else {}
+        return data, kept if isinstance(kept, dict) else {}, size
 
 
 class _Stream:
@@ -366,69 +368,10 @@ def _node(fields: Mapping[str, Any]) -> NotebookNode:
 
 def _count(content: dict[str, Any]) -> int | None:
     value = content.get("execution_count")
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
 def _display_id(content: dict[str, Any]) -> str | None:
     transient = content.get("transient")
     value = transient.get("display_id") if isinstance(transient, dict) else None
     return value if isinstance(value, str) and value else None
-
-
-def _as_text(value: Any) -> str:
-    """A string that UTF-8 can hold: a lone surrogate would make the notebook unwritable."""
-    text = value if isinstance(value, str) else str(value)
-    if text.isascii():
-        return text
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode(errors="replace").decode()
-    return text
-
-
-def _size(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode())
-
-
-def _is_json(mime: str) -> bool:
-    return mime == "application/json" or mime.endswith("+json")
-
-
-def _mime_value(mime: str, value: Any) -> tuple[Any, int]:
-    """What nbformat's schema allows for a MIME type, and its size: text, or anything for JSON types."""
-    if isinstance(value, str):
-        text = _as_text(value)
-        return text, _size(text)
-    if not _is_json(mime) and isinstance(value, list) and all(isinstance(line, str) for line in value):
-        text = _as_text("".join(value))
-        return text, _size(text)
-    try:
-        dumped = json.dumps(value)
-    except (TypeError, ValueError, RecursionError):
-        text = _as_text(repr(type(value)))
-        return text, _size(text)
-    if not _is_json(mime):
-        return dumped, len(dumped)
-    return (_scrub(value) if "\\ud" in dumped else value), len(dumped)
-
-
-def _scrub(value: Any) -> Any:
-    if isinstance(value, str):
-        return _as_text(value)
-    if isinstance(value, list):
-        return [_scrub(item) for item in value]
-    if isinstance(value, dict):
-        return {_as_text(key): _scrub(item) for key, item in value.items()}
-    return value
-
-
-def _too_big(size: int, limit: int) -> dict[str, Any]:
-    return {"text/plain": f"[an output of {size:,} bytes was not kept: the limit for one cell is {limit:,} bytes]"}
-
-
-def _middle_out(text: str, limit: int) -> str:
-    if len(text) <= limit:
-        return text
-    half = limit // 2
-    return f"{text[:half]}\n[… {len(text) - 2 * half:,} characters were not kept …]\n{text[len(text) - half :]}"
