@@ -129,8 +129,8 @@ class LocalKernel:
         elif self._process is not None:
             self._process.signal(signal.SIGINT)
         # An event loop that sleeps in `await asyncio.sleep()` sees the signal only once something wakes it
-        # (ipykernel #881); any shell message does.
-        wire.send("shell", "kernel_info_request", {})
+        # (ipykernel #881); any shell message does. Its answer also ends a request that the signal left without one.
+        wire.request("kernel_info_request", {})
 
     async def stats(self) -> KernelStats:
         """See `ports.Kernel.stats`."""
@@ -201,6 +201,8 @@ class LocalKernel:
         self._connect(info)
         try:
             with anyio.fail_after(START_SECONDS):
+                if fast:
+                    self._connected.request("execute_request", _fast_request())
                 await self._connected.greet()
                 with anyio.move_on_after(1):
                     await self._process.recording.wait()
@@ -264,7 +266,7 @@ class LocalKernel:
         """Stop watching and listening; the kernel goes on."""
         if self._process is not None:
             self._process.forget()
-        self._disconnect(lambda: KernelDead("The server is ending; the kernel goes on.", reason="released"))
+        self._close(lambda: KernelDead("The server is ending; the kernel goes on.", reason="released"))
 
     # ------------------------------------------------------------------ end
 
@@ -303,10 +305,13 @@ class LocalKernel:
         if not self._asked and not self._unasked.done():
             self._unasked.set_result(death)
 
-    def _disconnect(self, error: Callable[[], JupyterMcpError]) -> None:
+    def _close(self, error: Callable[[], JupyterMcpError]) -> None:
         if self._wire is not None:
             self._wire.fail(error)
             self._wire.close()
+
+    def _disconnect(self, error: Callable[[], JupyterMcpError]) -> None:
+        self._close(error)
         _remove_sockets(self.folder)
 
     async def discard(self) -> None:
@@ -469,6 +474,12 @@ def _below(root: Path, cwd: str) -> str:
 
 def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in _SECRETS}
+
+
+def _fast_request() -> dict[str, Any]:
+    source = Path(_recorder.__file__).with_name("_fast_kernel.py").read_text(encoding="utf-8")
+    code = f"exec(compile({source!r}, 'mcp-server-jupyter', 'exec'), {{'__name__': 'fast_kernel'}})"
+    return {"code": code, "silent": True, "store_history": False, "allow_stdin": False, "user_expressions": {}}
 
 
 def _runtime_folder() -> Path:
