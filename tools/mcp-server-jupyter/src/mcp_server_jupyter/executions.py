@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 FLUSH_SECONDS = 0.1
+PROGRESS_SECONDS = 0.3
 FINISHED = frozenset({"ok", "error", "interrupted", "aborted", "died", "lost"})
 
 
@@ -32,6 +33,7 @@ class Batch:
 
     stop_on_error: bool
     failed: Execution | None = None
+    id: str = field(default_factory=lambda: uuid4().hex)
 
 
 @dataclass(eq=False)
@@ -94,7 +96,10 @@ class Execution:
 class Executions:
     """Every execution of the server: one at a time a kernel, in the order they came."""
 
-    def __init__(self, contents: Contents, journal: Journal, events: Events, tasks: Tasks) -> None:
+    def __init__(
+        self, contents: Contents, journal: Journal, events: Events, tasks: Tasks, max_output_bytes: int | None = None
+    ) -> None:
+        self.max_output_bytes = max_output_bytes
         self._contents = contents
         self._journal = journal
         self._events = events
@@ -132,6 +137,7 @@ class Executions:
             cell_id,
             batch=batch,
             kernel_epoch=session.kernel.epoch,
+            reducer=OutputReducer(max_bytes=self.max_output_bytes),
         )
         self._journal.add_execution(
             ExecutionRow(
@@ -148,6 +154,7 @@ class Executions:
                 status="queued",
                 queued_at=execution.queued_at,
                 source_hash=source_hash,
+                turn=batch.id if batch is not None and batch.stop_on_error else None,
             )
         )
         self._enqueue(execution)
@@ -162,22 +169,24 @@ class Executions:
     ) -> None:
         """Wait until it is done, waits for input, or `seconds` have passed. Waiting out changes nothing.
 
-        `progress` is awaited on news (at most every 0.3 s) and at least every `heartbeat` seconds.
+        `progress` is awaited on news, at most every 0.3 s, and at least every `heartbeat` seconds.
         """
         with anyio.move_on_after(seconds):
             if progress is None:
-                while not execution.finished and execution.input_request is None:
-                    await execution.news(execution.version)
+                await self._settled(execution)
                 return
-            while not execution.finished and execution.input_request is None:
+            while True:
+                with anyio.move_on_after(PROGRESS_SECONDS):
+                    await self._settled(execution)
+                    return
                 version = execution.version
+                await progress(execution)
                 with anyio.move_on_after(heartbeat):
                     await execution.news(version)
-                if not execution.finished and execution.input_request is None:
-                    await progress(execution)
-                    with anyio.move_on_after(0.3):
-                        while not execution.finished and execution.input_request is None:
-                            await execution.news(execution.version)
+
+    async def _settled(self, execution: Execution) -> None:
+        while not execution.finished and execution.input_request is None:
+            await execution.news(execution.version)
 
     def get(self, execution_id: str) -> Execution | None:
         """An execution of this server's life time; older ones are in the journal."""
@@ -227,7 +236,7 @@ class Executions:
 
     async def resume(self, execution: Execution) -> None:
         """Take up an execution that an earlier server sent (see `services.recover`)."""
-        execution.session.queue.appendleft(execution)
+        execution.session.queue.append(execution)
         self._live[execution.id] = execution
         self._start_draining(execution.session)
 

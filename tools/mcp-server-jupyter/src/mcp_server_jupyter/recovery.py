@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .errors import JupyterMcpError, NotFound
-from .executions import Execution, Executions
+from .executions import Batch, Execution, Executions
 from .journal import ExecutionRow, Journal
 from .notebooks import find_cell, insert_cell, new_cell, node, set_outputs
 from .outputs import OutputReducer
@@ -24,9 +24,13 @@ async def recover(
     for row in undelivered:
         await _deliver(contents, journal, row)
     resumed = 0
+    batches: dict[str, Batch] = {}
     for row in unfinished:
         if row.kernel_id in adopted and adopted[row.kernel_id].epoch == row.kernel_epoch:
-            await executions.resume(_revive(row, sessions))
+            execution = _revive(row, sessions, executions.max_output_bytes)
+            if row.turn is not None:
+                execution.batch = batches.setdefault(row.turn, Batch(stop_on_error=True, id=row.turn))
+            await executions.resume(execution)
             resumed += 1
         else:
             await _give_up(contents, journal, row)
@@ -44,7 +48,7 @@ def _rebind(adopted: dict[str, Kernel], journal: Journal, sessions: Sessions) ->
             journal.unbind(notebook)
 
 
-def _revive(row: ExecutionRow, sessions: Sessions) -> Execution:
+def _revive(row: ExecutionRow, sessions: Sessions, max_output_bytes: int | None) -> Execution:
     return Execution(
         row.id,
         sessions.get(row.kernel_id),
@@ -57,6 +61,7 @@ def _revive(row: ExecutionRow, sessions: Sessions) -> Execution:
         queued_at=row.queued_at,
         started_at=row.started_at,
         kernel_epoch=row.kernel_epoch,
+        reducer=OutputReducer(max_bytes=max_output_bytes),
     )
 
 

@@ -97,7 +97,7 @@ async def open_services(
         tasks = Tasks(group)
         events = Events()
         sessions = Sessions(opened_kernels, journal, events, tasks, settings.kernel_name)
-        executions = Executions(opened_contents, journal, events, tasks)
+        executions = Executions(opened_contents, journal, events, tasks, settings.max_output_bytes or None)
         services = Services(settings, opened_contents, opened_kernels, journal, events, sessions, executions)
         if settings.notebook:
             services.connect(settings.notebook)

@@ -19,7 +19,7 @@ from ..operations import OPERATIONS, Answer, Operation
 from ..services import Services
 from . import _prompts, _resources
 from ._bind import input_schema, invoke, resolve
-from ._sdk_compat import Subscribers, caller_cancelled, client_name, wants_progress
+from ._sdk_compat import Subscribers, caller_cancelled, client_name
 
 INSTRUCTIONS = """Work in Jupyter notebooks on live kernels; people see the same notebooks and kernels.
 - notebook_path is optional: absent, the default notebook. A cell is named by cell_index or cell_id (ids are stable, \
@@ -71,7 +71,7 @@ class JupyterMcp(MCPServer[dict[str, Any]]):
                 name,
                 arguments,
                 author=client_name(request),
-                progress=_progress(context) if context is not None and wants_progress(request) else None,
+                progress=None if context is None else _progress(context),
                 cancelled_by_caller=lambda: caller_cancelled(request),
             )
         except JupyterMcpError as error:
