@@ -265,7 +265,7 @@ def fit(text: str, budget: int, where: Where) -> tuple[str, bool]:
         return "", bool(text)
     raw = text
     text = _shrink_bars(text if len(text) < 4_000_000 else text[:2_000_000] + "\n" + text[-2_000_000:])
-    window = max(16 * budget, 16_384)
+    window = max(8 * budget, 16_384)
     if len(text) <= 2 * window:
         lines = _numbered(_clean(text).rstrip("\n"), 0)
         gentle = fold(lines, similar=50)
