@@ -113,7 +113,7 @@ def _find_index(nb: NotebookNode, index: int) -> int:
 
 
 def _find_id(nb: NotebookNode, cell_id: str) -> int:
-    ids = [cell.id for cell in nb.cells]
+    ids = [cell["id"] for cell in nb.cells]
     if cell_id in ids:
         return ids.index(cell_id)
     near = difflib.get_close_matches(cell_id, ids, n=3, cutoff=0.4) or ids[:5]
@@ -426,10 +426,10 @@ class _Merge:
         theirs: list[NotebookNode],
         on_conflict: Resolve | None,
     ) -> None:
-        self.base = {cell.id: cell for cell in base}
-        self.ours = {cell.id: cell for cell in ours}
-        self.theirs = {cell.id: cell for cell in theirs}
-        self.order = ([c.id for c in base], [c.id for c in ours], [c.id for c in theirs])
+        self.base = {cell["id"]: cell for cell in base}
+        self.ours = {cell["id"]: cell for cell in ours}
+        self.theirs = {cell["id"]: cell for cell in theirs}
+        self.order = ([*self.base], [*self.ours], [*self.theirs])
         self.on_conflict = on_conflict
 
     def cells(self) -> list[NotebookNode]:

@@ -33,6 +33,20 @@ class Version(NamedTuple):
     inode: int
 
 
+class Snapshot:
+    """A version of a file, held open so that no later file can take its inode number and pass for it."""
+
+    def __init__(self, version: Version, descriptor: int) -> None:
+        self.version = version
+        self._guard = None if sys.platform == "win32" else os.dup(descriptor)
+
+    def close(self) -> None:
+        """Let go of the file. Idempotent."""
+        if self._guard is not None:
+            os.close(self._guard)
+            self._guard = None
+
+
 class Changed(Exception):
     """The file is not the one that was read. Never leaves the backend."""
 
@@ -118,8 +132,8 @@ def _version(info: os.stat_result) -> Version:
     return Version(info.st_mtime_ns, info.st_size, info.st_ino)
 
 
-def read(path: Path, limit: int) -> tuple[bytes, Version]:
-    """A file's bytes and the version they belong to. Raises OSError.
+def read(path: Path, limit: int) -> tuple[bytes, Snapshot]:
+    """A file's bytes and the version they belong to, which the caller closes. Raises OSError.
 
     Raises:
         TooLarge: more than `limit` bytes.
@@ -132,7 +146,7 @@ def read(path: Path, limit: int) -> tuple[bytes, Version]:
             data = file.read()
             after = _version(os.fstat(file.fileno()))
             if before == after and len(data) == after.size:
-                return data, after
+                return data, Snapshot(after, file.fileno())
             file.seek(0)
 
 
@@ -152,7 +166,7 @@ def check_size(name: str, size: int, limit: int) -> None:
 # --------------------------------------------------------------------------- writing
 
 
-def replace(path: Path, data: bytes, expected: Version) -> Version:
+def replace(path: Path, data: bytes, expected: Version) -> Snapshot:
     """Put `data` in the place of the file, durably and in one step, if it is still the expected version.
 
     The new file is made beside it and synced before the old one is locked (flock), so that the time in which another
@@ -170,17 +184,16 @@ def replace(path: Path, data: bytes, expected: Version) -> Version:
     with _temporary(path.parent) as (temp, descriptor):
         _copy_owner(descriptor, info)
         _write(descriptor, data)
-        _flock(descriptor)
-        with _locked(path):
+        with _flock(descriptor), _locked(path):
             if version_of(path) != expected:
                 raise Changed
             os.replace(temp, path)
-            version = _version(os.fstat(descriptor))
+            snapshot = Snapshot(_version(os.fstat(descriptor)), descriptor)
     _sync_folder(path.parent)
-    return version
+    return snapshot
 
 
-def create(path: Path, data: bytes) -> Version:
+def create(path: Path, data: bytes) -> Snapshot:
     """Write a new file durably, with its folders. Raises OSError, FileExistsError if there is one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with _temporary(path.parent, 0o666) as (temp, descriptor):
@@ -192,9 +205,9 @@ def create(path: Path, data: bytes) -> Version:
                 raise
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
             os.replace(temp, path)
-        version = _version(os.fstat(descriptor))
+        snapshot = Snapshot(_version(os.fstat(descriptor)), descriptor)
     _sync_folder(path.parent)
-    return version
+    return snapshot
 
 
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
@@ -235,21 +248,32 @@ def _locked(path: Path) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
             descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
             stack.callback(os.close, descriptor)
-            _flock(descriptor)
+            stack.enter_context(_flock(descriptor))
             if os.path.samestat(os.fstat(descriptor), os.stat(path)):
                 yield
                 return
 
 
-def _flock(descriptor: int) -> None:
-    """Lock an open file; closing it unlocks."""
+@contextlib.contextmanager
+def _flock(descriptor: int) -> Iterator[None]:
+    """Lock an open file. Unlocked by hand: a duplicate of the descriptor may stay open."""
     if sys.platform == "win32":
+        yield
         return
+    locked = _acquire(descriptor)
+    try:
+        yield
+    finally:
+        if locked:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+def _acquire(descriptor: int) -> bool:
     deadline = time.monotonic() + LOCK_SECONDS
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
+            return True
         except BlockingIOError:
             if time.monotonic() > deadline:
                 hint = "Close the program that holds it, then try again."
@@ -258,7 +282,7 @@ def _flock(descriptor: int) -> None:
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
-            return
+            return False
 
 
 def _sync_folder(folder: Path) -> None:

@@ -50,6 +50,12 @@ class Document:
             parts += (piece.lead, piece.raw)
         return b"".join((*parts, self.close, self.tail))
 
+    def without_bytes(self) -> Document:
+        """Only what finds the made-up ids again."""
+        kept = ("cell_type", "source", "id")
+        cells = [notebooks.shallow({key: cell[key] for key in kept}) for cell in self.notebook.cells]
+        return Document(notebooks.shallow(self.notebook, cells=cells), b"", (), b"", b"")
+
 
 # --------------------------------------------------------------------------- reading
 
@@ -202,19 +208,20 @@ def splice(document: Document, notebook: NotebookNode) -> Document:
     if len(document.pieces) > 1:
         default = document.pieces[1].lead
     places = {id(piece.cell): at for at, piece in enumerate(document.pieces)}
-    by_id = {piece.cell.id: at for at, piece in enumerate(document.pieces)}
+    by_id = {piece.cell["id"]: at for at, piece in enumerate(document.pieces)}
     pieces: list[Piece] = []
     for cell in notebook.cells:
         at = places.get(id(cell))
-        old = at if at is not None else by_id.get(cell.id)
+        old = at if at is not None else by_id.get(cell["id"])
         lead = first if not pieces else document.pieces[old].lead if old else default
-        if at is not None:
-            raw = document.pieces[at].raw
+        if at is not None and document.pieces[at].lead == lead:
+            pieces.append(document.pieces[at])
+        elif at is not None:
+            pieces.append(Piece(cell, document.pieces[at].raw, lead))
         elif old is not None:
-            raw = _patch_cell(document.pieces[old], cell, writer)
+            pieces.append(Piece(cell, _patch_cell(document.pieces[old], cell, writer), lead))
         else:
-            raw = _new_cell(cell, writer, document.notebook.nbformat_minor)
-        pieces.append(Piece(cell, raw, lead))
+            pieces.append(Piece(cell, _new_cell(cell, writer, document.notebook.nbformat_minor), lead))
     close = document.close if document.pieces else document.style.break_line(1).encode()
     return replace(document, notebook=notebook, pieces=tuple(pieces), close=close if pieces else b"")
 
@@ -286,9 +293,9 @@ def settle(notebook: NotebookNode, known: Iterable[NotebookNode]) -> NotebookNod
     for cell in notebook.cells:
         if id(cell) not in trusted:
             cell = _settle_cell(cell)
-        if cell.id in taken:
+        if cell["id"] in taken:
             cell = notebooks.shallow(cell, id=notebooks.new_id())
-        taken.add(cell.id)
+        taken.add(cell["id"])
         cells.append(cell)
     return notebooks.shallow(notebook, cells=cells)
 

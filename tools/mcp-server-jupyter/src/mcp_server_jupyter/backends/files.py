@@ -23,7 +23,7 @@ from ..ports import Entry
 from ..settings import Settings
 from . import _disk, _notebook_text
 from ._changes import Changes
-from ._disk import Version
+from ._disk import Snapshot
 from ._listing import list_entries
 from ._notebook_text import Document
 
@@ -53,23 +53,30 @@ class _Open:
         self.editing = anyio.Lock()
         self.writing = anyio.Lock()
         self.saved: Document | None = None
-        self.version: Version | None = None
+        self.snapshot: Snapshot | None = None
         self.notebook: NotebookNode | None = None
         self.problems: list[JupyterMcpError] = []
         self.background = False
-        self.size = 0
         self.ids: Document | None = None
 
     @property
     def dirty(self) -> bool:
         return self.saved is not None and self.notebook is not self.saved.notebook
 
-    def hold(self, saved: Document, version: Version, notebook: NotebookNode | None = None) -> None:
-        self.saved, self.version, self.size = saved, version, version.size
+    @property
+    def size(self) -> int:
+        return 0 if self.snapshot is None else self.snapshot.version.size
+
+    def hold(self, saved: Document, snapshot: Snapshot, notebook: NotebookNode | None = None) -> None:
+        if self.snapshot is not None:
+            self.snapshot.close()
+        self.saved, self.snapshot = saved, snapshot
         self.notebook = saved.notebook if notebook is None else notebook
 
     def forget(self) -> None:
-        self.saved = self.version = self.notebook = None
+        if self.snapshot is not None:
+            self.snapshot.close()
+        self.saved = self.snapshot = self.notebook = None
 
 
 class FilesContents:
@@ -80,6 +87,7 @@ class FilesContents:
         self.limit = settings.max_notebook_bytes
         self._open: dict[Path, _Open] = {}
         self._changes = Changes()
+        self._swept: set[Path] = set()
         self._stack = contextlib.AsyncExitStack()
         self._tasks: anyio.abc.TaskGroup
 
@@ -95,6 +103,8 @@ class FilesContents:
                 await self.flush()
         finally:
             self._changes.close()
+            for state in self._open.values():
+                state.forget()
             self._tasks.cancel_scope.cancel()
             await self._stack.aclose()
 
@@ -173,8 +183,8 @@ class FilesContents:
             with _disk.translated(state.name):
                 data = _notebook_text.render(settled)
                 _disk.check_size(state.name, len(data), self.limit)
-                version = await _run(len(data), lambda: _disk.create(target, data))
-            state.hold(_notebook_text.parse(data), version)
+                snapshot = await _run(len(data), lambda: _disk.create(target, data))
+            state.hold(_notebook_text.parse(data), snapshot)
         self._changes.tell(state.name)
 
     def changes(self) -> AsyncIterator[str]:
@@ -192,7 +202,7 @@ class FilesContents:
 
     def _is_current(self, state: _Open) -> bool:
         try:
-            return _disk.version_of(state.path) == state.version
+            return state.snapshot is not None and _disk.version_of(state.path) == state.snapshot.version
         except OSError:
             return False
 
@@ -206,12 +216,12 @@ class FilesContents:
     async def _reload(self, state: _Open) -> NotebookNode:
         try:
             with _disk.translated(state.name):
-                document, version = await self._load(state)
+                document, snapshot = await self._load(state)
         except NotFound:
             self._vanished(state)
             raise
         if state.saved is None or state.notebook is None:
-            state.hold(document, version)
+            state.hold(document, snapshot)
             self._make_room(state)
             return document.notebook
         notebook = document.notebook
@@ -220,15 +230,18 @@ class FilesContents:
                 state.saved.notebook, state.notebook, document.notebook, on_conflict=state.problems.append
             )
         changed = document.data() != state.saved.data()
-        state.hold(document, version, notebook)
+        state.hold(document, snapshot, notebook)
         if changed:
             self._changes.tell(state.name)
         return notebook
 
-    async def _load(self, state: _Open) -> tuple[Document, Version]:
+    async def _load(self, state: _Open) -> tuple[Document, Snapshot]:
         """Read and parse. A file that is being written in place gets a second to become a notebook."""
         give_up = anyio.current_time() + HALF_WRITTEN_SECONDS
         previous = state.saved or state.ids
+        if state.path.parent not in self._swept:
+            self._swept.add(state.path.parent)
+            await anyio.to_thread.run_sync(_disk.sweep, state.path.parent)
         while True:
             version = _disk.version_of(state.path)
             try:
@@ -239,9 +252,13 @@ class FilesContents:
                         raise
             await anyio.sleep(_POLL_SECONDS)
 
-    def _read(self, path: Path, previous: Document | None) -> tuple[Document, Version]:
-        data, version = _disk.read(path, self.limit)
-        return _notebook_text.parse(data, previous), version
+    def _read(self, path: Path, previous: Document | None) -> tuple[Document, Snapshot]:
+        data, snapshot = _disk.read(path, self.limit)
+        try:
+            return _notebook_text.parse(data, previous), snapshot
+        except JupyterMcpError:
+            snapshot.close()
+            raise
 
     def _vanished(self, state: _Open) -> None:
         if state.dirty:
@@ -264,7 +281,8 @@ class FilesContents:
             if state is latest or state.dirty or state.editing.locked() or state.writing.locked():
                 continue
             total -= state.size
-            state.size = 0
+            if state.saved is not None:
+                state.ids = state.saved.without_bytes()
             state.forget()
 
     # ----------------------------------------------------------------- writing
@@ -293,21 +311,21 @@ class FilesContents:
 
     async def _write(self, state: _Open, notebook: NotebookNode) -> None:
         """Write a state of the notebook if the file is still the one that was read; the caller holds `writing`."""
-        saved, version = state.saved, state.version
+        saved, snapshot = state.saved, state.snapshot
         assert saved is not None
-        assert version is not None
+        assert snapshot is not None
         seen = state.notebook
 
-        def write() -> tuple[Document, Version]:
+        def write() -> tuple[Document, Snapshot]:
             document = _notebook_text.splice(saved, notebook)
             data = document.data()
             _disk.check_size(state.name, len(data), self.limit)
-            return document, _disk.replace(state.path, data, version)
+            return document, _disk.replace(state.path, data, snapshot.version)
 
         with _disk.translated(state.name):
-            document, version_now = await _run(state.size, write)
+            document, written = await _run(state.size, write)
         pending = state.notebook if state.notebook is not seen else None
-        state.hold(document, version_now, pending)
+        state.hold(document, written, pending)
 
     def _write_later(self, state: _Open) -> None:
         if not state.background:
