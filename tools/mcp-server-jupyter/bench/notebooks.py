@@ -59,7 +59,7 @@ def realistic() -> Json:
                 continue
             case 9:
                 data = {"image/png": base64.b64encode(noise.randbytes(40_000)).decode(), "text/plain": "<Figure>"}
-                outputs = [{"output_type": "display_data", "metadata": {}, "data": data}]
+                outputs: list[Json] = [{"output_type": "display_data", "metadata": {}, "data": data}]
             case 3 | 6:
                 rows = [_numbers(noise) for _ in range(20)]
                 data = {"text/plain": "".join(rows), "text/html": f"<table><tr><td>{'</td><td>'.join(rows)}</table>"}

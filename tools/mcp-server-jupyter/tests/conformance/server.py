@@ -4,43 +4,45 @@ from __future__ import annotations
 
 import socket
 import sys
-import threading
+import tempfile
+from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.to_thread
 import mcp.types as t
 import uvicorn
+
 from conformance import fixtures
-from mcp.server import MCPServer
+from mcp_server_jupyter.frontends.http import create_http
+from mcp_server_jupyter.frontends.mcp import create_mcp
+from mcp_server_jupyter.services import open_services
+from mcp_server_jupyter.settings import Settings
 
 
-def main() -> None:
-    server = MCPServer("conformance", version="0", log_level="ERROR")
-    fixtures.register(server)
-    low = server._lowlevel_server
+async def serve(folder: Path) -> None:
+    options = {"root": folder, "state_dir": folder / "state", "no_auth": True, "rate_limit": 0}
+    async with open_services(Settings.load(options, {})) as services:
+        server = create_mcp(services)
+        fixtures.register(server)
+        # The suite wants a deprecated feature that our server leaves out.
+        server._lowlevel_server.add_request_handler("logging/setLevel", t.SetLevelRequestParams, _ignore)
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+            app = create_http(services, server, None, port=port)
+            http = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on"))
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(http.serve, [listener])
+                sys.stdout.write(f"http://127.0.0.1:{port}/mcp\n")
+                sys.stdout.flush()
+                await anyio.to_thread.run_sync(sys.stdin.read)
+                http.should_exit = True
 
-    async def empty(ctx: Any, params: Any) -> t.EmptyResult:
-        return t.EmptyResult()
 
-    low.add_request_handler("resources/subscribe", t.SubscribeRequestParams, empty)
-    low.add_request_handler("resources/unsubscribe", t.UnsubscribeRequestParams, empty)
-    low.add_request_handler("logging/setLevel", t.SetLevelRequestParams, empty)
-
-    @server.completion()
-    async def complete(ref: Any, argument: Any, context: Any) -> t.Completion:
-        return t.Completion(values=[], total=0, has_more=False)
-
-    app = server.streamable_http_app()
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        print(f"http://127.0.0.1:{listener.getsockname()[1]}/mcp", flush=True)
-        http = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-
-        def stop_at_end_of_input() -> None:
-            sys.stdin.read()
-            http.should_exit = True
-
-        threading.Thread(target=stop_at_end_of_input, daemon=True).start()
-        http.run(sockets=[listener])
+async def _ignore(ctx: Any, params: Any) -> t.EmptyResult:
+    return t.EmptyResult()
 
 
 if __name__ == "__main__":
-    main()
+    with tempfile.TemporaryDirectory() as folder:
+        anyio.run(serve, Path(folder))

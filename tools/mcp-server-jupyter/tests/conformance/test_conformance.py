@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from conformance import suite
 
 pytestmark = pytest.mark.timeout(400)  # the first run installs the suite
