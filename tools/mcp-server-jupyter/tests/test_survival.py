@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from support import Refused, Server, eventually, outputs_text
 
 COUNT = "import time\nfor i in range(60):\n    print('line', i, flush=True)\n    time.sleep(0.05)\n'done'"
@@ -77,7 +78,9 @@ def test_inserted_cells_are_neither_lost_nor_doubled_when_the_server_is_killed_a
         for number in range(first, first + 400):
             sent.append(number)
             try:
-                server.call("append_execute_code_cell", cell_source=f"print('marker-{number}-')", notebook_path="r.ipynb")
+                server.call(
+                    "append_execute_code_cell", cell_source=f"print('marker-{number}-')", notebook_path="r.ipynb"
+                )
             except (OSError, HTTPException, Refused):
                 return
             acknowledged.append(number)

@@ -333,8 +333,6 @@ class Executions:
             elif execution.reducer.feed(message):
                 execution.changed()
                 self._flush_later(execution)
-            elif execution.input_request is not None and message.channel == "iopub":
-                execution.input_request = None
 
     def _final_status(self, execution: Execution) -> str:
         reducer = execution.reducer

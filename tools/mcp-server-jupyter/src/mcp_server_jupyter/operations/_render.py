@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.to_thread
 
 from ..executions import Execution
 from ..journal import ExecutionRow
 from ..notebooks import source_hash
-from ..outputs import plain_text, view
+from ..outputs import is_heavy, plain_text, view
 from ._call import Answer, Link, Picture
 
 if TYPE_CHECKING:
@@ -44,21 +49,27 @@ def output_uri(execution_id: str) -> str:
     return f"output://{execution_id}"
 
 
-def add_outputs(answer: Answer, outputs: list[NotebookNode], settings: Settings, handle: str, budget: int) -> None:
-    """Append a bounded view of outputs to an answer."""
-    seen = view(
+async def add_outputs(
+    answer: Answer, outputs: Sequence[NotebookNode], settings: Settings, handle: str, budget: int
+) -> bool:
+    """Append a bounded view of outputs to an answer. True when something was left out."""
+    look = partial(
+        view,
         outputs,
         max_chars=max(200, budget),
         max_images=max(0, settings.max_images - len(answer.images)),
         max_image_bytes=settings.max_image_bytes,
         handle=handle,
     )
+    heavy = is_heavy(outputs, max_image_bytes=settings.max_image_bytes)
+    seen = await anyio.to_thread.run_sync(look) if heavy else look()
     if seen.text:
         answer.text += f"\n{seen.text}"
     answer.images += [Picture(image.data_b64, image.mime) for image in seen.images]
+    return seen.truncated
 
 
-def executed(execution: Execution, settings: Settings, *, index: int | None = None, notice: str = "") -> Answer:
+async def executed(execution: Execution, settings: Settings, *, index: int | None = None, notice: str = "") -> Answer:
     """The answer of an execution: one status line, the outputs, and how to go on if it is not done."""
     cell = f"[{index}] id={execution.cell_id} hash={_hash(execution)} " if index is not None else ""
     count = execution.reducer.execution_count
@@ -71,8 +82,8 @@ def executed(execution: Execution, settings: Settings, *, index: int | None = No
         if text:
             answer.text += f"\n! {text}"
     outputs = execution.outputs()
-    add_outputs(answer, outputs, settings, output_uri(execution.id), settings.max_chars - len(answer.text) - 300)
-    if "omitted" in answer.text or len(answer.images) < _images(outputs):
+    budget = settings.max_chars - len(answer.text) - 300
+    if await add_outputs(answer, outputs, settings, output_uri(execution.id), budget):
         answer.links.append(Link(output_uri(execution.id), f"all outputs of execution {execution.id}"))
     answer.text += _next_step(execution)
     return answer
@@ -81,10 +92,6 @@ def executed(execution: Execution, settings: Settings, *, index: int | None = No
 def _hash(execution: Execution) -> str:
     """The hash of the source that ran, as `source_hash` gives it for a code cell."""
     return source_hash({"cell_type": "code", "source": execution.code})
-
-
-def _images(outputs: list[NotebookNode]) -> int:
-    return sum(1 for output in outputs for mime in output.get("data", ()) if mime.startswith("image/"))
 
 
 def _next_step(execution: Execution) -> str:
@@ -125,7 +132,7 @@ def execution_data(execution: Execution, index: int | None = None) -> dict[str, 
     return data
 
 
-def remembered(row: ExecutionRow, settings: Settings) -> Answer:
+async def remembered(row: ExecutionRow, settings: Settings) -> Answer:
     """The answer for an execution that only the journal remembers."""
     seconds = (row.finished_at or 0) - (row.started_at or row.finished_at or 0)
     answer = Answer(
@@ -143,7 +150,7 @@ def remembered(row: ExecutionRow, settings: Settings) -> Answer:
     )
     if row.events_lost:
         answer.text += f"\n! {row.events_lost}"
-    add_outputs(answer, row.outputs or [], settings, output_uri(row.id), settings.max_chars - 300)
+    await add_outputs(answer, row.outputs or [], settings, output_uri(row.id), settings.max_chars - 300)
     return answer
 
 

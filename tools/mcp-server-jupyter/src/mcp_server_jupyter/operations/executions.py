@@ -50,7 +50,7 @@ async def insert_execute_code_cell(call: Call, cell_index: Index, cell_source: s
         )
     services.record([edit_row(call, path, "insert", None, cell, after_index=index, execution_id=execution.id)])
     await wait_for(call, [execution], services.settings.wait_seconds)
-    return executed(execution, services.settings, index=index, notice=notice)
+    return await executed(execution, services.settings, index=index, notice=notice)
 
 
 async def execute_cell_with_progress(
@@ -77,7 +77,7 @@ async def execute_cell_with_progress(
     execution = _submit_cell(call, session, path, cell)
     wait = services.settings.wait_seconds if timeout_seconds is None else timeout_seconds
     await wait_for(call, [execution], wait)
-    return executed(execution, services.settings, index=index, notice=notice)
+    return await executed(execution, services.settings, index=index, notice=notice)
 
 
 async def execute_code(
@@ -95,7 +95,7 @@ async def execute_code(
     execution = services.executions.submit(session, code, author=call.author)
     wait = services.settings.wait_seconds if timeout_seconds is None else timeout_seconds
     await wait_for(call, [execution], wait)
-    return executed(execution, services.settings, notice=notice)
+    return await executed(execution, services.settings, notice=notice)
 
 
 async def run_all_cells(
@@ -121,10 +121,10 @@ async def run_all_cells(
     executions = [_submit_cell(call, session, path, cell, batch) for _, cell in cells]
     wait = services.settings.wait_seconds if timeout_seconds is None else timeout_seconds
     await wait_for(call, executions, wait)
-    return _run_answer(call, path, [index for index, _ in cells], executions, notice)
+    return await _run_answer(call, path, [index for index, _ in cells], executions, notice)
 
 
-def _run_answer(call: Call, path: str, indexes: list[int], executions: list[Execution], notice: str) -> Answer:
+async def _run_answer(call: Call, path: str, indexes: list[int], executions: list[Execution], notice: str) -> Answer:
     settings = call.services.settings
     counts: dict[str, int] = {}
     for execution in executions:
@@ -136,7 +136,7 @@ def _run_answer(call: Call, path: str, indexes: list[int], executions: list[Exec
     for index, execution in zip(indexes, executions, strict=True):
         if execution.status in ("queued", "aborted"):
             continue
-        part = executed(execution, settings, index=index)
+        part = await executed(execution, settings, index=index)
         room = max(300, budget // 2) if execution.status != "ok" else max(120, budget // 4)
         text = part.text if len(part.text) <= room else f"{part.text[: room // 2]}\n…\n{part.text[-room // 2 :]}"
         if budget > len(text):
@@ -175,12 +175,12 @@ async def get_execution(
             raise NotFound(f"No execution {execution_id!r}.", hint="get_notebook_info shows what runs now.")
         if cursor is not None:
             return _page(call, execution_id, row.status, row.outputs or [], cursor, True)
-        return remembered(row, services.settings)
+        return await remembered(row, services.settings)
     await services.executions.wait(execution, wait_seconds, _reporter(call))
     if cursor is not None:
         return _page(call, execution_id, execution.status, execution.outputs(), cursor, execution.finished)
     index = await _index_of(call, execution)
-    return executed(execution, services.settings, index=index)
+    return await executed(execution, services.settings, index=index)
 
 
 async def _index_of(call: Call, execution: Execution) -> int | None:
@@ -216,7 +216,7 @@ async def send_input(call: Call, execution_id: str, text: str) -> Answer:
         raise NotFound(f"No running execution {execution_id!r}.")
     await services.executions.send_input(execution, text)
     await wait_for(call, [execution], services.settings.wait_seconds)
-    return executed(execution, services.settings, index=await _index_of(call, execution))
+    return await executed(execution, services.settings, index=await _index_of(call, execution))
 
 
 # ---------------------------------------------------------------------- shared

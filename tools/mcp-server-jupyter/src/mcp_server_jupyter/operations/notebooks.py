@@ -132,7 +132,7 @@ async def read_all_cells(
     settings = services.settings
     position = start
     for position in range(start, min(total, start + limit)):
-        part = _render_cell(call, notebook, position, path, include_outputs, settings.max_chars // 4)
+        part = await _render_cell(call, notebook, position, path, include_outputs, settings.max_chars // 4)
         if len(answer.text) + len(part.text) > settings.max_chars and position > start:
             break
         answer.text += "\n" + part.text[: settings.max_chars]
@@ -159,12 +159,12 @@ async def read_cell(
     path = services.path(notebook_path)
     notebook = await services.contents.read(path)
     index = find_cell(notebook, cell_index=cell_index, cell_id=cell_id)
-    answer = _render_cell(call, notebook, index, path, include_outputs, services.settings.max_chars)
+    answer = await _render_cell(call, notebook, index, path, include_outputs, services.settings.max_chars)
     answer.data["source"] = notebook.cells[index].source
     return answer
 
 
-def _render_cell(
+async def _render_cell(
     call: Call, notebook: NotebookNode, index: int, path: str, include_outputs: bool, budget: int
 ) -> Answer:
     settings = call.services.settings
@@ -177,5 +177,5 @@ def _render_cell(
     if include_outputs and cell.get("outputs"):
         answer.text += "\n--- outputs"
         handle = f"notebook://{path}#{cell['id']}"
-        add_outputs(answer, cell.outputs, settings, handle, budget)
+        await add_outputs(answer, cell.outputs, settings, handle, budget)
     return answer
