@@ -75,9 +75,8 @@ KUBERNETES_PROGRAMS = (
     "kubectl",
     "kubelet",
 )
-KUBERNETES = Module(
-    "kubernetes", "k8s.io/kubernetes", tuple(f"k8s.io/kubernetes/cmd/{p}" for p in KUBERNETES_PROGRAMS), KUBERNETES_PROGRAMS
-)
+KUBERNETES_PACKAGES = tuple(f"k8s.io/kubernetes/cmd/{program}" for program in KUBERNETES_PROGRAMS)
+KUBERNETES = Module("kubernetes", "k8s.io/kubernetes", KUBERNETES_PACKAGES, KUBERNETES_PROGRAMS)
 ETCD = Module("etcd", "go.etcd.io/etcd/server/v3", ("go.etcd.io/etcd/server/v3",), ("etcd",))
 COREDNS = Module("coredns", "github.com/coredns/coredns", (".",), ("coredns",))
 PAUSE = Module("pause", "", (".",), ("pause",))
@@ -105,7 +104,7 @@ def _build(module: Module, paths: Paths) -> None:
     say(f"{module.key}: fetching modules")
     run(*go, "mod", "download", cwd=module.source, env=env, timeout=1800)
     deps = run(*go, "list", "-deps", *module.packages, cwd=module.source, env=env).split()
-    say(f"{module.key}: compiling {len(deps)} packages, {len(module.programs)} programs (log: {directory / 'build.log'})")
+    say(f"{module.key}: compiling {len(deps)} packages (log: {directory / 'build.log'})")
     with tempfile.TemporaryDirectory(dir=directory) as scratch:
         log = directory / "build.log"
         command = [

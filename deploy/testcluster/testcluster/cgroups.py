@@ -56,6 +56,14 @@ def join() -> None:
         (root / NAME / "system" / "cgroup.procs").write_text("0")
 
 
+def components() -> list[int]:
+    """The processes of the ``system`` group, the oldest first."""
+    try:
+        return sorted(int(pid) for pid in (roots()[0] / NAME / "system" / "cgroup.procs").read_text().split())
+    except OSError:
+        return []
+
+
 def processes() -> set[int]:
     """Every process in the tree, as the caller's process namespace numbers them."""
     found: set[int] = set()
@@ -100,9 +108,7 @@ def left() -> list[Path]:
 
 
 def _groups() -> list[Path]:
-    return [
-        Path(directory) for root in roots() if (root / NAME).exists() for directory, _, _ in os.walk(root / NAME)
-    ]
+    return [Path(directory) for root in roots() if (root / NAME).exists() for directory, _, _ in os.walk(root / NAME)]
 
 
 def _working_set_v1(group: Path) -> int:

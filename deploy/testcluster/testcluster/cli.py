@@ -16,7 +16,7 @@ from testcluster.shell import Refusal
 def main() -> int:
     parser = _parser()
     arguments, rest = parser.parse_known_args()
-    if rest and arguments.command != "e2e":
+    if rest and arguments.command not in ("e2e", "selftest"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     paths = Paths.from_environment()
     try:
@@ -51,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     kill.add_argument("component")
     commands.add_parser("prepare", help="fill the cache without starting anything")
     commands.add_parser("e2e", help="run the end-to-end tests; further arguments go to pytest")
+    commands.add_parser("selftest", help="test the cluster's own tools; ends the cluster that runs")
     internal = commands.add_parser("internal")
     internal.add_argument("part", choices=("node", "policy_agent", "provisioner"))
     internal.add_argument("--cache", type=Path, required=True)
@@ -89,6 +90,8 @@ def _run(arguments: argparse.Namespace, rest: list[str], paths: Paths) -> int:
             images.ensure(paths)
         case "e2e":
             return e2e.run_tests(paths, rest)
+        case "selftest":
+            return e2e.run_selftest(paths, rest)
         case "internal":
             _internal(arguments.part, Paths(arguments.cache, arguments.home))
     return 0

@@ -30,8 +30,8 @@ def up(paths: Paths) -> None:
     with _only_one(paths):
         preflight.install_packages()
         building = not all(module.is_built(paths) for module in build.MODULES)
-        if _keeper_runs(paths) and not building and not _late(paths):
-            _wait_for_cluster(paths)
+        if _is_running(paths) and paths.ready.exists() and not building:
+            _wait_for_all(paths)
             say(f"already up; kubeconfig: {paths.kubeconfig}")
             return
         _clean(paths)
@@ -45,7 +45,7 @@ def up(paths: Paths) -> None:
 
 def down(paths: Paths, verify: bool) -> None:
     """End the cluster and remove every trace of it but the cache."""
-    preflight.check_machine(paths)
+    preflight.check_rights()
     with _only_one(paths):
         _clean(paths)
         if not verify:
@@ -59,7 +59,7 @@ def down(paths: Paths, verify: bool) -> None:
 
 def status(paths: Paths) -> bool:
     """Print how every component is; true if all is well."""
-    if not _keeper_runs(paths):
+    if not _is_running(paths):
         print("the cluster is down")
         return False
     well = True
@@ -79,7 +79,7 @@ def status(paths: Paths) -> bool:
 
 def require_up(paths: Paths) -> None:
     """Refuse when there is no cluster to act on."""
-    if not _keeper_runs(paths):
+    if not _is_running(paths):
         raise Refusal("the cluster is down: start it with `up`")
 
 
@@ -89,8 +89,9 @@ def restart_component(paths: Paths, name: str) -> None:
     states = _component_states(paths)
     if name not in states:
         raise Refusal(f"no component {name}; there are {', '.join(states)}")
-    if states[name]["pid"]:
-        run("nsenter", f"--pid=/proc/{_keeper(paths)}/ns/pid_for_children", "kill", "-9", str(states[name]["pid"]))
+    found = node.find()
+    if found and states[name]["pid"]:
+        run("nsenter", f"--pid=/proc/{found[0]}/ns/pid", "kill", "-9", str(states[name]["pid"]))
 
 
 def _start(paths: Paths, archives: list[Path]) -> None:
@@ -105,9 +106,9 @@ def _start(paths: Paths, archives: list[Path]) -> None:
         imported = importer.submit(_import, paths, archives)
         _wait_for(paths, ("etcd", "kube-apiserver"))
         _apply_manifests(paths)
-        _wait_for(paths, tuple(component.name for component in components.all_components(paths)))
         imported.result()
-    _wait_for_cluster(paths)
+    _wait_for_all(paths)
+    paths.ready.touch()
 
 
 def _import(paths: Paths, archives: list[Path]) -> None:
@@ -133,29 +134,26 @@ def _wait_for(paths: Paths, names: tuple[str, ...]) -> None:
         return "\n".join(f"  {name}:\n{tail(paths.logs / f'{name}.log')}" for name in late())
 
     def ready() -> bool:
-        if not _keeper_runs(paths):
+        if paths.status.exists() and not _is_running(paths):
             raise Refusal(f"the node ended\n{tail(paths.logs / 'node.log')}")
         return not late()
 
     wait_for(", ".join(names), ready, COMPONENT_SECONDS, why)
 
 
-def _late(paths: Paths) -> bool:
-    states = _component_states(paths)
-    return not states or not all(told["healthy"] for told in states.values())
-
-
-def _wait_for_cluster(paths: Paths) -> None:
-    wait_for(
-        "the node", lambda: _node_ready(paths), CLUSTER_SECONDS, lambda: f"  kubelet:\n{tail(paths.logs / 'kubelet.log')}"
-    )
+def _wait_for_all(paths: Paths) -> None:
+    _wait_for(paths, tuple(component.name for component in components.all_components(paths)))
+    kubelet = paths.logs / "kubelet.log"
+    wait_for("the node", lambda: _node_ready(paths), CLUSTER_SECONDS, lambda: f"  kubelet:\n{tail(kubelet)}")
     wait_for("the cluster's DNS", lambda: _dns_answers(paths), CLUSTER_SECONDS, lambda: _coredns(paths))
 
 
 def _coredns(paths: Paths) -> str:
     kubectl = build.programs(paths)["kubectl"]
-    command = [kubectl, "--kubeconfig", paths.kubeconfig, "-n", "kube-system", "describe", "pod", "-l", "k8s-app=kube-dns"]
-    told = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    describe: list[str | Path] = [kubectl, "--kubeconfig", paths.kubeconfig, "-n", "kube-system", "describe", "pod"]
+    told = subprocess.run(
+        [*describe, "-l", "k8s-app=kube-dns"], capture_output=True, text=True, check=False, timeout=30
+    )
     return f"  coredns:\n{(told.stdout + told.stderr)[-3000:]}\n  kube-proxy:\n{tail(paths.logs / 'kube-proxy.log')}"
 
 
@@ -177,9 +175,11 @@ def _dns_answers(_: Paths) -> bool:
 
 def _clean(paths: Paths) -> None:
     """Remove a cluster in whatever state it is, also one whose processes were killed."""
-    keeper = _keeper(paths)
-    if keeper and _keeper_runs(paths):
-        os.kill(keeper, signal.SIGKILL)
+    found = node.find()
+    if found and found[1] != paths.home:
+        raise Refusal(f"another cluster runs on this machine: end it first, with TESTCLUSTER_HOME={found[1]}")
+    if found:
+        os.kill(found[0], signal.SIGKILL)  # and with it all of its process namespace
     cgroups.remove()
     host.disconnect()
     saved = paths.home / "sysctls.json"
@@ -189,17 +189,9 @@ def _clean(paths: Paths) -> None:
         shutil.rmtree(paths.home)
 
 
-def _keeper(paths: Paths) -> int:
-    return int(paths.pidfile.read_text()) if paths.pidfile.exists() else 0
-
-
-def _keeper_runs(paths: Paths) -> bool:
-    """Whether the process of the recorded number is still the one we started."""
-    try:
-        command = Path(f"/proc/{_keeper(paths)}/cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return False
-    return command[0] == b"unshare" and str(paths.home).encode() in command
+def _is_running(paths: Paths) -> bool:
+    found = node.find()
+    return found is not None and found[1] == paths.home
 
 
 def _component_states(paths: Paths) -> dict[str, Any]:

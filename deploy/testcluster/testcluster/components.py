@@ -110,7 +110,11 @@ def all_components(paths: Paths) -> list[Component]:
         ),
         Component(
             "kube-proxy",
-            [str(built["kube-proxy"]), f"--config={paths.config / 'kube-proxy.json'}", f"--hostname-override={NODE_NAME}"],
+            [
+                str(built["kube-proxy"]),
+                f"--config={paths.config / 'kube-proxy.json'}",
+                f"--hostname-override={NODE_NAME}",
+            ],
             _answers("http://127.0.0.1:10256/healthz"),
             api,
         ),

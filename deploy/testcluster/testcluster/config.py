@@ -31,7 +31,6 @@ APT_PACKAGES = {
     # package: a program it must provide
     "buildah": "buildah",
     "ca-certificates": "update-ca-certificates",
-    "conntrack": "conntrack",
     "containerd": "containerd",
     "containernetworking-plugins": "/usr/lib/cni/ptp",
     "debootstrap": "debootstrap",
@@ -82,12 +81,13 @@ class Paths:
         return self.home / "kubeconfig"
 
     @property
-    def pidfile(self) -> Path:
-        return self.home / "node.pid"
-
-    @property
     def status(self) -> Path:
         return self.home / "status.json"
+
+    @property
+    def ready(self) -> Path:
+        """Exists once a start went through to its end."""
+        return self.home / "ready"
 
     @property
     def volumes(self) -> Path:

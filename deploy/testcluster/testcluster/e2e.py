@@ -16,7 +16,7 @@ from testcluster.config import SOURCE, Paths
 from testcluster.shell import run, say
 
 SUITE = SOURCE.parent.parent / "tools" / "mcp-server-jupyter" / "tests" / "e2e" / "cluster"
-PROBE_IMAGE = "mcp-server-jupyter/cluster-probe:e2e"
+IMAGES = SUITE / "images.txt"
 KIND_CLUSTER = "mcp-server-jupyter"
 KIND_NODE_IMAGE = "kindest/node:v1.34.0"
 
@@ -27,7 +27,7 @@ class Target:
 
     kind: str
     kubeconfig: Path
-    provide: Callable[[str, Path], None]
+    provide: Callable[[str, Path, Path], None]
 
 
 def run_tests(paths: Paths, arguments: list[str]) -> int:
@@ -35,19 +35,34 @@ def run_tests(paths: Paths, arguments: list[str]) -> int:
     python = _environment(paths)
     target = _target(paths)
     say(f"testing on: {target.kind} ({target.kubeconfig})")
-    target.provide(PROBE_IMAGE, SUITE / "probe")
+    for image, context, dockerfile in _images():
+        target.provide(image, context, dockerfile)
     command = [python, "-m", "pytest", "-c", SUITE / "pytest.ini", "--rootdir", SUITE, SUITE, *arguments]
     env = {**os.environ, "KUBECONFIG": str(target.kubeconfig), "E2E_CLUSTER": target.kind}
     return subprocess.run([str(part) for part in command], env=env, check=False).returncode
 
 
+def run_selftest(paths: Paths, arguments: list[str]) -> int:
+    """Test these tools themselves, in the same environment."""
+    tests = SOURCE / "tests"
+    command = [_environment(paths), "-m", "pytest", "-c", tests / "pytest.ini", "--rootdir", tests, tests, *arguments]
+    return subprocess.run([str(part) for part in command], check=False).returncode
+
+
+def _images() -> list[tuple[str, Path, Path]]:
+    """What the suite's list asks for: an image's name, its context and its Dockerfile."""
+    root = SOURCE.parent.parent
+    lines = [line.split() for line in IMAGES.read_text().splitlines() if line.strip() and not line.startswith("#")]
+    return [(name, root / context, root / dockerfile) for name, context, dockerfile in lines]
+
+
 def _target(paths: Paths) -> Target:
     if given := os.environ.get("KUBECONFIG"):
-        return Target("given", Path(given), lambda image, _: say(f"expecting the cluster to have or pull {image}"))
+        return Target("given", Path(given), lambda image, *_: say(f"expecting the cluster to have or pull {image}"))
     if _kind_works():
         return _kind(paths)
     cluster.up(paths)
-    return Target("testcluster", paths.kubeconfig, lambda image, context: images.build(paths, image, context, None))
+    return Target("testcluster", paths.kubeconfig, lambda *image: images.build(paths, *image))
 
 
 def _kind_works() -> bool:
@@ -71,8 +86,8 @@ def _kind(paths: Paths) -> Target:
             "--kubeconfig", kubeconfig)  # fmt: skip
     run("kind", "export", "kubeconfig", "--name", KIND_CLUSTER, "--kubeconfig", kubeconfig)
 
-    def provide(image: str, context: Path) -> None:
-        run("docker", "build", "--tag", image, context)
+    def provide(image: str, context: Path, dockerfile: Path) -> None:
+        run("docker", "build", "--tag", image, "--file", dockerfile, context)
         run("kind", "load", "docker-image", image, "--name", KIND_CLUSTER)
 
     return Target("kind", kubeconfig, provide)

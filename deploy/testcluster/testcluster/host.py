@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -40,9 +41,9 @@ def connect(keeper: int) -> None:
 
 
 def disconnect() -> None:
-    """Remove the link; its routes go with it."""
-    if has_link():
-        run("ip", "link", "delete", HOST_LINK)
+    """Remove the link; its routes go with it. The kernel may be doing the same, the node being dead."""
+    subprocess.run(["ip", "link", "delete", HOST_LINK], capture_output=True, check=False)
+    wait_for(f"the removal of {HOST_LINK}", lambda: not has_link(), 10, lambda: run("ip", "link"))
 
 
 def has_link() -> bool:
@@ -73,6 +74,18 @@ def snapshot() -> dict[str, list[str]]:
     }
 
 
+def _naming(directory: Path) -> set[int]:
+    """The processes that have a directory in their command line."""
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if str(directory) in (process / "cmdline").read_text() and int(process.name) != os.getpid():
+                found.add(int(process.name))
+        except OSError:
+            continue
+    return found
+
+
 def _rules() -> list[str]:
     listed = subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True, check=False).stdout
     return [re.sub(r"packets \d+ bytes \d+", "", line).strip() for line in listed.splitlines() if line.strip()]
@@ -80,7 +93,7 @@ def _rules() -> list[str]:
 
 def leftovers(paths: Paths, before: dict[str, list[str]] | None) -> list[str]:
     """What is still there after ``down``; an empty list is the promise kept."""
-    found = [f"process {pid}" for pid in sorted(cgroups.processes())]
+    found = [f"process {pid}" for pid in sorted(cgroups.processes() | _naming(paths.home))]
     found += [f"control group {group}" for group in cgroups.left()]
     if paths.home.exists():
         found.append(f"directory {paths.home}")

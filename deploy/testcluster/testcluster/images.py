@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
+import re
 import shutil
 import subprocess
 import tarfile
@@ -25,6 +25,7 @@ from testcluster.shell import CommandFailed, Refusal, follow, run, say, tail
 
 BASE_SUITE = "bookworm"
 BASE_PACKAGES = ("ca-certificates", "netbase", "python3", "python3-pip", "python3-venv", "tzdata")
+_PATH = "/usr/local/bin:/usr/local/sbin:/usr/bin:/usr/sbin:/bin:/sbin"
 # The official image has python and pip on the path and lets pip install beside them.
 _FINISH_BASE = """
 ln -sf /usr/bin/python3 usr/local/bin/python
@@ -67,27 +68,41 @@ def load(paths: Paths, image: str) -> None:
 def build(paths: Paths, tag: str, context: Path, dockerfile: Path | None) -> None:
     """Build a Dockerfile with buildah and load the result."""
     _base_into_store(paths)
-    mounts = []
+    mounts: list[str | Path] = []
     # A build reaches the package registries the way this machine does.
     for shared in ("/etc/ssl/certs", "/etc/pip.conf"):
         if Path(shared).exists():
             mounts += ["--volume", f"{shared}:{shared}:ro"]
     log = paths.cache / "build-image.log"
     started = time.monotonic()
-    command = [
-        *(*_buildah(paths), "build", "--pull-never", "--network", "host", "--isolation", "chroot", "--layers"),
-        *("--tag", tag, "--file", dockerfile or context / "Dockerfile", *mounts, context),
-    ]
-    follow(command, log, lambda: f"building {tag}: {tail(log, 1).strip()}", env=_buildah_environment())
+    run(*_buildah(paths), "rm", "--all")  # what a build that failed left
+    with tempfile.TemporaryDirectory(dir=paths.cache) as scratch:
+        recipe = Path(scratch) / "Dockerfile"
+        recipe.write_text(without_cache_mounts((dockerfile or context / "Dockerfile").read_text()))
+        command: list[str | Path] = [
+            *(*_buildah(paths), "build", "--pull-never", "--network", "host", "--isolation", "chroot"),
+            *("--format", "docker", "--layers", "--tag", tag, "--file", recipe, *mounts, context),
+        ]
+        follow(command, log, lambda: f"building {tag}: {tail(log, 1).strip()}")
     say(f"built {tag} in {time.monotonic() - started:.0f} s")
     load(paths, tag)
 
 
+def without_cache_mounts(dockerfile: str) -> str:
+    """Take out cache mounts, which change no result; refuse the other kinds.
+
+    Debian's buildah empties the image's root when it clears such a mount away.
+    """
+    text = re.sub(r"--mount=type=cache[^\s]*\s+", "", dockerfile)
+    if found := re.search(r"^\s*RUN\s.*(--mount=\S+)", text, re.MULTILINE):
+        raise Refusal(f"{found[1]} in the Dockerfile cannot be built here: of RUN's mounts only type=cache can")
+    return text
+
+
 def _save(paths: Paths, image: str, archive: Path) -> bool:
-    env = _buildah_environment()
     try:
         if paths.buildah.exists():
-            run(*_buildah(paths), "push", "--quiet", image, f"docker-archive:{archive}:{_with_tag(image)}", env=env)
+            run(*_buildah(paths), "push", "--quiet", image, f"docker-archive:{archive}:{_with_tag(image)}")
             return True
     except CommandFailed as error:
         if "not known" not in str(error):
@@ -102,13 +117,12 @@ def _with_tag(image: str) -> str:
 
 
 def _buildah(paths: Paths) -> list[str | Path]:
-    store = ["--root", paths.buildah / "root", "--runroot", paths.buildah / "run", "--storage-driver", "overlay"]
-    return ["buildah", *store]
-
-
-def _buildah_environment() -> dict[str, str]:
-    # The build itself runs in a chroot: no engine, no runtime, no network of its own.
-    return {**os.environ, "BUILDAH_ISOLATION": "chroot"}
+    """buildah with a store of its own, in a mount namespace: what it mounts is gone when it ends."""
+    store, running = paths.buildah / "root", paths.buildah / "run"
+    running.mkdir(parents=True, exist_ok=True)
+    script = 'mount -t tmpfs tmpfs "$0" && exec buildah "$@"'
+    isolated: list[str | Path] = ["unshare", "--mount", "--propagation", "slave", "sh", "-ec", script, running]
+    return [*isolated, "--root", store, "--runroot", running, "--storage-driver", "overlay"]
 
 
 def _base_into_store(paths: Paths) -> None:
@@ -116,8 +130,7 @@ def _base_into_store(paths: Paths) -> None:
     mark = paths.buildah / "base"
     if mark.exists() and mark.read_text() == archive.name:
         return
-    paths.buildah.mkdir(parents=True, exist_ok=True)
-    run(*_buildah(paths), "pull", "--quiet", f"docker-archive:{archive}", env=_buildah_environment())
+    run(*_buildah(paths), "pull", "--quiet", f"docker-archive:{archive}")
     mark.write_text(archive.name)
 
 
@@ -137,8 +150,7 @@ def _base(paths: Paths) -> Path:
         follow(command, log, lambda: f"base image: {tail(log, 1).strip()}")
         run("sh", "-ec", _FINISH_BASE, cwd=root)
         run("tar", "--one-file-system", "--numeric-owner", "-C", root, "-cf", layer, ".")
-        config = {"Cmd": ["python3"], "Env": ["PATH=/usr/local/bin:/usr/local/sbin:/usr/bin:/usr/sbin:/bin:/sbin", "LANG=C.UTF-8"]}
-        _write_archive(archive, BASE_IMAGE, layer, config)
+        _write_archive(archive, BASE_IMAGE, layer, {"Cmd": ["python3"], "Env": [f"PATH={_PATH}", "LANG=C.UTF-8"]})
     say(f"{BASE_IMAGE}: made in {time.monotonic() - started:.0f} s, {archive.stat().st_size >> 20} MiB")
     return archive
 
@@ -147,9 +159,8 @@ def _mirror() -> list[str]:
     """The mirror apt uses for the suite, so that no second one need be reachable."""
     if not shutil.which("apt-get"):
         return []
-    wanted = ("indextargets", "--format", "$(REPO_URI)", f"Codename: {BASE_SUITE}", "Component: main", "Created-By: Packages")
-    found = run("apt-get", *wanted).split()
-    return found[:1]
+    wanted = (f"Codename: {BASE_SUITE}", "Component: main", "Created-By: Packages")
+    return run("apt-get", "indextargets", "--format", "$(REPO_URI)", *wanted).split()[:1]
 
 
 def _single_program(paths: Paths, image: str, program: Path, config: dict[str, object]) -> Path:

@@ -19,7 +19,7 @@ from threading import Thread
 from testcluster import cgroups
 from testcluster.components import Component, all_components, own_command
 from testcluster.config import NODE_IP, NODE_LINK, NODE_NAME, SERVICE_CIDR, Paths
-from testcluster.shell import Refusal, run, wait_for
+from testcluster.shell import run, wait_for
 
 FIRST_DELAY, LONGEST_DELAY = 0.2, 5.0
 PRIVATE = ("/run", "/var/log", "/var/lib")
@@ -149,17 +149,30 @@ def _publish(children: dict[str, _Child], paths: Paths) -> None:
 
 
 def launch(paths: Paths) -> int:
-    """From the host: start the node in new namespaces and return its keeper's process id."""
+    """From the host: start the node in new namespaces; the keeper process's id."""
     paths.logs.mkdir(parents=True, exist_ok=True)
-    command = ["unshare", "--mount", "--propagation", "slave", "--net", "--pid", "--uts", "--fork", "--kill-child"]
-    with (paths.logs / "node.log").open("ab") as log:
-        keeper = subprocess.Popen(
-            [*command, *own_command(paths, "node")],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            cwd="/",
-        )
-    paths.pidfile.write_text(str(keeper.pid))
-    return keeper.pid
+    isolated = ["--mount", "--propagation", "slave", "--net", "--pid", "--uts", "--fork", "--kill-child", "--wd=/"]
+    log = str(paths.logs / "node.log")
+    return os.posix_spawnp(  # and not Popen, which wants its child awaited
+        "unshare",
+        ["unshare", *isolated, *own_command(paths, "node")],
+        os.environ,
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+        setsid=True,
+    )
+
+
+def find() -> tuple[int, Path] | None:
+    """The running node's first process and the directory it serves, whoever started it."""
+    for pid in cgroups.components():
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        if "internal" in command and command[command.index("internal") + 1] == "node":
+            return pid, Path(command[command.index("--home") + 1])
+    return None

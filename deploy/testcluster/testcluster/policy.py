@@ -149,7 +149,8 @@ def _rules(
             family = "ip6" if ":" in block["cidr"] else "ip"
             if family == "ip":
                 subject = f"ip {far} {block['cidr']}{excluded}"
-                rules += [f"{subject} {port} return" for port in _ports(clause, [pod] if direction == "ingress" else [], direction)]
+                reached = [pod] if direction == "ingress" else []
+                rules += [f"{subject} {port} return" for port in _ports(clause, reached, direction)]
             continue
         chosen = [p for p in pods if _is_peer(peer, p, namespace, namespaces)]
         if not chosen:

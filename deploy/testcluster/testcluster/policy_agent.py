@@ -71,7 +71,7 @@ class Agent:
             self._save()
         while self._manifest(attachment) is None or self.namespaces.get("", attachment.namespace) is None:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"the API server did not tell of pod {attachment.namespace}/{attachment.pod} in time")
+                raise TimeoutError(f"the API server did not tell of {attachment} in time")
             time.sleep(0.01)
         self.touch()
         with self._dirty:

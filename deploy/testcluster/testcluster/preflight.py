@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from testcluster import cgroups, host
+from testcluster import cgroups, components, host
 from testcluster.config import APT_PACKAGES, LINK_NETWORK, POD_CIDR, SERVICE_CIDR, SOURCE, Paths
 from testcluster.node import PRIVATE
 from testcluster.shell import CommandFailed, Refusal, run, say
@@ -20,29 +20,40 @@ MEMORY_NEEDED = 3 << 30
 DISK_NEEDED = 4 << 30
 DISK_NEEDED_TO_BUILD = 12 << 30
 
+LONGEST_SOCKET = 107
+
 # What kube-proxy and the policy agent write, in miniature.
 _RULESET = """table inet probe {
   map verdicts { type ipv4_addr : verdict; }
   chain peer { numgen random mod 2 vmap { 0 : accept, 1 : accept }; }
   chain forward { type filter hook forward priority 0; ct state established accept; ip daddr vmap @verdicts; }
-  chain nat { type nat hook prerouting priority -100; fib daddr type local accept; meta l4proto tcp dnat ip to 10.0.0.1:53; }
+  chain nat {
+    type nat hook prerouting priority -100;
+    fib daddr type local accept; meta l4proto tcp dnat ip to 10.0.0.1:53;
+  }
 }
 table ip post { chain nat { type nat hook postrouting priority 100; masquerade fully-random; }; }
 """
 
 
-def check_machine(paths: Paths) -> None:
-    """Refuse, with the reason, where a node could never start."""
+def check_rights() -> None:
+    """Refuse, with the reason, where nothing of this could work."""
     if platform.system() != "Linux":
         raise Refusal(f"a node needs Linux; this is {platform.system()}. Use kind, and KUBECONFIG, instead")
     if os.geteuid() != 0:
         raise Refusal("a node needs root, for namespaces, control groups and mounts: run this with sudo")
+
+
+def check_machine(paths: Paths) -> None:
+    """Refuse, with the reason, where a node could never start."""
+    check_rights()
     for path in (paths.home, paths.cache, SOURCE, Path(sys.executable).resolve()):
         if any(path.is_relative_to(private) for private in PRIVATE):
             raise Refusal(f"{path} lies in {', '.join(PRIVATE)}, which the node hides. Set TESTCLUSTER_HOME and _CACHE")
     if lacking := cgroups.missing():
         raise Refusal(f"this machine offers no control group for {', '.join(lacking)}")
-    _check_memory()
+    if len(str(socket := components.containerd_socket(paths))) > LONGEST_SOCKET:
+        raise Refusal(f"{socket} is too long for a socket's name: set TESTCLUSTER_HOME to a shorter directory")
 
 
 def install_packages() -> None:
@@ -72,14 +83,13 @@ def check_kernel(paths: Paths, building: bool) -> None:
     _try("namespaces", "true")
     _try("a pair of virtual interfaces", "ip link add a0 type veth peer name a1")
     _try("the packet filter rules of kube-proxy", f"nft -f - <<'END'\n{_RULESET}END")
-    scratch = "mkdir -p /run/o/l /run/o/u /run/o/w /run/o/m"
-    _try(
-        f"overlay file systems in {paths.home}",
-        f"mount -t tmpfs tmpfs /run && {scratch} && mkdir -p {paths.home}/.overlay/u {paths.home}/.overlay/w &&"
-        f" mount -t overlay overlay -o lowerdir=/run/o/l,upperdir={paths.home}/.overlay/u,workdir={paths.home}/.overlay/w"
-        " /run/o/m",
-    )
-    shutil.rmtree(paths.home / ".overlay", ignore_errors=True)
+    scratch = paths.home / ".overlay"
+    for part in ("lower", "upper", "work", "merged"):
+        (scratch / part).mkdir(parents=True)
+    layers = f"lowerdir={scratch}/lower,upperdir={scratch}/upper,workdir={scratch}/work"
+    _try(f"overlay file systems in {paths.home}", f"mount -t overlay overlay -o {layers} {scratch}/merged")
+    shutil.rmtree(scratch)
+    _check_memory()
     _check_disk(paths, building)
     _check_addresses()
 
@@ -114,4 +124,4 @@ def _check_addresses() -> None:
         taken = ipaddress.ip_network(route["dst"], strict=False)
         for network in ours:
             if network.overlaps(taken):
-                raise Refusal(f"the cluster's network {network} overlaps this machine's route to {taken} ({route['dev']})")
+                raise Refusal(f"the cluster's {network} overlaps this machine's route to {taken} on {route['dev']}")

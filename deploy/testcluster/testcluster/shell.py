@@ -44,13 +44,20 @@ def run(
     return done.stdout
 
 
-def follow(argv: Sequence[str | Path], log: Path, progress: Callable[[], str], **options: object) -> None:
+def follow(
+    argv: Sequence[str | Path],
+    log: Path,
+    progress: Callable[[], str],
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+) -> None:
     """Run a long program into a log file, saying every half minute how far it is."""
     command = [str(part) for part in argv]
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as output:
         process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, **options  # type: ignore[call-overload]
+            command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=cwd, env=env
         )
         try:
             while True:

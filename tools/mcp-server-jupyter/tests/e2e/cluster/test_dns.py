@@ -106,4 +106,6 @@ def test_dns_stops_and_returns_with_its_pods(namespace: Namespace) -> None:
 
 
 def _scale_dns(replicas: int) -> None:
-    client.AppsV1Api(api()).patch_namespaced_deployment_scale("coredns", "kube-system", {"spec": {"replicas": replicas}})
+    client.AppsV1Api(api()).patch_namespaced_deployment_scale(
+        "coredns", "kube-system", {"spec": {"replicas": replicas}}
+    )

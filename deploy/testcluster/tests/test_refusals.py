@@ -1,0 +1,72 @@
+"""What cannot work is refused, and the reason is in the text."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from testcluster import cluster, images, preflight
+from testcluster.config import Paths
+from testcluster.shell import Refusal
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> Paths:
+    return Paths(cache=tmp_path / "cache", home=tmp_path / "home")
+
+
+def test_an_ordinary_user_is_told_to_use_sudo(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    with pytest.raises(Refusal, match="needs root"):
+        preflight.check_rights()
+
+
+def test_another_system_is_told_to_use_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
+    with pytest.raises(Refusal, match="this is Darwin"):
+        preflight.check_rights()
+
+
+def test_a_home_that_the_node_would_hide_is_refused(paths: Paths) -> None:
+    with pytest.raises(Refusal, match="/var/lib/somewhere lies in"):
+        preflight.check_machine(Paths(cache=paths.cache, home=Path("/var/lib/somewhere")))
+
+
+def test_a_home_too_long_for_a_socket_is_refused(paths: Paths) -> None:
+    with pytest.raises(Refusal, match="too long for a socket"):
+        preflight.check_machine(Paths(cache=paths.cache, home=Path("/") / ("x" * 100)))
+
+
+def test_a_machine_that_routes_our_addresses_elsewhere_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("testcluster.host.has_link", lambda: False)
+    route = json.dumps([{"dst": "default", "dev": "eth0"}, {"dst": "10.96.4.0/24", "dev": "vpn0"}])
+    monkeypatch.setattr("testcluster.preflight.run", lambda *_: route)
+    with pytest.raises(Refusal, match=r"10\.96\.0\.0/16 overlaps this machine's route to 10\.96\.4\.0/24 on vpn0"):
+        preflight._check_addresses()
+
+
+def test_what_the_kernel_does_not_allow_is_named() -> None:
+    with pytest.raises(Refusal, match="does not allow frobnication"):
+        preflight._try("frobnication", "exit 3")
+
+
+def test_a_late_component_is_named_with_the_end_of_its_log(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths.logs.mkdir(parents=True)
+    (paths.logs / "kube-scheduler.log").write_text("first line\nit went wrong here\n")
+    paths.status.write_text(json.dumps({"etcd": {"healthy": True}, "kube-scheduler": {"healthy": False}}))
+    monkeypatch.setattr(cluster, "_is_running", lambda _: True)
+    monkeypatch.setattr(cluster, "COMPONENT_SECONDS", 0.2)
+    with pytest.raises(Refusal) as refused:
+        cluster._wait_for(paths, ("etcd", "kube-scheduler"))
+    told = str(refused.value)
+    assert "kube-scheduler:\n    first line\n    it went wrong here" in told
+    assert "  etcd:" not in told
+
+
+def test_cache_mounts_are_taken_out_of_a_dockerfile_and_others_refused() -> None:
+    taken = images.without_cache_mounts("FROM a\nRUN --mount=type=cache,target=/root/.cache pip install b\n")
+    assert taken == "FROM a\nRUN pip install b\n"
+    with pytest.raises(Refusal, match="--mount=type=secret,id=x"):
+        images.without_cache_mounts("FROM a\nRUN --mount=type=secret,id=x cat x\n")
