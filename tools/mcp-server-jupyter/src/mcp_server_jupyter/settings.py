@@ -7,6 +7,7 @@ variable, the variable over the default. `aliases` are names other servers' guid
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -158,8 +159,8 @@ def _check(settings: Settings) -> None:
     if not settings.root.is_dir():
         raise InvalidRequest(f"The root {settings.root} is not a folder.", hint="Create it, or give another --root.")
     if not 0 <= settings.port <= 65535:
-        raise InvalidRequest(f"Port {settings.port} is not between 0 and 65535.")
+        raise InvalidRequest(f"Setting 'port' cannot be {settings.port}.", hint="Ports go from 0 to 65535.")
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
-        if isinstance(value, int | float) and value < 0:
-            raise InvalidRequest(f"Setting {field.name!r} cannot be negative.")
+        if isinstance(value, int | float) and not 0 <= value < math.inf:
+            raise InvalidRequest(f"Setting {field.name!r} cannot be {value}.", hint="Give a number from 0 on.")

@@ -29,7 +29,7 @@ async def connect(services: Services, body: dict[str, Any], *, own_address: tupl
     if provider not in _PROVIDERS:
         raise InvalidRequest(f"No provider {provider!r}.", hint=f"Known: {', '.join(_PROVIDERS)}.")
     for name in ("room_url", "runtime_url"):
-        if (url := given[name]) and not _is_own(url, own_address):
+        if (url := given[name]) and not _is_own(name, url, own_address):
             raise Unsupported(
                 f"{name} {_without_secrets(url)} is another Jupyter; this server runs its own kernels.",
                 hint="Leave room_url and runtime_url out to work in this server's own notebooks.",
@@ -70,13 +70,13 @@ def _text(body: dict[str, Any], name: str) -> str | None:
     return value or None
 
 
-def _is_own(url: str, own_address: tuple[str, int]) -> bool:
+def _is_own(name: str, url: str, own_address: tuple[str, int]) -> bool:
     try:
         parts = urlsplit(url)
-        name, port = parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+        host, port = parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
     except ValueError as error:
-        raise InvalidRequest(f"{_without_secrets(url)} is not an address.") from error
-    return port == own_address[1] and (name in LOOPBACK or name == own_address[0])
+        raise InvalidRequest(f"{name} is not an address.", hint="Write it as http://host:port.") from error
+    return port == own_address[1] and (host in LOOPBACK or host == own_address[0])
 
 
 def _without_secrets(url: str) -> str:

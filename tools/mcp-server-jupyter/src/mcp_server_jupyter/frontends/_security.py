@@ -86,7 +86,7 @@ def split_host(value: str) -> tuple[str, int | None] | None:
     except ValueError:
         return None
     plain = parts.netloc == value and not parts.username and parts.password is None and not parts.path
-    return (name, port) if name and plain and "@" not in value else None
+    return (name, port) if name and plain and " " not in value else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,106 @@
+"""Every setting is read once, from one place, with one precedence."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mcp_server_jupyter.errors import InvalidRequest
+from mcp_server_jupyter.settings import PREFIX, Settings
+
+
+def load(options: dict[str, Any] | None = None, **environ: str) -> Settings:
+    return Settings.load(options, environ)
+
+
+def test_an_option_wins_over_the_environment_and_the_environment_over_the_default(tmp_path: Path) -> None:
+    assert load().port == 4040
+    assert load(MCP_JUPYTER_PORT="5000").port == 5000
+    assert load({"port": "6000"}, MCP_JUPYTER_PORT="5000").port == 6000
+    assert load({"port": None}, MCP_JUPYTER_PORT="5000").port == 5000
+
+
+def test_our_own_variable_wins_over_the_guides_name() -> None:
+    assert load(ROOM_ID="a.ipynb").notebook == "a.ipynb"
+    assert load(ROOM_ID="a.ipynb", MCP_JUPYTER_NOTEBOOK="b.ipynb").notebook == "b.ipynb"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "field", "wanted"),
+    [
+        ("ROOM_ID", "analysis.ipynb", "notebook", "analysis.ipynb"),
+        ("JUPYTER_TOKEN", "your-secure-token", "token", "your-secure-token"),
+        ("TRANSPORT", "streamable-http", "transport", "streamable-http"),
+        ("PORT", "4040", "port", 4040),
+    ],
+)
+def test_the_guides_names_are_settings(name: str, value: str, field: str, wanted: object) -> None:
+    assert getattr(load(**{name: value}), field) == wanted
+
+
+def test_an_empty_variable_is_no_setting() -> None:
+    assert load(ROOM_ID="", MCP_JUPYTER_PORT="").port == 4040
+
+
+@pytest.mark.parametrize("text", ["1", "true", "Yes", "on"])
+def test_words_for_yes(text: str) -> None:
+    assert load(MCP_JUPYTER_NO_AUTH=text).no_auth is True
+
+
+@pytest.mark.parametrize("text", ["0", "False", "no", "OFF"])
+def test_words_for_no(text: str) -> None:
+    assert load(MCP_JUPYTER_FAST_KERNELS=text).fast_kernels is False
+
+
+def test_lists_are_separated_by_commas() -> None:
+    assert load(MCP_JUPYTER_ALLOWED_HOSTS="a, b:1 ,").allowed_hosts == ("a", "b:1")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("port", "http"),
+        ("port", "70000"),
+        ("port", "-1"),
+        ("no_auth", "maybe"),
+        ("log_level", "loud"),
+        ("transport", "sse"),
+        ("wait_seconds", "soon"),
+        ("max_chars", "-5"),
+        ("grace_seconds", "nan"),
+        ("orphan_hours", "inf"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name(name: str, value: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        load({name: value})
+    assert name in str(caught.value)
+
+
+def test_a_root_that_is_no_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match="not a folder"):
+        load({"root": tmp_path / "nowhere"})
+
+
+def test_the_root_is_absolute_and_without_links(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    assert load({"root": tmp_path / "link"}).root == (tmp_path / "real").resolve()
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        load().port = 1  # type: ignore[misc]
+
+
+def test_every_setting_says_what_it_is_and_where_it_belongs() -> None:
+    for field in dataclasses.fields(Settings):
+        assert field.metadata["help"].endswith("."), field.name
+        assert field.metadata["group"], field.name
+
+
+def test_no_two_settings_share_a_variable() -> None:
+    names = [n for f in dataclasses.fields(Settings) for n in (PREFIX + f.name.upper(), *f.metadata["aliases"])]
+    assert len(names) == len(set(names))
