@@ -25,7 +25,8 @@ BEHAVIOURS: dict[str, list[str]] = {
         "class R:\n    def _repr_html_(self): return '<i>r</i>'\n    def __repr__(self): return 'r'\nR()",
     ],
     "a plot": [
-        "%matplotlib inline\nimport matplotlib.pyplot as plt\nfig, ax = plt.subplots(figsize=(2, 2))\n_ = ax.plot([1, 2])",
+        "%matplotlib inline\nimport matplotlib.pyplot as plt",
+        "fig, ax = plt.subplots(figsize=(2, 2))\n_ = ax.plot([1, 2])",
     ],
     "errors that stop": ["a = 1", "raise ValueError('no')", "print('never')"],
     "magics, shell and many lines": [

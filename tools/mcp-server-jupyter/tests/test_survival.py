@@ -119,9 +119,10 @@ def test_a_killed_kernel_is_answered_within_two_seconds_and_not_replaced(server:
 def test_a_cell_whose_kernel_died_with_the_server_is_told_as_lost(server: Server) -> None:
     server.call("create_notebook", notebook_path="b")
     pid = int(server.call("execute_code", code="import os; print(os.getpid())")["text"].split("\n")[-1])
-    running = server.call(
-        "execute_code", code="print('before', flush=True); import time; time.sleep(30)", timeout_seconds=0.5
-    )
+    source = "print('before', flush=True); import time; time.sleep(30)"
+    server.call("insert_cell", cell_index=-1, cell_type="code", cell_source=source)
+    running = server.call("execute_cell_with_progress", cell_index=0, timeout_seconds=0.1)
+    eventually(lambda: "before" in outputs_text(server.notebook("b.ipynb")["cells"][0]), 5, "the streamed output")
     server.kill()
     os.kill(pid, signal.SIGKILL)
     server.start()
@@ -130,6 +131,8 @@ def test_a_cell_whose_kernel_died_with_the_server_is_told_as_lost(server: Server
     assert "while the server was away" in answer["text"]
     info = server.call("get_notebook_info", notebook_path="b.ipynb")
     assert info["data"]["kernel_state"] == "none"
+    kinds = [output["output_type"] for output in server.notebook("b.ipynb")["cells"][0]["outputs"]]
+    assert kinds == ["stream", "error"]
 
 
 def test_kept_kernels_are_adopted_by_the_next_server_with_their_variables(tmp_path: Path) -> None:

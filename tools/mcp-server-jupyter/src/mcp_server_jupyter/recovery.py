@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from .errors import JupyterMcpError, NotFound
 from .executions import Batch, Execution, Executions
 from .journal import ExecutionRow, Journal
@@ -9,6 +11,9 @@ from .notebooks import find_cell, insert_cell, new_cell, node, set_outputs
 from .outputs import OutputReducer
 from .ports import Contents, Kernel, Kernels
 from .sessions import Sessions
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 
 async def recover(
@@ -82,12 +87,11 @@ async def _restore_cell(contents: Contents, journal: Journal, row: ExecutionRow)
     journal.update_execution(row.id, cell_index=None)
 
 
-def _position(notebook: object, row: ExecutionRow) -> int:
-    cells = notebook.cells  # type: ignore[attr-defined]
-    for index, cell in enumerate(cells):
+def _position(notebook: NotebookNode, row: ExecutionRow) -> int:
+    for index, cell in enumerate(notebook.cells):
         if cell.get("id") == row.after_cell_id:
             return index + 1
-    return min(row.cell_index or 0, len(cells))
+    return min(row.cell_index or 0, len(notebook.cells))
 
 
 async def _deliver(contents: Contents, journal: Journal, row: ExecutionRow) -> None:
@@ -106,26 +110,27 @@ async def _deliver(contents: Contents, journal: Journal, row: ExecutionRow) -> N
 
 
 async def _give_up(contents: Contents, journal: Journal, row: ExecutionRow) -> None:
-    """Its kernel is gone: say so in the journal and in the cell."""
-    ran = row.status != "queued"
-    note = (
-        "The kernel ended while the server was away." if ran else "Not run: its kernel ended while the server was away."
-    )
+    """Its kernel is gone: say so in the journal and, after what the cell had shown, in the cell."""
+    if row.status == "queued":
+        note = "Not run: its kernel ended while the server was away."
+        journal.update_execution(row.id, status="aborted", events_lost=note, on_disk=True)
+        return
+    note = "The kernel ended while the server was away; what the cell showed after the server stopped is lost."
     reducer = OutputReducer()
-    for message in journal.event_messages(row.id):
-        reducer.feed(message)
-    if ran:
-        reducer.add_error("KernelDead", note)
-    journal.update_execution(
-        row.id,
-        status="lost" if ran else "aborted",
-        outputs=reducer.outputs(),
-        execution_count=reducer.execution_count,
-        events_lost=note,
-    )
-    if ran:
-        stored = journal.execution(row.id)
-        if stored is not None:
-            await _deliver(contents, journal, stored)
-    else:
-        journal.update_execution(row.id, on_disk=True)
+    reducer.add_error("KernelDead", note)
+    outputs = [*await _shown(contents, row), *reducer.outputs()]
+    journal.update_execution(row.id, status="lost", outputs=outputs, events_lost=note)
+    stored = journal.execution(row.id)
+    if stored is not None:
+        await _deliver(contents, journal, stored)
+
+
+async def _shown(contents: Contents, row: ExecutionRow) -> list[NotebookNode]:
+    """The outputs that had reached the notebook."""
+    if row.notebook is None or row.cell_id is None:
+        return []
+    try:
+        notebook = await contents.read(row.notebook)
+        return list(notebook.cells[find_cell(notebook, cell_id=row.cell_id)].get("outputs", []))
+    except JupyterMcpError:
+        return []
