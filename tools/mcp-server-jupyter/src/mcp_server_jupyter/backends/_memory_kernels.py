@@ -24,54 +24,56 @@ from ..errors import InvalidRequest, KernelDead, NotFound, OutsideRoot, Unavaila
 from ..ports import Channel, Death, Kernelspec, KernelState, KernelStats, Message, Replay
 from ..settings import Settings
 
+_Queue = asyncio.Queue[tuple[str, str, Mapping[str, Any]]]
 _SPEC = Kernelspec("python3", "Python 3 (in memory)", "python", ())
 
 
-class _Stream:
-    """The messages of one request; an iterator as `ports.Kernel.request` returns."""
+class _Record:
+    """The messages of one request, kept so that it can be met again."""
 
-    def __init__(self, msg_id: str, missing: int) -> None:
-        self.msg_id = msg_id
-        self.history: list[Message] = []
+    def __init__(self, missing: int) -> None:
+        self.messages: list[Message] = []
         self.missing = missing
         self.error: KernelDead | None = None
-        self._changed = asyncio.Event()
+        self.changed = asyncio.Event()
+
+    def feed(self, message: Message, ends: int) -> None:
+        self.messages.append(message)
+        self.missing &= ~ends
+        self.changed.set()
+
+    def fail(self, error: KernelDead) -> None:
+        if self.missing and self.error is None:
+            self.error = error
+        self.changed.set()
+
+
+class _Stream:
+    """An iterator over a record, as `ports.Kernel.request` returns."""
+
+    def __init__(self, record: _Record) -> None:
+        self._record = record
         self._at = 0
+        self._closed = False
 
     def __aiter__(self) -> _Stream:
         return self
 
     async def __anext__(self) -> Message:
-        while self._at >= len(self.history):
-            if self.error is not None:
-                raise self.error
-            if not self.missing:
+        record = self._record
+        while self._at >= len(record.messages) or self._closed:
+            if record.error is not None:
+                raise record.error
+            if not record.missing or self._closed:
                 raise StopAsyncIteration
-            self._changed.clear()
-            await self._changed.wait()
+            record.changed.clear()
+            await record.changed.wait()
         self._at += 1
-        return self.history[self._at - 1]
+        return record.messages[self._at - 1]
 
     async def aclose(self) -> None:
-        self.missing = 0
-        self._at = len(self.history)
-        self._changed.set()
-
-    def again(self) -> _Stream:
-        """The same messages from the first one on."""
-        copy = _Stream(self.msg_id, self.missing)
-        copy.history, copy.error, copy._changed = self.history, self.error, self._changed
-        return copy
-
-    def feed(self, message: Message, ends: int) -> None:
-        self.history.append(message)
-        self.missing &= ~ends
-        self._changed.set()
-
-    def fail(self, error: KernelDead) -> None:
-        if self.missing and self.error is None:
-            self.error = error
-        self._changed.set()
+        self._closed = True
+        self._record.changed.set()
 
 
 class MemoryKernel:
@@ -87,7 +89,7 @@ class MemoryKernel:
         self.death: Death | None = None
         self._owner = owner
         self._loop = asyncio.get_running_loop()
-        self._streams: dict[str, _Stream] = {}
+        self._records: dict[str, _Record] = {}
         self._unasked: asyncio.Future[Death] = self._loop.create_future()
         self.begin()
 
@@ -98,7 +100,7 @@ class MemoryKernel:
         if self._unasked.done():
             self._unasked = self._loop.create_future()
         self._interpreter = _Interpreter(self.epoch, self._send)
-        self._queue: asyncio.Queue[tuple[_Stream, str, Mapping[str, Any]]] = asyncio.Queue()
+        self._queue: _Queue = asyncio.Queue()
         self._worker = self._loop.create_task(self._work(self._queue, self._interpreter))
 
     # ------------------------------------------------------------------ work
@@ -112,16 +114,17 @@ class MemoryKernel:
         msg_id: str | None = None,
     ) -> _Stream:
         """See `ports.Kernel.request`."""
-        stream = _Stream(msg_id or uuid.uuid4().hex, 3 if channel == "shell" else 1)
+        msg_id = msg_id or uuid.uuid4().hex
+        record = _Record(3 if channel == "shell" else 1)
         if self.death is not None:
-            stream.fail(_dead(self.death))
-            return stream
-        self._streams[stream.msg_id] = stream
+            record.fail(_dead(self.death))
+            return _Stream(record)
+        self._records[msg_id] = record
         if channel == "shell":
-            self._queue.put_nowait((stream, msg_type, dict(content)))
+            self._queue.put_nowait((msg_id, msg_type, dict(content)))
         else:
-            self._answer(stream, msg_type, "control")
-        return stream
+            self._answer(msg_id, msg_type, "control")
+        return _Stream(record)
 
     async def send_input(self, text: str, request: Message) -> None:
         """See `ports.Kernel.send_input`."""
@@ -141,55 +144,52 @@ class MemoryKernel:
 
     async def resume(self, msg_id: str) -> Replay:
         """See `ports.Kernel.resume`."""
-        stream = self._streams.get(msg_id)
-        if stream is None:
-            nothing = _Stream(msg_id, 0)
-            return Replay(nothing, complete=False, lost="The kernel never received this request.")
-        return Replay(stream.again(), complete=True)
+        record = self._records.get(msg_id)
+        if record is None:
+            return Replay(_Stream(_Record(0)), complete=False, lost="The kernel never received this request.")
+        return Replay(_Stream(record), complete=True)
 
-    async def _work(
-        self, queue: asyncio.Queue[tuple[_Stream, str, Mapping[str, Any]]], interpreter: _Interpreter
-    ) -> None:
+    async def _work(self, queue: _Queue, interpreter: _Interpreter) -> None:
         while True:
-            stream, msg_type, content = await queue.get()
+            msg_id, msg_type, content = await queue.get()
             self.state = "busy"
-            self._send(stream.msg_id, "iopub", "status", {"execution_state": "busy"})
+            self._send(msg_id, "iopub", "status", {"execution_state": "busy"})
             if msg_type == "execute_request":
-                reply = await asyncio.to_thread(interpreter.execute, stream.msg_id, content)
-                self._send(stream.msg_id, "shell", "execute_reply", reply)
+                reply = await asyncio.to_thread(interpreter.execute, msg_id, content)
+                self._send(msg_id, "shell", "execute_reply", reply)
                 if reply["status"] == "error" and content.get("stop_on_error", True):
                     self._abort(queue)
             else:
-                self._answer(stream, msg_type, "shell")
+                self._answer(msg_id, msg_type, "shell")
             self.state = "idle"
-            self._send(stream.msg_id, "iopub", "status", {"execution_state": "idle"})
+            self._send(msg_id, "iopub", "status", {"execution_state": "idle"})
 
-    def _abort(self, queue: asyncio.Queue[tuple[_Stream, str, Mapping[str, Any]]]) -> None:
+    def _abort(self, queue: _Queue) -> None:
         waiting = [queue.get_nowait() for _ in range(queue.qsize())]
-        for stream, msg_type, content in waiting:
+        for msg_id, msg_type, content in waiting:
             if msg_type != "execute_request":
-                queue.put_nowait((stream, msg_type, content))
+                queue.put_nowait((msg_id, msg_type, content))
                 continue
-            self._send(stream.msg_id, "iopub", "status", {"execution_state": "busy"})
-            self._send(stream.msg_id, "shell", "execute_reply", {"status": "aborted"})
-            self._send(stream.msg_id, "iopub", "status", {"execution_state": "idle"})
+            self._send(msg_id, "iopub", "status", {"execution_state": "busy"})
+            self._send(msg_id, "shell", "execute_reply", {"status": "aborted"})
+            self._send(msg_id, "iopub", "status", {"execution_state": "idle"})
 
-    def _answer(self, stream: _Stream, msg_type: str, channel: Channel) -> None:
+    def _answer(self, msg_id: str, msg_type: str, channel: Channel) -> None:
         content: dict[str, Any] = {"status": "ok"}
         if msg_type == "kernel_info_request":
             content |= {"implementation": "memory", "protocol_version": "5.4", "language_info": {"name": "python"}}
-        self._send(stream.msg_id, channel, msg_type.removesuffix("_request") + "_reply", content)
+        self._send(msg_id, channel, msg_type.removesuffix("_request") + "_reply", content)
 
     def _send(self, parent: str, channel: Channel, msg_type: str, content: dict[str, Any]) -> None:
-        stream = self._streams.get(parent)
-        if stream is None or self.death is not None:
+        record = self._records.get(parent)
+        if record is None or self.death is not None:
             return
         ends = 0
         if msg_type == "status" and content["execution_state"] == "idle":
             ends = 2
         elif channel in ("shell", "control"):
             ends = 1
-        stream.feed(Message(channel, msg_type, uuid.uuid4().hex, parent, content), ends)
+        record.feed(Message(channel, msg_type, uuid.uuid4().hex, parent, content), ends)
 
     # ------------------------------------------------------------------ life
 
@@ -202,7 +202,7 @@ class MemoryKernel:
     async def restart(self) -> None:
         """See `ports.Kernel.restart`."""
         self._stop(Death(0, "restarted"))
-        self._streams = {}
+        self._records = {}
         self.begin()
 
     async def shutdown(self) -> None:
@@ -220,8 +220,8 @@ class MemoryKernel:
         self.state, self.death = "dead", death
         self._worker.cancel()
         self._interpreter.stop()
-        for stream in self._streams.values():
-            stream.fail(_dead(death))
+        for record in self._records.values():
+            record.fail(_dead(death))
 
 
 class _Interpreter:
@@ -240,13 +240,13 @@ class _Interpreter:
     def execute(self, parent: str, content: Mapping[str, Any]) -> dict[str, Any]:
         """One execute_request; what its reply says."""
         silent = bool(content.get("silent"))
-        if not silent:
-            self.count += 1
-            self._publish(parent, "execute_input", {"code": content["code"], "execution_count": self.count})
-        self._thread = threading.get_ident()
         self._wake.clear()
         try:
-            # Inside the `try`, so that an interrupt that arrives with the last line of the cell is still the cell's.
+            # Interruptible before anybody can know that the cell runs, as a kernel process is.
+            self._thread = threading.get_ident()
+            if not silent:
+                self.count += 1
+                self._publish(parent, "execute_input", {"code": content["code"], "execution_count": self.count})
             self._run(parent, content["code"], silent, bool(content.get("allow_stdin")))
         except KernelStopped:
             return {"status": "aborted"}

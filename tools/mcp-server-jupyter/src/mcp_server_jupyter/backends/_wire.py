@@ -47,10 +47,12 @@ class Request:
         "_wire",
         "channel",
         "msg_id",
+        "msg_type",
     )
 
-    def __init__(self, wire: Wire, msg_id: str, channel: Channel, missing: int) -> None:
+    def __init__(self, wire: Wire, msg_id: str, msg_type: str, channel: Channel, missing: int) -> None:
         self.msg_id = msg_id
+        self.msg_type = msg_type
         self.channel = channel
         self._wire = wire
         self._missing = missing
@@ -96,6 +98,19 @@ class Request:
         if self._missing == _IDLE:
             self._await_idle()
         self._wake()
+
+    def overtake(self) -> None:
+        """A later request has been answered. If this one is over, too, its reply will never come.
+
+        ipykernel sends none if an interrupt meets it outside the cell's code. This is the reply it would have sent.
+        """
+        if self._missing != _REPLY:
+            return
+        if self.msg_type == "execute_request":
+            why = "The interrupt came before or after the cell's own code."
+            content = {"status": "error", "ename": "KeyboardInterrupt", "evalue": why, "traceback": []}
+            self._messages.append(Message("shell", "execute_reply", uuid.uuid4().hex, self.msg_id, content))
+        self.finish()
 
     def finish(self, error: Callable[[], JupyterMcpError] | None = None) -> None:
         """No more messages will come; what has come is still delivered, then `error` is raised if there is one."""
@@ -232,7 +247,7 @@ class Wire:
     ) -> Request:
         """Send a request at once; its messages are what the result yields. See `ports.Kernel.request`."""
         msg_id = msg_id or uuid.uuid4().hex
-        request = Request(self, msg_id, channel, _REPLY | _IDLE if channel == "shell" else _REPLY)
+        request = Request(self, msg_id, msg_type, channel, _REPLY | _IDLE if channel == "shell" else _REPLY)
         if self._error is not None:
             request.finish(self._error)
             return request
@@ -242,7 +257,7 @@ class Wire:
 
     def follow(self, msg_id: str) -> Request:
         """Listen to a request that another process sent. Ends at its idle status: the reply may have gone before."""
-        request = Request(self, msg_id, "shell", _IDLE)
+        request = Request(self, msg_id, "", "shell", _IDLE)
         if self._error is not None:
             request.finish(self._error)
         else:
@@ -362,10 +377,20 @@ class Wire:
             self._subscribed.set()
             if message.msg_type == "status":
                 self._track(message, parent, request)
+        elif channel == "shell" and request is not None and len(self._requests) > 1:
+            self._overtake(request)
         if request is not None:
             request.feed(message)
         elif channel == "iopub" and self._listener is not None:
             self._listener(message)
+
+    def _overtake(self, answered: Request) -> None:
+        # The kernel answers what came over shell in that order.
+        for earlier in tuple(self._requests.values()):
+            if earlier is answered:
+                return
+            if earlier.channel == "shell":
+                earlier.overtake()
 
     def _track(self, message: Message, parent: Mapping[str, Any], request: Request | None) -> None:
         if (request is not None and request.channel == "control") or parent.get("msg_type") in _CONTROL_ONLY:

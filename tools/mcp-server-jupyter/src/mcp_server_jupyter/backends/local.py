@@ -49,6 +49,8 @@ _RECORD = "record.json"
 _CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
 # What a server knows and code in a notebook must not: tokens of the server and of what started it.
 _SECRETS = ("MCP_JUPYTER_TOKEN", "JUPYTER_TOKEN", "JPY_API_TOKEN", "JUPYTERHUB_API_TOKEN", "CONFIGPROXY_AUTH_TOKEN")
+# Describes the server's process; ipykernel captures no file descriptors where it finds it.
+_SERVERS_OWN = ("PYTEST_CURRENT_TEST",)
 # Socket names hold the runtime folder, a prefix and a number; sun_path takes 107 bytes (unix(7)).
 _LONGEST_FOLDER = 80
 _FAST_ARGUMENTS = ("--IPythonKernel._execute_sleep=0", "--HistoryManager.enabled=False")
@@ -473,7 +475,7 @@ def _below(root: Path, cwd: str) -> str:
 
 
 def _environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name not in _SECRETS}
+    return {name: value for name, value in os.environ.items() if name not in _SECRETS + _SERVERS_OWN}
 
 
 def _fast_request() -> dict[str, Any]:
