@@ -464,7 +464,7 @@ async def test_many_streamed_outputs_cost_few_writes(
     put(tmp_path)
     writes = []
     replace = _disk.replace
-    monkeypatch.setattr(_disk, "replace", lambda *args: writes.append(1) or replace(*args))
+    monkeypatch.setattr(_disk, "replace", lambda *args, **how: writes.append(1) or replace(*args, **how))
     started = anyio.current_time()
     for number in range(300):
         async with contents.edit("a.ipynb", durable=False) as notebook:

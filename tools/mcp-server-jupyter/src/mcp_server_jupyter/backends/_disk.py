@@ -20,7 +20,7 @@ if sys.platform != "win32":
 
 NOTEBOOK_SUFFIX = ".ipynb"
 LOCK_SECONDS = 10.0
-_LOCK_STEP_SECONDS = 0.005
+_LOCK_STEP_SECONDS = 0.001
 _TEMP_PREFIX = ".mcp-server-jupyter-"
 _STALE_SECONDS = 3600.0
 
@@ -166,11 +166,15 @@ def check_size(name: str, size: int, limit: int) -> None:
 # --------------------------------------------------------------------------- writing
 
 
-def replace(path: Path, data: bytes, expected: Version) -> Snapshot:
+def replace(path: Path, data: bytes, expected: Version, *, is_locked: bool = False, wait: bool = True) -> Snapshot:
     """Put `data` in the place of the file, durably and in one step, if it is still the expected version.
 
     The new file is made beside it and synced before the old one is locked (flock), so that the time in which another
-    program's change could be missed is that of one stat and one rename. Raises OSError.
+    program's change could be missed is that of one stat and one rename. Raises OSError; BlockingIOError if another
+    program holds the lock and this may not `wait`.
+
+    Args:
+        is_locked: the caller holds `locked` already.
 
     Raises:
         Changed: the file is another one by now.
@@ -184,7 +188,7 @@ def replace(path: Path, data: bytes, expected: Version) -> Snapshot:
     with _temporary(path.parent) as (temp, descriptor):
         _copy_owner(descriptor, info)
         _write(descriptor, data)
-        with _flock(descriptor), _locked(path):
+        with _flock(descriptor, wait), contextlib.nullcontext() if is_locked else locked(path, wait):
             if version_of(path) != expected:
                 raise Changed
             os.replace(temp, path)
@@ -242,39 +246,45 @@ def _write(descriptor: int, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock of the file that stands at `path`, which a waiting writer may have replaced."""
+def locked(path: Path, wait: bool = True) -> Iterator[None]:
+    """Hold the lock of the file that stands at `path`, which may be replaced while we wait. Raises OSError.
+
+    Raises:
+        Unavailable: another program holds it for more than 10 s.
+    """
     while True:
         with contextlib.ExitStack() as stack:
             descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
             stack.callback(os.close, descriptor)
-            stack.enter_context(_flock(descriptor))
+            stack.enter_context(_flock(descriptor, wait))
             if os.path.samestat(os.fstat(descriptor), os.stat(path)):
                 yield
                 return
 
 
 @contextlib.contextmanager
-def _flock(descriptor: int) -> Iterator[None]:
+def _flock(descriptor: int, wait: bool) -> Iterator[None]:
     """Lock an open file. Unlocked by hand: a duplicate of the descriptor may stay open."""
     if sys.platform == "win32":
         yield
         return
-    locked = _acquire(descriptor)
+    is_ours = _acquire(descriptor, wait)
     try:
         yield
     finally:
-        if locked:
+        if is_ours:
             fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
-def _acquire(descriptor: int) -> bool:
+def _acquire(descriptor: int, wait: bool) -> bool:
     deadline = time.monotonic() + LOCK_SECONDS
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
         except BlockingIOError:
+            if not wait:
+                raise
             if time.monotonic() > deadline:
                 hint = "Close the program that holds it, then try again."
                 raise Unavailable("Another program keeps the notebook locked.", hint=hint) from None

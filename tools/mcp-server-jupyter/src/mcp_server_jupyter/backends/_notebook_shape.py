@@ -23,8 +23,8 @@ def valid_id(value: object) -> bool:
     return isinstance(value, str) and _ID.match(value) is not None
 
 
-def check_root(root: Mapping[str, Any]) -> None:
-    """Check the whole notebook.
+def check_root(root: NotebookNode) -> None:
+    """Check the whole notebook, and add what may be absent without harm.
 
     Raises:
         InvalidNotebook: names the first part that is not as it must be.
@@ -38,8 +38,8 @@ def check_root(root: Mapping[str, Any]) -> None:
         raise InvalidNotebook("The notebook's metadata are not an object.", hint=_REPAIR)
     for at, cell in enumerate(root["cells"]):
         check_cell(cell, at)
-    if "metadata" not in root and isinstance(root, dict):
-        root["metadata"] = notebooks.node({})
+    root.setdefault("metadata", notebooks.node({}))
+    root.setdefault("nbformat_minor", 0)
 
 
 _OTHER = "Name another file."

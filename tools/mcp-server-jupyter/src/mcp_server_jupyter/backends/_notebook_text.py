@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -118,17 +118,13 @@ def _document(
     at = next(item.value_start for item in items if item.key == "cells") + 1
     style = detect_style(text, skip_space(text, 1 if text.startswith(BOM) else 0), items)
     cut = data.__getitem__ if text.isascii() else lambda span: text[span].encode("utf-8")
-    head, known = cut(slice(0, at)), _by_raw(previous)
-    pieces = []
-    for item in cells:
-        raw = cut(slice(item.start, item.end))
-        lead = cut(slice(at, item.start))
-        at = item.end
-        same_before = known.get(raw)
-        pieces.append(Piece(same_before.popleft() if same_before else shape.join_cell(item.value), raw, lead))
-    tail_start = skip_space(text, at)
-    identified = _identify([piece.cell for piece in pieces], [item.value for item in cells], previous)
-    pieces = [Piece(cell, piece.raw, piece.lead) for cell, piece in zip(identified, pieces, strict=True)]
+    head = cut(slice(0, at))
+    raws = [cut(slice(item.start, item.end)) for item in cells]
+    ends = [at, *(item.end for item in cells)]
+    leads = [cut(slice(end, item.start)) for end, item in zip(ends, cells, strict=False)]
+    found = _identify(raws, [item.value for item in cells], previous)
+    pieces = [Piece(*parts) for parts in zip(found, raws, leads, strict=True)]
+    at, tail_start = ends[-1], skip_space(text, ends[-1])
     root["cells"] = [piece.cell for piece in pieces]
     if previous is not None and same(previous.notebook.metadata, root["metadata"]):
         root["metadata"] = previous.notebook.metadata
@@ -136,41 +132,46 @@ def _document(
     return Document(root, head, tuple(pieces), close, tail, style)
 
 
-def _by_raw(previous: Document | None) -> dict[bytes, deque[NotebookNode]]:
-    known: dict[bytes, deque[NotebookNode]] = {}
-    for piece in previous.pieces if previous else ():
-        known.setdefault(piece.raw, deque()).append(piece.cell)
-    return known
-
-
 def _identify(
-    cells: Sequence[NotebookNode], raw: Sequence[Mapping[str, Any]], previous: Document | None
+    raws: Sequence[bytes], values: Sequence[Mapping[str, Any]], previous: Document | None
 ) -> list[NotebookNode]:
-    """Every cell with an id of its own: the file's where it is valid and unique, else one that lasts."""
-    taken: set[str] = set()
-    ids: list[str | None] = []
-    for value in raw:
-        own = value.get("id")
-        usable = shape.valid_id(own) and own not in taken
-        ids.append(own if usable else None)
-        if usable:
-            taken.add(own)  # type: ignore[arg-type]
+    """Every cell with an id of its own; cells with the bytes they had before are the same objects.
+
+    A cell keeps the id it had; a new one has the file's where that is valid and unique, else one that lasts.
+    """
+    known: dict[bytes, list[NotebookNode]] = {}
+    for piece in previous.pieces if previous else ():
+        known.setdefault(piece.raw, []).append(piece.cell)
+    cells = [known[raw][0] if raw in known else shape.join_cell(value) for raw, value in zip(raws, values, strict=True)]
+    times = Counter(raws)
+    kept = [known[raw][0]["id"] if times[raw] == len(known.get(raw, ())) == 1 else None for raw in raws]
+    taken = {cell_id for cell_id in kept if cell_id is not None}
+    ids = [_own_id(value, taken) if cell_id is None else cell_id for cell_id, value in zip(kept, values, strict=True)]
     if None in ids:
         _remember_ids(ids, cells, taken, previous)
     return [
-        cell if cell.get("id") == cell_id else notebooks.shallow(cell, id=cell_id)
-        for cell, cell_id in zip(cells, ids, strict=True)
+        next((same_before for same_before in known.get(raw, ()) if same_before["id"] == cell_id), None)
+        or (cell if cell.get("id") == cell_id else notebooks.shallow(cell, id=cell_id))
+        for raw, cell, cell_id in zip(raws, cells, ids, strict=True)
     ]
+
+
+def _own_id(value: Mapping[str, Any], taken: set[str]) -> str | None:
+    own = value.get("id")
+    if not shape.valid_id(own) or own in taken:
+        return None
+    taken.add(str(own))
+    return str(own)
 
 
 def _remember_ids(
     ids: list[str | None], cells: Sequence[NotebookNode], taken: set[str], previous: Document | None
 ) -> None:
-    old = [cell for cell in previous.notebook.cells if cell.id not in taken] if previous else []
+    old = [cell for cell in previous.notebook.cells if cell["id"] not in taken] if previous else []
     missing = [at for at, cell_id in enumerate(ids) if cell_id is None]
     origin = notebooks.align(old, [cells[at] for at in missing])
     for at, was in zip(missing, origin, strict=True):
-        ids[at] = notebooks.new_id() if was is None else old[was].id
+        ids[at] = notebooks.new_id() if was is None else old[was]["id"]
 
 
 def _refuse_old(root: Mapping[str, Any]) -> str:
@@ -184,8 +185,8 @@ def _old_format(text: str, previous: Document | None) -> NotebookNode:
     try:
         notebook = reads(text.removeprefix(BOM), as_version=4)
         shape.check_root(notebook)
-        raw: list[dict[str, Any]] = [{} for _ in notebook.cells]
-        cells = _identify([shape.join_cell(cell) for cell in notebook.cells], raw, previous)
+        bare = [{key: cell[key] for key in cell if key != "id"} for cell in notebook.cells]
+        cells = _identify([b"%d" % at for at in range(len(bare))], bare, previous)
     except (ValueError, KeyError, AttributeError, TypeError, nbformat.ValidationError) as error:
         raise InvalidNotebook(f"The notebook's old format cannot be read: {error}.", hint=_CONVERT) from error
     return notebooks.shallow(notebook, cells=cells)
@@ -222,8 +223,10 @@ def splice(document: Document, notebook: NotebookNode) -> Document:
             pieces.append(Piece(cell, _patch_cell(document.pieces[old], cell, writer), lead))
         else:
             pieces.append(Piece(cell, _new_cell(cell, writer, document.notebook.nbformat_minor), lead))
-    close = document.close if document.pieces else document.style.break_line(1).encode()
-    return replace(document, notebook=notebook, pieces=tuple(pieces), close=close if pieces else b"")
+    close = document.close
+    if bool(pieces) != bool(document.pieces):
+        close = document.style.break_line(1).encode() if pieces else b""
+    return replace(document, notebook=notebook, pieces=tuple(pieces), close=close)
 
 
 def require_editable(document: Document) -> None:

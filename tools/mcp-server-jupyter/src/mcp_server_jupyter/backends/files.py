@@ -38,6 +38,7 @@ DELAY_SECONDS = 0.1
 _RETRY_SECONDS = 1.0
 _POLL_SECONDS = 0.02
 _ATTEMPTS = 20
+_UNLOCKED_ATTEMPTS = 1
 _CACHE_BYTES = 256 * 2**20
 
 
@@ -290,14 +291,19 @@ class FilesContents:
     async def _save(self, state: _Open, before: NotebookNode, after: NotebookNode) -> None:
         """Write an edit; the caller holds `editing`. On a conflict nothing of it stays."""
         async with state.writing:
-            for _ in range(_ATTEMPTS):
-                try:
-                    await self._write(state, after)
-                    return
-                except _disk.Changed:
-                    now = await self._reload(state)
-                    after = notebooks.merge(before, after, now)
-                    before = now
+            for attempt in range(_ATTEMPTS):
+                with contextlib.ExitStack() as stack:
+                    is_locked = attempt >= _UNLOCKED_ATTEMPTS
+                    if is_locked:
+                        with _disk.translated(state.name):
+                            await anyio.to_thread.run_sync(stack.enter_context, _disk.locked(state.path))
+                    if attempt:
+                        now = await self._reload(state)
+                        after = notebooks.merge(before, after, now)
+                        before = now
+                    with contextlib.suppress(_disk.Changed):
+                        await self._write(state, after, is_locked)
+                        return
         raise Conflict(f"{state.name!r} changes all the time.", hint="Stop the program that writes it, try again.")
 
     async def _save_pending(self, state: _Open) -> None:
@@ -309,21 +315,24 @@ class FilesContents:
                 if state.saved is not None:
                     self._vanished(state)
 
-    async def _write(self, state: _Open, notebook: NotebookNode) -> None:
+    async def _write(self, state: _Open, notebook: NotebookNode, is_locked: bool = False) -> None:
         """Write a state of the notebook if the file is still the one that was read; the caller holds `writing`."""
         saved, snapshot = state.saved, state.snapshot
         assert saved is not None
         assert snapshot is not None
         seen = state.notebook
 
-        def write() -> tuple[Document, Snapshot]:
+        def write(wait: bool) -> tuple[Document, Snapshot]:
             document = _notebook_text.splice(saved, notebook)
             data = document.data()
             _disk.check_size(state.name, len(data), self.limit)
-            return document, _disk.replace(state.path, data, snapshot.version)
+            return document, _disk.replace(state.path, data, snapshot.version, is_locked=is_locked, wait=wait)
 
         with _disk.translated(state.name):
-            document, written = await _run(state.size, write)
+            try:
+                document, written = await _run(state.size, lambda: write(state.size >= INLINE_BYTES))
+            except BlockingIOError:
+                document, written = await anyio.to_thread.run_sync(write, True)
         pending = state.notebook if state.notebook is not seen else None
         state.hold(document, written, pending)
 
