@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+
 from mcp_server_jupyter.frontends.http import create_http
 from mcp_server_jupyter.frontends.mcp import create_mcp
 from mcp_server_jupyter.services import Services, open_services

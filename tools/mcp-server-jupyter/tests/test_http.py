@@ -14,9 +14,10 @@ from typing import Any
 import anyio
 import httpx2
 import pytest
-from http_app import BASE, INITIALIZE, META, MODERN, TOKEN, App, notebook, open_app
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
+
+from http_app import BASE, INITIALIZE, META, MODERN, TOKEN, App, notebook, open_app
 from mcp_server_jupyter import __version__
 from mcp_server_jupyter.events import Event, Events
 from mcp_server_jupyter.frontends import _events

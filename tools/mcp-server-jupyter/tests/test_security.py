@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from http_app import BASE, MODERN, TOKEN, App, notebook, open_app
 from mcp_server_jupyter.errors import InvalidRequest
 from mcp_server_jupyter.frontends._security import Names, RateLimit, refuse_unsafe, split_host

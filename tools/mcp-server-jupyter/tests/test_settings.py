@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from mcp_server_jupyter.errors import InvalidRequest
 from mcp_server_jupyter.settings import PREFIX, Settings
 

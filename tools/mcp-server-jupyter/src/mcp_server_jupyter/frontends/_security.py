@@ -13,7 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..errors import InvalidRequest, JupyterMcpError, TooLarge, Unauthorized
+from ..errors import Conflict, InvalidRequest, JupyterMcpError, TooLarge, Unauthorized
 from ..settings import Settings
 
 OPEN_ROUTES = frozenset({"/health", "/api/healthz"})
@@ -75,6 +75,8 @@ def is_loopback(host: str) -> bool:
 def error_response(error: JupyterMcpError, headers: dict[str, str] | None = None) -> JSONResponse:
     """The one table from errors to HTTP."""
     content = {"error": error.code, "message": error.message, "hint": error.hint}
+    if isinstance(error, Conflict):
+        content["diff"] = error.diff
     return JSONResponse(content, status_code=error.http_status, headers=headers)
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from mcp.server import MCPServer
     from mcp.shared.message import SessionMessage
 
+_LAST_ANSWERS_SECONDS = 0.1
+
 OpenServer = Callable[[], AbstractAsyncContextManager["MCPServer"]]
 
 
@@ -44,7 +46,7 @@ async def _serve_embedded(wire: Wire, mcp: MCPServer, handshake: Handshake) -> N
     incoming, received = anyio.create_memory_object_stream["SessionMessage | Exception"](64)
     answers = _Answers(wire, silent=handshake.id)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_read, wire, mcp, handshake, incoming)
+        tasks.start_soon(_read, wire, mcp, handshake, incoming, answers)
         await server.run(received, answers, server.create_initialization_options())
         tasks.cancel_scope.cancel()
 
@@ -54,6 +56,7 @@ async def _read(
     mcp: MCPServer,
     handshake: Handshake,
     incoming: anyio.abc.ObjectSendStream[SessionMessage | Exception],
+    answers: _Answers,
 ) -> None:
     """Hand every message on; answer a leading `server/discover` here.
 
@@ -79,7 +82,9 @@ async def _read(
                     await _answer_discover(wire, mcp, message.id)
                     continue
                 decided = True
+            answers.expect(message)
             await incoming.send(SessionMessage(message))
+        await answers.settle()
 
 
 def _is_discover(request: Any) -> bool:
@@ -103,13 +108,31 @@ class _Answers:
     def __init__(self, wire: Wire, silent: Any) -> None:
         self._wire = wire
         self._silent = silent
+        self._due: set[Any] = set()
+        self._settled = anyio.Event()
 
     async def send(self, item: SessionMessage, /) -> None:
         message = item.message
-        if self._silent is not None and getattr(message, "id", None) == self._silent:
+        request_id = getattr(message, "id", None)
+        if self._silent is not None and request_id == self._silent:
             self._silent = None
             return
         await self._wire.send(message.model_dump_json(by_alias=True, exclude_unset=True).encode())
+        self._due.discard(request_id)
+        if not self._due:
+            self._settled.set()
+
+    def expect(self, message: Any) -> None:
+        """Remember what is to be answered."""
+        if getattr(message, "method", None) and (request_id := getattr(message, "id", None)) is not None:
+            self._due.add(request_id)
+
+    async def settle(self) -> None:
+        """After the client closed its end: a moment for the answers that are about to come (`echo ... | server`)."""
+        self._settled = anyio.Event()
+        if self._due:
+            with anyio.move_on_after(_LAST_ANSWERS_SECONDS):
+                await self._settled.wait()
 
     async def aclose(self) -> None:
         """The wire outlives the connection; whoever claimed it gives it back."""

@@ -1,0 +1,306 @@
+"""The commands, as a person runs them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from http_app import COMMAND, clean_environment, notebook
+from mcp_server_jupyter import __version__, cli
+from mcp_server_jupyter.errors import InvalidRequest, NotFound, Unsupported
+from mcp_server_jupyter.frontends import client_config
+from mcp_server_jupyter.frontends._sample import copy_sample
+from mcp_server_jupyter.frontends.run_notebook import inject, parse_parameters, prepare
+from mcp_server_jupyter.notebooks import new_cell
+from mcp_server_jupyter.settings import PREFIX, Settings
+from support import Server, outputs_text
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**clean_environment(), "XDG_STATE_HOME": str(folder / "state")}
+    root = folder / "root"
+    root.mkdir(exist_ok=True)
+    return subprocess.run(
+        [*COMMAND, *arguments], cwd=root, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+# --------------------------------------------------------------------------- help and start
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom mcp_server_jupyter.cli import main\nsys.argv = ['x', '--help']\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "heavy = {'mcp', 'pydantic', 'starlette', 'uvicorn', 'zmq', 'nbformat', 'asyncio', 'anyio', 'structlog'}\n"
+        "print('HEAVY', sorted(heavy & set(sys.modules)))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    assert shown.stdout.endswith("HEAVY []\n")
+
+
+def test_importing_the_doors_starts_nothing_and_loads_no_kernel_client() -> None:
+    code = (
+        "import sys, threading\nimport mcp_server_jupyter.frontends.http, mcp_server_jupyter.frontends.stdio\n"
+        "heavy = {'jupyter_client', 'zmq', 'PIL', 'psutil', 'prometheus_client', 'structlog'}\n"
+        "print(sorted(heavy & set(sys.modules)), threading.active_count())"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    assert shown.stdout == "[] 1\n"
+
+
+def test_the_version_is_the_packages() -> None:
+    assert CliRunner().invoke(cli.commands, ["--version"]).output.strip().endswith(__version__)
+
+
+def test_every_setting_is_an_option_of_the_server_commands_with_its_variable() -> None:
+    for arguments in (["--help"], ["serve", "--help"]):
+        shown = " ".join(CliRunner().invoke(cli.commands, arguments).output.split())
+        for field in dataclasses.fields(Settings):
+            assert f"--{field.name.replace('_', '-')} " in shown, field.name
+            assert PREFIX + field.name.upper() in shown, field.name
+
+
+@pytest.mark.parametrize("command", ["serve", "run", "doctor", "kernels", "config"])
+def test_every_command_says_what_it_does(command: str) -> None:
+    shown = CliRunner().invoke(cli.commands, [command, "--help"])
+    assert shown.exit_code == 0
+    assert shown.output.startswith("Usage: ")
+
+
+def test_an_option_may_stand_before_the_command_and_after_it_wins(tmp_path: Path) -> None:
+    before = run(tmp_path, "--notebook=a.ipynb", "config", "generic")
+    assert "a.ipynb" in before.stdout
+    after = run(tmp_path, "--notebook=a.ipynb", "config", "generic", "--notebook=b.ipynb")
+    assert "b.ipynb" in after.stdout
+    assert "a.ipynb" not in after.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [["serve", "--port=http"], ["--root=/nowhere"], ["serve", "--host=0.0.0.0", "--no-auth"]]
+)
+def test_a_wrong_setting_is_one_line_and_exit_code_2(tmp_path: Path, arguments: list[str]) -> None:
+    ended = run(tmp_path, *arguments)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("Error: ")
+    assert "Traceback" not in ended.stderr
+    assert ended.stdout == ""
+
+
+# --------------------------------------------------------------------------- config
+
+
+@pytest.mark.parametrize("client", cli.CLIENTS)
+def test_a_configuration_for_every_client_starts_this_very_server(tmp_path: Path, client: str) -> None:
+    assert set(cli.CLIENTS) == set(client_config.CLIENTS)
+    ended = run(tmp_path, "config", client)
+    assert ended.returncode == 0
+    servers = json.loads(ended.stdout)
+    entry = servers["servers" if client == "vscode" else "mcpServers"]["jupyter"]
+    started = subprocess.run(
+        [entry["command"], *entry["args"]], stdin=subprocess.DEVNULL, capture_output=True, timeout=30, check=False,
+        env={**clean_environment(), "XDG_STATE_HOME": str(tmp_path / "state")},
+    )  # fmt: skip
+    assert started.returncode == 0, started.stderr
+
+
+@pytest.mark.parametrize("client", sorted(set(cli.CLIENTS) - {"claude-desktop"}))
+def test_a_configuration_for_a_running_server_holds_its_address_and_token(client: str) -> None:
+    text = json.dumps(client_config.http_config(client, "http://127.0.0.1:4040/mcp", "the-token"))
+    assert "http://127.0.0.1:4040/mcp" in text
+    assert "Bearer the-token" in text
+    assert "Authorization" not in json.dumps(client_config.http_config(client, "http://127.0.0.1:4040/mcp", None))
+
+
+def test_a_client_that_only_starts_servers_is_told_so() -> None:
+    with pytest.raises(InvalidRequest, match="itself"):
+        client_config.http_config("claude-desktop", "http://127.0.0.1:4040/mcp", None)
+
+
+def test_a_configuration_for_a_running_server_needs_one(tmp_path: Path) -> None:
+    ended = run(tmp_path, "config", "cursor", "--http")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "serve" in ended.stderr
+
+
+# --------------------------------------------------------------------------- run
+
+
+def test_a_notebook_is_executed_with_its_parameters_into_a_copy(tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    source = json.loads(notebook("x = 1", "print('x is', x, type(x).__name__)"))
+    source["cells"][0]["metadata"]["tags"] = ["parameters"]
+    before = json.dumps(source)
+    (tmp_path / "root" / "a.ipynb").write_text(before)
+    ended = run(tmp_path, "run", "a.ipynb", "-p", "x=[7, 8]", "--output", "out/b.ipynb")
+    assert ended.returncode == 0, ended.stderr
+    executed = json.loads((tmp_path / "root" / "out" / "b.ipynb").read_text())
+    assert "x is [7, 8] list" in outputs_text(executed["cells"][2])
+    assert executed["cells"][1]["metadata"]["tags"] == ["injected-parameters"]
+    assert (tmp_path / "root" / "a.ipynb").read_text() == before
+    assert "[3/3]" in ended.stdout
+
+
+def test_a_failing_cell_is_shown_and_ends_in_exit_code_1(tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "a.ipynb").write_text(notebook("print('before')", "1 / 0", "print('never')"))
+    ended = run(tmp_path, "run", "a.ipynb")
+    assert ended.returncode == 1
+    assert "ZeroDivisionError" in ended.stdout
+    written = json.loads((tmp_path / "root" / "a.ipynb").read_text())
+    assert outputs_text(written["cells"][0]) == "before\n"
+    assert written["cells"][1]["outputs"][0]["ename"] == "ZeroDivisionError"
+    assert written["cells"][2]["outputs"] == []
+
+
+def test_a_notebook_that_is_not_there_is_exit_code_2(tmp_path: Path) -> None:
+    ended = run(tmp_path, "run", "none.ipynb")
+    assert ended.returncode == 2
+    assert "none.ipynb" in ended.stderr
+
+
+def test_a_copy_runs_in_the_folder_of_its_original(tmp_path: Path) -> None:
+    folder = tmp_path / "root" / "sub"
+    folder.mkdir(parents=True)
+    (folder / "data.txt").write_text("the data")
+    (folder / "a.ipynb").write_text(notebook("print(open('data.txt').read())"))
+    ended = run(tmp_path, "run", "sub/a.ipynb", "--output", "b.ipynb")
+    assert ended.returncode == 0, ended.stdout
+    assert "the data" in (tmp_path / "root" / "b.ipynb").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("x=1", 1),
+        ("x=1.5", 1.5),
+        ("x=-3", -3),
+        ("x=true", True),
+        ("x=False", False),
+        ("x=null", None),
+        ("x=[1, 'a']", [1, "a"]),
+        ('x={"a": 1}', {"a": 1}),
+        ("x=plain text", "plain text"),
+        ("x='quoted'", "quoted"),
+        ("x=a=b", "a=b"),
+        ("x=", ""),
+        ("x=__import__('os')", "__import__('os')"),
+        ("x=2024-01-01", "2024-01-01"),
+    ],
+)
+def test_a_parameter_is_a_literal_or_else_a_text(text: str, value: object) -> None:
+    assert parse_parameters([text]) == {"x": value}
+
+
+@pytest.mark.parametrize("text", ["x", "=1", "1x=1", "a b=1", "class=1", "x;import os=1"])
+def test_what_is_no_parameter_is_refused(text: str) -> None:
+    with pytest.raises(InvalidRequest):
+        parse_parameters([text])
+
+
+def node(*tags: str, language: str = "python") -> Any:
+    from nbformat.v4 import new_notebook
+
+    cells = []
+    for tag in tags:
+        cell = new_cell("code", f"# {tag}")
+        cell["metadata"]["tags"] = [tag] if tag else []
+        cells.append(cell)
+    return new_notebook(cells=cells, metadata={"kernelspec": {"language": language, "name": "k", "display_name": "k"}})
+
+
+@pytest.mark.parametrize(
+    ("tags", "wanted"),
+    [
+        (["", "parameters", ""], ["", "parameters", "injected-parameters", ""]),
+        (["", ""], ["injected-parameters", "", ""]),
+        (["parameters", "injected-parameters", ""], ["parameters", "injected-parameters", ""]),
+        ([], ["injected-parameters"]),
+    ],
+)
+def test_parameters_are_put_after_the_tagged_cell_or_at_the_top(tags: list[str], wanted: list[str]) -> None:
+    edited = node(*tags)
+    inject(edited, {"x": 1})
+    assert [(cell.metadata.get("tags") or [""])[0] for cell in edited.cells] == wanted
+
+
+def test_parameters_of_another_language_are_refused() -> None:
+    with pytest.raises(Unsupported):
+        inject(node("", language="R"), {"x": 1})
+
+
+def test_a_notebook_outside_the_root_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "a.ipynb").write_text(notebook())
+    with pytest.raises(InvalidRequest, match="outside"):
+        prepare(tmp_path / "root", tmp_path / "a.ipynb", None)
+    with pytest.raises(NotFound):
+        prepare(tmp_path / "root", tmp_path / "root" / "none.ipynb", None)
+
+
+# --------------------------------------------------------------------------- sample, doctor, kernels
+
+
+def test_the_sample_is_copied_only_into_a_root_without_notebooks(tmp_path: Path) -> None:
+    assert copy_sample(tmp_path) == "welcome.ipynb"
+    assert (tmp_path / "welcome.ipynb").exists()
+    (tmp_path / "welcome.ipynb").write_text("mine")
+    assert copy_sample(tmp_path) == "welcome.ipynb"
+    assert (tmp_path / "welcome.ipynb").read_text() == "mine"
+
+
+def test_a_root_with_notebooks_gets_no_sample(tmp_path: Path) -> None:
+    (tmp_path / "mine.ipynb").write_text(notebook())
+    assert copy_sample(tmp_path) is None
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.ipynb"]
+
+
+def test_the_doctor_finds_a_working_installation_well(tmp_path: Path) -> None:
+    ended = run(tmp_path, "doctor", "--port=0")
+    assert ended.returncode == 0, ended.stdout
+    assert "FAIL" not in ended.stdout
+    assert "adds in" in ended.stdout
+
+
+def test_the_doctor_says_what_is_wrong_and_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("a file, where a folder should be")
+    ended = run(tmp_path, "doctor", "--port=0", "--kernel-name=none-such")
+    assert ended.returncode == 1
+    assert "FAIL  State directory" in ended.stdout
+    assert "another --state-dir" in ended.stdout
+    assert "none-such" in ended.stdout
+
+
+def test_kernels_of_the_running_server_are_listed_and_stopped(tmp_path: Path) -> None:
+    server = Server(tmp_path).start()
+    try:
+        (server.root / "a.ipynb").write_text(notebook())
+        kernel = server.call("execute_code", code="1", notebook_path="a.ipynb")["data"]["kernel_id"]
+        state = f"--state-dir={server.state}"
+        assert kernel in run(tmp_path, "kernels", state).stdout
+        assert run(tmp_path, "kernels", state, "stop", kernel[:8]).returncode == 0
+        assert kernel not in run(tmp_path, "kernels", state).stdout
+        missing = run(tmp_path, "kernels", state, "stop", "nope")
+        assert missing.returncode == 2
+        assert "No kernel 'nope'" in missing.stderr
+    finally:
+        server.stop()
+
+
+def test_kernels_that_a_server_left_running_are_listed_and_stopped(tmp_path: Path) -> None:
+    server = Server(tmp_path, "--keep-kernels").start()
+    (server.root / "a.ipynb").write_text(notebook())
+    kernel = server.call("execute_code", code="1", notebook_path="a.ipynb")["data"]["kernel_id"]
+    assert server.stop() == 0
+    state = f"--state-dir={server.state}"
+    assert kernel in run(tmp_path, "kernels", state).stdout
+    assert kernel in run(tmp_path, "kernels", state).stdout
+    assert run(tmp_path, "kernels", state, "stop", kernel).returncode == 0
+    assert kernel not in run(tmp_path, "kernels", state).stdout
