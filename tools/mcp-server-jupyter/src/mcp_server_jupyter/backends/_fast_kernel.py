@@ -12,11 +12,13 @@ import os
 import select
 import sys
 import threading
+import time
 from typing import Any
 
 _STREAM = ("_flush_pending", "_schedule_flush")
 _DESCRIPTOR = ("_original_stdstream_copy", "_original_stdstream_fd", "_should_watch", "watch_fd_thread")
 _AT_MOST = 1 << 20
+_PAUSE = 0.0005
 
 
 def install() -> None:
@@ -40,6 +42,11 @@ def _quicken(stream: Any, take: Any) -> None:
     process = os.getpid()
     written: object = object()
     flushed: object = None
+    forked = False
+
+    def has_forked() -> None:
+        nonlocal forked
+        forked = True
 
     def schedule_flush() -> None:
         # `write` calls this after it has filled the buffer. A token, not a flag: a flush that was under way when
@@ -56,11 +63,18 @@ def _quicken(stream: Any, take: Any) -> None:
             return
         if take is not None:
             take()
+        if forked:
+            # A forked child's output comes through a socket of the IOPub thread, and nothing here can tell when:
+            # from now on, take the time that ipykernel takes.
+            time.sleep(_PAUSE)
+            whole_flush()
+            return
         token = written
         if token is not flushed:
             whole_flush()
             flushed = token
 
+    os.register_at_fork(after_in_parent=has_forked)
     stream._schedule_flush = schedule_flush
     stream.flush = flush
 

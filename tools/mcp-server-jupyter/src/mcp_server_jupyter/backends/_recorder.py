@@ -132,7 +132,8 @@ class Recorder:
     def __init__(self, folder: str, status: int) -> None:
         self.folder = folder
         self.status = status
-        os.set_inheritable(status, False)
+        if status >= 0:
+            os.set_inheritable(status, False)
         with open(os.path.join(folder, LAUNCH)) as file:
             self.launch = json.load(file)
         self.wakeup, wakeup_write = os.pipe()
@@ -221,10 +222,13 @@ class Recorder:
             return True
         if not data:
             return False
-        file = self.log_file()
-        os.write(file, data)
-        os.close(file)
-        self.printed += len(data)
+        # A full disk must not end the kernel.
+        with suppress(OSError):
+            file = self.log_file()
+            try:
+                self.printed += os.write(file, data)
+            finally:
+                os.close(file)
         return True
 
     def has_ended(self) -> bool:
@@ -274,18 +278,36 @@ class Recorder:
             size += len(packed)
         if not batch:
             return False
-        if self.file < 0 or self.size + size > self.launch["segment_bytes"]:
+        try:
+            self.append(b"".join(batch))
+        except OSError:
+            # A full disk must not end the kernel. Without its segments the record says itself that it is not whole,
+            # and there is room again.
+            self.drop_all()
+        return True
+
+    def append(self, data: bytes) -> None:
+        """Append to the newest segment, or begin the next one."""
+        if self.file < 0 or self.size + len(data) > self.launch["segment_bytes"]:
             self.rotate()
-        view = memoryview(b"".join(batch))
+        self.size += len(data)
+        view = memoryview(data)
         while view:
             view = view[os.write(self.file, view) :]
-        self.size += size
-        return True
+
+    def drop_all(self) -> None:
+        """Forget everything recorded; the next segment's number shows that there were others."""
+        if self.file >= 0:
+            os.close(self.file)
+            self.file = -1
+        for segment in segments(self.folder):
+            os.unlink(segment)
 
     def rotate(self) -> None:
         """Begin the next segment, and forget the oldest if there are too many."""
         if self.file >= 0:
             os.close(self.file)
+            self.file = -1
         self.segment += 1
         path = os.path.join(self.folder, f"iopub.{self.segment}.log")
         self.file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)

@@ -80,7 +80,7 @@ def _recorded(wire: Wire, folder: Path, msg_id: str) -> tuple[list[Message], boo
             decoded = wire.decode("iopub", _recorder.frames(body))
             if decoded is not None and decoded[0].parent_id == msg_id:
                 found.append(decoded[0])
-    return found, bool(names) and not names[0].endswith("iopub.1.log")
+    return found, not (names and names[0].endswith("iopub.1.log"))
 
 
 async def _messages(recorded: list[Message], live: Request, ended: bool) -> AsyncIterator[Message]:

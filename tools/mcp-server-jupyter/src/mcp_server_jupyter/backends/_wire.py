@@ -172,6 +172,8 @@ class Wire:
         self._listener = listener
         self._reconnect_ms = reconnect_ms
         self._requests: dict[str, Request] = {}
+        # Their status messages may come after their reply has ended them.
+        self._control_ids: deque[str] = deque(maxlen=64)
         self._sockets: dict[Channel, zmq.Socket[bytes]] = {}
         self._subscribed = asyncio.Event()
         self._error: Callable[[], JupyterMcpError] | None = None
@@ -252,6 +254,8 @@ class Wire:
             request.finish(self._error)
             return request
         self._requests[msg_id] = request
+        if channel == "control":
+            self._control_ids.append(msg_id)
         self.send(channel, msg_type, content, msg_id=msg_id)
         return request
 
@@ -376,7 +380,7 @@ class Wire:
                 return
             self._subscribed.set()
             if message.msg_type == "status":
-                self._track(message, parent, request)
+                self._track(message, parent)
         elif channel == "shell" and request is not None and len(self._requests) > 1:
             self._overtake(request)
         if request is not None:
@@ -392,8 +396,8 @@ class Wire:
             if earlier.channel == "shell":
                 earlier.overtake()
 
-    def _track(self, message: Message, parent: Mapping[str, Any], request: Request | None) -> None:
-        if (request is not None and request.channel == "control") or parent.get("msg_type") in _CONTROL_ONLY:
+    def _track(self, message: Message, parent: Mapping[str, Any]) -> None:
+        if message.parent_id in self._control_ids or parent.get("msg_type") in _CONTROL_ONLY:
             return
         state = message.content.get("execution_state")
         if state in ("busy", "idle"):
