@@ -100,7 +100,7 @@ class FilesContents:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            with anyio.CancelScope(shield=True):
+            with anyio.CancelScope(shield=True), contextlib.suppress(*((JupyterMcpError,) if error else ())):
                 await self.flush()
         finally:
             self._changes.close()
@@ -164,14 +164,16 @@ class FilesContents:
             NotFound: the file was deleted; pending outputs are gone with it.
             JupyterMcpError: it cannot be written now; the change stays pending.
         """
-        states = list(self._open.values()) if path is None else [self._state(path)]
-        for state in states:
+        problems: list[JupyterMcpError] = []
+        for state in list(self._open.values()) if path is None else [self._state(path)]:
             async with state.editing:
-                if state.dirty:
-                    await self._save_pending(state)
-        problems = [problem for state in states for problem in state.problems]
-        for state in states:
-            state.problems = []
+                try:
+                    if state.dirty:
+                        await self._save_pending(state)
+                except JupyterMcpError as problem:
+                    problems.append(problem)
+                problems += state.problems
+                state.problems = []
         if problems:
             raise problems[0]
 
@@ -230,7 +232,7 @@ class FilesContents:
             notebook = notebooks.merge(
                 state.saved.notebook, state.notebook, document.notebook, on_conflict=state.problems.append
             )
-        changed = document.data() != state.saved.data()
+        changed = document is not state.saved
         state.hold(document, snapshot, notebook)
         if changed:
             self._changes.tell(state.name)
@@ -255,6 +257,8 @@ class FilesContents:
 
     def _read(self, path: Path, previous: Document | None) -> tuple[Document, Snapshot]:
         data, snapshot = _disk.read(path, self.limit)
+        if previous is not None and previous.data() == data:
+            return previous, snapshot
         try:
             return _notebook_text.parse(data, previous), snapshot
         except JupyterMcpError:
@@ -272,6 +276,8 @@ class FilesContents:
         if state.saved is not None:
             self._changes.tell(state.name)
         state.forget()
+        if not (state.problems or state.background or state.editing.statistics().tasks_waiting):
+            self._open.pop(state.path, None)
 
     def _make_room(self, latest: _Open) -> None:
         """Drop the notebooks opened longest ago once all together are too big; their made-up ids are kept."""
