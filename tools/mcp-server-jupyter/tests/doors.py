@@ -131,7 +131,7 @@ async def _services(folder: Path) -> AsyncIterator[Any]:
 
 
 @asynccontextmanager
-async def _http_client(server: Server, mode: str) -> AsyncIterator[Any]:
+async def http_client(server: Server, mode: str, **options: Any) -> AsyncIterator[Any]:
     import httpx2
     from mcp import Client
     from mcp.client.streamable_http import streamable_http_client
@@ -139,18 +139,18 @@ async def _http_client(server: Server, mode: str) -> AsyncIterator[Any]:
     headers = {"Authorization": "Bearer secret-token"}
     async with (
         httpx2.AsyncClient(headers=headers, timeout=60) as http,
-        Client(streamable_http_client(f"{server.address}/mcp", http_client=http), mode=mode) as client,
+        Client(streamable_http_client(f"{server.address}/mcp", http_client=http), mode=mode, **options) as client,
     ):
         yield client
 
 
 @asynccontextmanager
-async def _stdio_client(folder: Path, mode: str) -> AsyncIterator[Any]:
+async def stdio_client(folder: Path, mode: str, **options: Any) -> AsyncIterator[Any]:
     from mcp import Client, StdioServerParameters
 
     (folder / "root").mkdir()
     arguments = ["-m", "mcp_server_jupyter", f"--root={folder / 'root'}", f"--state-dir={folder / 'state'}"]
-    async with Client(StdioServerParameters(command=sys.executable, args=arguments), mode=mode) as client:
+    async with Client(StdioServerParameters(command=sys.executable, args=arguments), mode=mode, **options) as client:
         yield client
 
 
@@ -173,8 +173,8 @@ def open_door(name: str, folder: Path, server: Server) -> Iterator[Door]:
             with portal.wrap_async_context_manager(_services(folder)) as services:
                 yield InProcess(folder / "root", portal, services)
         elif kind == "stdio":
-            with portal.wrap_async_context_manager(_stdio_client(folder, mode)) as client:
+            with portal.wrap_async_context_manager(stdio_client(folder, mode)) as client:
                 yield Mcp(folder / "root", portal, client)
         else:
-            with portal.wrap_async_context_manager(_http_client(server, mode)) as client:
+            with portal.wrap_async_context_manager(http_client(server, mode)) as client:
                 yield Mcp(server.root, portal, client)

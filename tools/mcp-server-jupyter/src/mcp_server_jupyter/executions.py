@@ -345,7 +345,8 @@ class Executions:
         death = session.kernel.death
         how = describe(death) if death else str(error)
         execution.reducer.add_error("KernelDead", f"The kernel {how} while this cell ran.")
-        await self._finish(execution, "died", f"The kernel {how} while this cell ran.")
+        note = f"The kernel {how} while this cell ran. restart_kernel starts a new one and names the cells to rerun."
+        await self._finish(execution, "died", note)
         for waiting in list(session.queue):
             session.queue.remove(waiting)
             await self._finish(waiting, "aborted", f"Not run: the kernel {how}.")
