@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from http_app import COMMAND, clean_environment, notebook
+from http_app import COMMAND, clean_environment, notebook, stdio
 from mcp_server_jupyter import __version__, cli
 from mcp_server_jupyter.errors import InvalidRequest, NotFound, Unsupported
 from mcp_server_jupyter.frontends import client_config
@@ -304,3 +304,11 @@ def test_kernels_that_a_server_left_running_are_listed_and_stopped(tmp_path: Pat
     assert kernel in run(tmp_path, "kernels", state).stdout
     assert run(tmp_path, "kernels", state, "stop", kernel).returncode == 0
     assert kernel not in run(tmp_path, "kernels", state).stdout
+
+
+def test_kernels_of_a_server_on_standard_streams_are_said_to_be_its_clients(tmp_path: Path) -> None:
+    with stdio(tmp_path / "root", tmp_path / "s") as client:
+        client.initialize()
+        ended = run(tmp_path, "kernels", f"--state-dir={tmp_path / 's'}")
+    assert ended.returncode == 2
+    assert "serve" in ended.stderr

@@ -411,3 +411,35 @@ def test_a_second_signal_ends_the_server_at_once(tmp_path: Path) -> None:
     kernels = server.call("list_kernels")["data"]["kernels"]
     server.call("shutdown_kernel", kernel_id=kernels[0]["kernel_id"])
     server.stop()
+
+
+@pytest.mark.parametrize("era", ["plain", "modern"])
+def test_a_call_that_waits_is_answered_when_the_server_stops_and_its_cell_runs_on(tmp_path: Path, era: str) -> None:
+    server = Server(tmp_path, "--keep-kernels", "--grace-seconds=0.2").start()
+    (server.root / "a.ipynb").write_text(notebook())
+    code = "open('started', 'w').close()\nimport time; time.sleep(3)\nopen('finished', 'w').close()"
+    body = call("append_execute_code_cell", notebook_path="a.ipynb", cell_source=code)
+    headers = {**BOTH, "authorization": "Bearer secret-token"}
+    if era == "modern":
+        body["params"]["_meta"] = META
+        headers |= {"mcp-protocol-version": MODERN, "mcp-method": "tools/call", "mcp-name": "append_execute_code_cell"}
+    answers: list[httpx2.Response] = []
+    waiting = threading.Thread(
+        target=lambda: answers.append(httpx2.post(f"{server.address}/mcp", json=body, headers=headers, timeout=30))
+    )
+    waiting.start()
+    eventually((server.root / "started").exists)
+    assert server.stop() == 0
+    waiting.join(10)
+    assert (answers[0].status_code, answers[0].json()["error"]) == (503, "unavailable")
+    eventually((server.root / "finished").exists, what="the cell, which nobody interrupted")
+    server.start()
+    for kernel in server.call("list_kernels")["data"]["kernels"]:
+        server.call("shutdown_kernel", kernel_id=kernel["kernel_id"])
+    assert server.stop() == 0
+
+
+def test_a_token_of_ones_own_is_not_printed(server: Server) -> None:
+    printed = server.log.read_text()
+    assert server.address in printed
+    assert "secret-token" not in printed

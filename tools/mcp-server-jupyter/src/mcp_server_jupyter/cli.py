@@ -246,9 +246,14 @@ async def _run_notebook(services: Any, notebook: Path, output: Path | None, para
 
 def _call(settings: Settings, operation: str, arguments: Mapping[str, Any]) -> str:
     """One operation, by the running server or else on the kernels that the last one left."""
-    from .runtime import find_server  # noqa: PLC0415 - see `_run_stdio`
+    from .runtime import find_server, is_owned  # noqa: PLC0415 - see `_run_stdio`
 
     server = find_server(settings) or find_server(settings, any_root=True)
+    if server is None and is_owned(settings):
+        raise Unavailable(
+            "The server that owns these kernels serves one client on standard input and output alone.",
+            hint="Run `mcp-server-jupyter serve` before its client starts: then both see the same kernels.",
+        )
     if server is None:
         settings = dataclasses.replace(settings, keep_kernels=True, log_level="error")
         return str(_in_services(settings, _invoke, operation, arguments))

@@ -89,6 +89,11 @@ def find_server(settings: Settings, *, any_root: bool = False) -> RunningServer 
     return None
 
 
+def is_owned(settings: Settings) -> bool:
+    """Whether a server holds the state directory itself, over HTTP or not."""
+    return _is_locked(settings.state_dir / LOCK)
+
+
 def load_token(settings: Settings) -> str | None:
     """The bearer token of the HTTP doors: the one set, else the one kept in the state directory, made if need be."""
     if settings.no_auth:

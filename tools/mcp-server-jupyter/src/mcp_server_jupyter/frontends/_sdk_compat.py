@@ -65,7 +65,7 @@ def caller_cancelled(request: Any) -> bool:
     """Whether a call that is being cancelled was cancelled by its caller, not by the end of the connection.
 
     The handshake eras send `notifications/cancelled`. On HTTP, 2026-07-28 has no such message: closing the response
-    stream is the cancellation ("Cancellation", streamable HTTP).
+    stream is the cancellation ("Cancellation", streamable HTTP), unless it is the stopping server that closes it.
     """
     if request is None:
         return False
@@ -74,7 +74,9 @@ def caller_cancelled(request: Any) -> bool:
         return True
     from mcp_types.version import MODERN_PROTOCOL_VERSIONS  # noqa: PLC0415 - see `quick_import`
 
-    return request.request is not None and request.protocol_version in MODERN_PROTOCOL_VERSIONS
+    if request.request is None or request.protocol_version not in MODERN_PROTOCOL_VERSIONS:
+        return False
+    return not getattr(request.request.app.state, "stopping", False)
 
 
 class Subscribers:

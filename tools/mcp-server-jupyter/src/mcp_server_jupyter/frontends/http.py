@@ -39,6 +39,8 @@ from .client_config import http_config
 from .mcp import create_mcp
 
 NAME = "mcp-server-jupyter"
+_STOPPING = "The server is stopping; the call was not answered in time."
+_STOPPING_HINT = "What a cell has put out so far is in its notebook; get_execution of the next server knows more."
 _MAX_HEADER_BYTES = 64 * 2**10
 
 
@@ -52,7 +54,7 @@ def create_http(services: Services, mcp: MCPServer, token: str | None, *, port: 
         lowlevel(mcp), stateless=True, json_response=True, max_request_body_size=settings.max_body_bytes
     )
     mcp_route = McpRoute(mcp.session_manager, plain, settings.max_body_bytes)
-    log, metrics, streams = EventLog(services.events), Metrics(services), Streams()
+    log, metrics, requests = EventLog(services.events), Metrics(services), InFlight()
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -64,75 +66,71 @@ def create_http(services: Services, mcp: MCPServer, token: str | None, *, port: 
 
     app = Starlette(
         routes=[
-            Route("/mcp", streams.ended_with(mcp_route)),
-            Route("/mcp/", streams.ended_with(mcp_route)),
+            Route("/mcp", mcp_route),
+            Route("/mcp/", mcp_route),
             Route("/", mcp_route, methods=["POST"]),
             Route("/health", rest.health),
             Route("/api/healthz", rest.healthz),
             Route("/api/connect", rest.connect, methods=["PUT"]),
             Route("/api/operations", rest.operations),
             Route("/api/operations/{name}", rest.operate, methods=["POST"]),
-            Route("/api/events", streams.ended_with(_asgi(log.endpoint))),
+            Route("/api/events", log.endpoint),
             Route("/metrics", metrics.endpoint),
         ],
-        middleware=[Middleware(Guard, settings=settings, token=token, port=port)],
+        middleware=[
+            Middleware(Guard, settings=settings, token=token, port=port),
+            Middleware(_Tracked, requests=requests),
+        ],
         exception_handlers={JupyterMcpError: _known, HTTPException: _http, Exception: _unknown},
         lifespan=lifespan,
     )
-    app.state.streams = streams
+    app.state.requests = requests
+    app.state.stopping = False
     return app
 
 
-class Streams:
-    """The open streams (GET), which would otherwise outlive the server's wish to end."""
+class InFlight:
+    """The requests being answered, so that the end of the server need not wait for the longest of them."""
 
     def __init__(self) -> None:
         self._scopes: set[anyio.CancelScope] = set()
 
-    def ended_with(self, app: ASGIApp) -> ASGIApp:
-        async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["method"] != "GET":
-                await app(scope, receive, send)
-                return
-            started = False
+    async def run(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
 
-            async def noticing_send(message: Message) -> None:
-                nonlocal started
-                started = True
-                await send(message)
+        async def noticing_send(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
 
-            with anyio.CancelScope() as ending:
-                self._scopes.add(ending)
-                try:
-                    await app(scope, receive, noticing_send)
-                finally:
-                    self._scopes.discard(ending)
-            if ending.cancelled_caught and started:
+        with anyio.CancelScope() as ending:
+            self._scopes.add(ending)
+            try:
+                await app(scope, receive, noticing_send)
+            finally:
+                self._scopes.discard(ending)
+        if ending.cancelled_caught:
+            if started:
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-        return _Endpoint(endpoint)
+            else:
+                await error_response(Unavailable(_STOPPING, hint=_STOPPING_HINT))(scope, receive, send)
 
     def end(self) -> None:
+        """Answer what waits with 503, and close the streams."""
         for scope in list(self._scopes):
             scope.cancel()
 
 
-class _Endpoint:
-    """Starlette takes a function for a view and anything else for an ASGI app."""
-
-    def __init__(self, app: ASGIApp) -> None:
+class _Tracked:
+    def __init__(self, app: ASGIApp, *, requests: InFlight) -> None:
         self._app = app
+        self._requests = requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._app(scope, receive, send)
-
-
-def _asgi(view: Callable[[Request], Any]) -> ASGIApp:
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        response: Response = await view(Request(scope, receive))
-        await response(scope, receive, send)
-
-    return app
+        if scope["type"] == "http":
+            await self._requests.run(self._app, scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
 
 
 class _Rest:
@@ -239,8 +237,9 @@ async def serve_http(settings: Settings, say: Callable[[str], object]) -> None:
                 for accepting in server.servers:
                     accepting.close()
                 listener.close()
+            app.state.stopping = True
             await services.drain(settings.grace_seconds)
-            app.state.streams.end()
+            app.state.requests.end()
             server.should_exit = True
 
 
@@ -282,16 +281,18 @@ def _url_host(host: str) -> str:
 
 
 def _welcome(settings: Settings, url: str, token: str | None) -> str:
+    shown = token if token is None or not settings.token else "YOUR_TOKEN"
+    nothing = "NONE: anyone who reaches this address can run code here (--no-auth)"
     lines = [
         "",
         f"  mcp-server-jupyter {__version__}",
         f"  Notebooks   {settings.root}",
         f"  Address     {url}",
-        f"  Token       {token or 'NONE: anyone who reaches this address can run code here (--no-auth)'}",
+        f"  Token       {'the one you set' if settings.token and token else token or nothing}",
         "",
         "  Configuration for a client:",
         "",
-        *(f"  {line}" for line in json.dumps(http_config("generic", url, token), indent=2).splitlines()),
+        *(f"  {line}" for line in json.dumps(http_config("generic", url, shown), indent=2).splitlines()),
         "",
     ]
     return "\n".join(lines)
