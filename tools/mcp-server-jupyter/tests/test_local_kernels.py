@@ -18,7 +18,8 @@ import anyio
 import psutil
 import pytest
 
-from mcp_server_jupyter.backends import _recorder, local
+from mcp_server_jupyter.backends import _recorder
+from mcp_server_jupyter.backends._local_system import runtime_folder
 from mcp_server_jupyter.backends.local import LocalKernel, LocalKernels, open_kernels
 from mcp_server_jupyter.errors import InvalidRequest, KernelDead, KernelStartFailed, NotFound
 from mcp_server_jupyter.ports import Message
@@ -504,7 +505,7 @@ async def test_plots_appear_inline(kernels: LocalKernels) -> None:
 
 def test_the_socket_folder_is_private_and_short(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / ("long" * 40)))
-    folder = local._runtime_folder()
+    folder = runtime_folder()
 
     assert folder.stat().st_mode & 0o077 == 0
     assert len(os.fsencode(folder)) < 90

@@ -239,7 +239,7 @@ class Recorder:
 
     def subscribe(self) -> None:
         """Import zmq and connect to iopub."""
-        sys.path[:0] = self.launch["path"]
+        sys.path += self.launch["path"]
         import zmq  # noqa: PLC0415  (after the kernel's start, which must not wait for it)
 
         self.zmq = zmq

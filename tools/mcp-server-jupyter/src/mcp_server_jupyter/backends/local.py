@@ -11,14 +11,9 @@ import asyncio
 import json
 import os
 import secrets
-import shutil
 import signal
-import socket
-import stat
-import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,13 +23,23 @@ from ..errors import (
     JupyterMcpError,
     KernelDead,
     KernelStartFailed,
-    NotFound,
-    OutsideRoot,
     Unavailable,
 )
 from ..ports import Death, Kernelspec, KernelState, KernelStats, Message, Replay
 from ..settings import Settings
 from . import _kernelspecs, _recorder
+from ._local_system import (
+    CHANNELS,
+    below,
+    clean,
+    environment,
+    fast_request,
+    free_ports,
+    is_free,
+    remove,
+    remove_sockets,
+    runtime_folder,
+)
 from ._process import KernelProcess, kill_leftover, read_death, resident_bytes
 from ._replay import replay
 from ._wire import Request, Wire
@@ -46,13 +51,6 @@ SERVER_LOCK = _recorder.SERVER_LOCK
 START_SECONDS = 60.0
 _SHUTDOWN_SECONDS = 5.0
 _RECORD = "record.json"
-_CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
-# What a server knows and code in a notebook must not: tokens of the server and of what started it.
-_SECRETS = ("MCP_JUPYTER_TOKEN", "JUPYTER_TOKEN", "JPY_API_TOKEN", "JUPYTERHUB_API_TOKEN", "CONFIGPROXY_AUTH_TOKEN")
-# Describes the server's process; ipykernel captures no file descriptors where it finds it.
-_SERVERS_OWN = ("PYTEST_CURRENT_TEST",)
-# Socket names hold the runtime folder, a prefix and a number; sun_path takes 107 bytes (unix(7)).
-_LONGEST_FOLDER = 80
 _FAST_ARGUMENTS = ("--IPythonKernel._execute_sleep=0", "--HistoryManager.enabled=False")
 
 
@@ -162,7 +160,7 @@ class LocalKernel:
             await self._end(restart=False)
             self._disconnect(lambda: KernelDead("The kernel was shut down.", reason="shut down"))
             self._owner.forget(self)
-            await anyio.to_thread.run_sync(_remove, self.folder)
+            await anyio.to_thread.run_sync(remove, self.folder)
 
     async def wait_dead(self) -> Death:
         """See `ports.Kernel.wait_dead`."""
@@ -179,14 +177,14 @@ class LocalKernel:
             if ports is None:
                 return
             # A kernel that got none of its ports died because somebody else was faster: take others.
-            if attempt == 2 or all(map(_is_free, ports)):
+            if attempt == 2 or all(map(is_free, ports)):
                 raise self._start_failed("The kernel ended while it was starting")
             self._disconnect(lambda: KernelDead("The kernel did not start.", reason="no port"))
 
     async def _begin_once(self) -> list[int] | None:
         self._death, self._asked = None, False
         recipe = await anyio.to_thread.run_sync(_kernelspecs.find, self.name, self._owner.settings.root)
-        await anyio.to_thread.run_sync(_clean, self.folder)
+        await anyio.to_thread.run_sync(clean, self.folder)
         info, ports = self._new_connection(recipe)
         self._save(recipe)
         argv = recipe.command(str(self.folder / _recorder.CONNECTION))
@@ -195,7 +193,7 @@ class LocalKernel:
             self.folder,
             argv=[*argv, *_FAST_ARGUMENTS] if fast else argv,
             cwd=self._owner.settings.root / self.cwd,
-            env={**_environment(), **recipe.env, **self._record["env"]},
+            env={**environment(), **recipe.env, **self._record["env"]},
             lock=self._owner.settings.state_dir / SERVER_LOCK,
             orphan_seconds=self._owner.settings.orphan_hours * 3600,
             on_exit=self._exited,
@@ -204,7 +202,7 @@ class LocalKernel:
         try:
             with anyio.fail_after(START_SECONDS):
                 if fast:
-                    self._connected.request("execute_request", _fast_request())
+                    self._connected.request("execute_request", fast_request())
                 await self._connected.greet()
                 with anyio.move_on_after(1):
                     await self._process.recording.wait()
@@ -222,13 +220,13 @@ class LocalKernel:
         ports: list[int] = []
         # ipc has no ports to race for and lets no other user in; kernels in other languages may not speak it.
         if recipe.is_ipykernel:
-            prefix = _runtime_folder() / f"{self.id[:8]}.{self.epoch}"
+            prefix = runtime_folder() / f"{self.id[:8]}.{self.epoch}"
             info |= {"transport": "ipc", "ip": str(prefix)}
-            info |= {f"{channel}_port": number for number, channel in enumerate(_CHANNELS, 1)}
+            info |= {f"{channel}_port": number for number, channel in enumerate(CHANNELS, 1)}
         else:
-            ports = _free_ports(len(_CHANNELS))
+            ports = free_ports(len(CHANNELS))
             info |= {"transport": "tcp", "ip": "127.0.0.1"}
-            info |= {f"{channel}_port": port for channel, port in zip(_CHANNELS, ports, strict=True)}
+            info |= {f"{channel}_port": port for channel, port in zip(CHANNELS, ports, strict=True)}
         _recorder.write_json(str(self.folder / _recorder.CONNECTION), info)
         return info, ports
 
@@ -314,14 +312,14 @@ class LocalKernel:
 
     def _disconnect(self, error: Callable[[], JupyterMcpError]) -> None:
         self._close(error)
-        _remove_sockets(self.folder)
+        remove_sockets(self.folder)
 
     async def discard(self) -> None:
         """End the kernel at once and remove every trace of it."""
         await self._kill()
         self._disconnect(lambda: KernelDead("The kernel was shut down.", reason="shut down"))
         with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(_remove, self.folder)
+            await anyio.to_thread.run_sync(remove, self.folder)
 
     def _start_failed(self, what: str) -> KernelStartFailed:
         log = self._process.log() if self._process is not None else ""
@@ -400,7 +398,7 @@ class LocalKernels:
                 f"There are {len(self._kernels)} kernels already, as many as --max-kernels allows.",
                 hint="Shut one down with shutdown_kernel.",
             )
-        folder = _below(self.settings.root, cwd)
+        folder = below(self.settings.root, cwd)
         identity = str(uuid.uuid4())
         record = {"id": identity, "name": name, "cwd": folder, "env": dict(env or {}), "epoch": 1, "language": ""}
         kernel = LocalKernel(self, self._folder / identity, record)
@@ -424,7 +422,7 @@ class LocalKernels:
             except (OSError, ValueError):
                 # A start that was cut short: nothing to adopt, and nobody else will tidy it up.
                 kill_leftover(folder)
-                await anyio.to_thread.run_sync(_remove, folder)
+                await anyio.to_thread.run_sync(remove, folder)
                 continue
             if record["id"] in self._kernels:
                 continue
@@ -462,85 +460,3 @@ def _dead(death: Death) -> KernelDead:
 
 async def _wait_for(future: asyncio.Future[Any], seconds: float) -> None:
     await asyncio.wait([future], timeout=seconds)
-
-
-def _below(root: Path, cwd: str) -> str:
-    folder = (root / cwd).resolve()
-    if not folder.is_relative_to(root.resolve()):
-        raise OutsideRoot(f"The folder {cwd!r} is outside the root.", hint="Give a folder relative to the root.")
-    if not folder.is_dir():
-        raise NotFound(f"There is no folder {cwd!r}.", hint="Give an existing folder relative to the root.")
-    relative = folder.relative_to(root.resolve()).as_posix()
-    return "" if relative == "." else relative
-
-
-def _environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name not in _SECRETS + _SERVERS_OWN}
-
-
-def _fast_request() -> dict[str, Any]:
-    source = Path(_recorder.__file__).with_name("_fast_kernel.py").read_text(encoding="utf-8")
-    code = f"exec(compile({source!r}, 'mcp-server-jupyter', 'exec'), {{'__name__': 'fast_kernel'}})"
-    return {"code": code, "silent": True, "store_history": False, "allow_stdin": False, "user_expressions": {}}
-
-
-def _runtime_folder() -> Path:
-    """A folder for sockets that is ours alone and has a short name."""
-    wanted = os.environ.get("XDG_RUNTIME_DIR")
-    for base in (wanted, tempfile.gettempdir(), "/tmp"):
-        if not base or not os.path.isdir(base):
-            continue
-        folder = Path(base) / f"mcpj-{os.getuid()}"
-        if len(os.fsencode(folder)) > _LONGEST_FOLDER:
-            continue
-        folder.mkdir(mode=0o700, exist_ok=True)
-        found = folder.lstat()
-        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077:
-            return folder
-    raise Unavailable("There is no private folder for sockets.", hint="Set XDG_RUNTIME_DIR to a folder of your own.")
-
-
-def _free_ports(count: int) -> list[int]:
-    with _held_ports(count) as ports:
-        return ports
-
-
-@contextmanager
-def _held_ports(count: int) -> Iterator[list[int]]:
-    held = [socket.socket() for _ in range(count)]
-    try:
-        for one in held:
-            one.bind(("127.0.0.1", 0))
-        yield [one.getsockname()[1] for one in held]
-    finally:
-        for one in held:
-            one.close()
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
-
-
-def _clean(folder: Path) -> None:
-    for path in folder.iterdir():
-        path.unlink()
-
-
-def _remove(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def _remove_sockets(folder: Path) -> None:
-    try:
-        info = json.loads((folder / _recorder.CONNECTION).read_bytes())
-    except (OSError, ValueError):
-        return
-    if info.get("transport") == "ipc":
-        for number in range(1, len(_CHANNELS) + 1):
-            Path(f"{info['ip']}-{number}").unlink(missing_ok=True)
