@@ -20,9 +20,8 @@ pytestmark = pytest.mark.anyio
 async def services(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Services]:
     folder = tmp_path_factory.mktemp("economy")
     (folder / "root").mkdir()
-    settings = Settings.load({"root": folder / "root", "state_dir": folder / "state"}, {})
+    settings = Settings.load({"root": folder / "root", "state_dir": folder / "state", "notebook": "a.ipynb"}, {})
     async with open_services(settings) as services:
-        await invoke(services, "create_notebook", {"notebook_path": "a.ipynb"}, author="tester")
         yield services
 
 

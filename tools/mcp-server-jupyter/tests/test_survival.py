@@ -38,7 +38,7 @@ def finished(server: Server, execution_id: str, seconds: float = 20) -> dict[str
 
 def test_a_running_cell_completes_with_all_its_output_after_the_server_is_killed(server: Server) -> None:
     server.call("create_notebook", notebook_path="a")
-    server.call("execute_code", code="x = 41")
+    server.call("execute_code", code="x = 41", notebook_path="a.ipynb")
     started = server.call("append_execute_code_cell", cell_source="x += 1", notebook_path="a.ipynb")
     assert started["data"]["status"] == "ok"
     server.call("insert_cell", cell_index=-1, cell_type="code", cell_source=COUNT, notebook_path="a.ipynb")
@@ -102,7 +102,11 @@ def test_inserted_cells_are_neither_lost_nor_doubled_when_the_server_is_killed_a
 
 def test_a_killed_kernel_is_answered_within_two_seconds_and_not_replaced(server: Server) -> None:
     server.call("create_notebook", notebook_path="k")
-    pid = int(server.call("execute_code", code="import os; print(os.getpid())")["text"].split("\n")[-1])
+    pid = int(
+        server.call("execute_code", code="import os; print(os.getpid())", notebook_path="k.ipynb")["text"].split("\n")[
+            -1
+        ]
+    )
     threading.Timer(0.5, os.kill, (pid, signal.SIGKILL)).start()
     begun = time.monotonic()
     answer = server.call("append_execute_code_cell", cell_source="import time; time.sleep(30)", notebook_path="k.ipynb")
@@ -118,10 +122,14 @@ def test_a_killed_kernel_is_answered_within_two_seconds_and_not_replaced(server:
 
 def test_a_cell_whose_kernel_died_with_the_server_is_told_as_lost(server: Server) -> None:
     server.call("create_notebook", notebook_path="b")
-    pid = int(server.call("execute_code", code="import os; print(os.getpid())")["text"].split("\n")[-1])
+    pid = int(
+        server.call("execute_code", code="import os; print(os.getpid())", notebook_path="b.ipynb")["text"].split("\n")[
+            -1
+        ]
+    )
     source = "print('before', flush=True); import time; time.sleep(30)"
-    server.call("insert_cell", cell_index=-1, cell_type="code", cell_source=source)
-    running = server.call("execute_cell_with_progress", cell_index=0, timeout_seconds=0.1)
+    server.call("insert_cell", notebook_path="b.ipynb", cell_index=-1, cell_type="code", cell_source=source)
+    running = server.call("execute_cell_with_progress", notebook_path="b.ipynb", cell_index=0, timeout_seconds=0.1)
     eventually(lambda: "before" in outputs_text(server.notebook("b.ipynb")["cells"][0]), 5, "the streamed output")
     server.kill()
     os.kill(pid, signal.SIGKILL)
@@ -138,7 +146,7 @@ def test_a_cell_whose_kernel_died_with_the_server_is_told_as_lost(server: Server
 def test_kept_kernels_are_adopted_by_the_next_server_with_their_variables(tmp_path: Path) -> None:
     server = Server(tmp_path, "--keep-kernels").start()
     server.call("create_notebook", notebook_path="a")
-    server.call("execute_code", code="kept = 'yes'")
+    server.call("execute_code", code="kept = 'yes'", notebook_path="a.ipynb")
     assert server.stop() == 0
     assert server.kernel_pids()
     server.options = ()

@@ -335,10 +335,12 @@ class Executions:
                 self._flush_later(execution)
 
     def _final_status(self, execution: Execution) -> str:
+        """What it came to. A taken-up execution may have no reply, which went to the server that sent it."""
         reducer = execution.reducer
-        if reducer.status == "error" and execution.interrupt_asked and reducer.ename == "KeyboardInterrupt":
+        status = ("error" if reducer.ename else "ok") if reducer.status == "running" else reducer.status
+        if status == "error" and execution.interrupt_asked and reducer.ename == "KeyboardInterrupt":
             return "interrupted"
-        return "ok" if reducer.status == "running" else reducer.status
+        return status
 
     async def _died(self, execution: Execution, error: KernelDead) -> None:
         session = execution.session

@@ -13,10 +13,11 @@ from typing import Any
 
 import anyio
 
-from .errors import InvalidRequest, JupyterMcpError
+from .errors import InvalidRequest, JupyterMcpError, NotFound
 from .events import Events
 from .executions import Executions
 from .journal import EditRow, Journal, open_journal
+from .notebooks import new_notebook
 from .ports import Contents, Kernels
 from .recovery import recover
 from .sessions import Sessions
@@ -100,7 +101,7 @@ async def open_services(
         executions = Executions(opened_contents, journal, events, tasks, settings.max_output_bytes or None)
         services = Services(settings, opened_contents, opened_kernels, journal, events, sessions, executions)
         if settings.notebook:
-            services.connect(settings.notebook)
+            await _open_default(services, settings.notebook)
         services.recovered = await recover(opened_contents, opened_kernels, journal, sessions, executions)
         try:
             yield services
@@ -108,6 +109,18 @@ async def open_services(
             with anyio.CancelScope(shield=True):
                 await _close(services)
             group.cancel_scope.cancel()
+
+
+async def _open_default(services: Services, notebook: str) -> None:
+    """Make the configured notebook the default, and an empty one if it is not there."""
+    services.connect(notebook)
+    path = services.path(None)
+    try:
+        present = await services.contents.list(path.rpartition("/")[0])
+    except NotFound:
+        present = ()
+    if not any(entry.path == path for entry in present):
+        await services.contents.create(path, new_notebook(services.settings.kernel_name))
 
 
 async def _close(services: Services) -> None:

@@ -41,7 +41,10 @@ class Settings:
 
     root: Path = _setting(Path.cwd, "Folder of the notebooks; nothing outside it is read or written.", group="Root")
     notebook: str | None = _setting(
-        None, "Default notebook, relative to the root, for calls that name none.", "ROOM_ID", group="Notebooks"
+        None,
+        "Default notebook, relative to the root, for calls that name none; made if it is not there.",
+        "ROOM_ID",
+        group="Notebooks",
     )
     contents: str = _setting("files", "Where notebooks live: the name of a contents backend.", group="Backends")
     kernels: str = _setting("local", "Where code runs: the name of a kernels backend.", group="Backends")

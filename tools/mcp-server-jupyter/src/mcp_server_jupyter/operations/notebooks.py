@@ -56,8 +56,6 @@ async def create_notebook(call: Call, notebook_path: str, kernel_name: str = "")
     await services.contents.create(path, notebook)
     path = services.contents.resolve(path)
     services.events.publish("notebook.changed", notebook=path)
-    if services.default_notebook is None:
-        services.connect(path)
     return Answer(f"Created {path} for kernel {name}.", {"notebook_path": path, "kernel_name": name})
 
 
