@@ -9,7 +9,7 @@ from pathlib import Path
 class Quiet:
     """`await quiet()` returns when under 15 % of the CPU was used for 0.1 s, or after `seconds` (0: at once)."""
 
-    def __init__(self, seconds: float = 2.0) -> None:
+    def __init__(self, seconds: float = 0.5) -> None:
         self._seconds = seconds
         self.samples = 0
         self.never = 0
