@@ -48,13 +48,20 @@ def down(paths: Paths, verify: bool) -> None:
     preflight.check_rights()
     with _only_one(paths):
         _clean(paths)
-        if not verify:
-            return
-        record = _record(paths)
-        before = json.loads(record.read_text()) if record.exists() else None
-        if found := host.leftovers(paths, before):
-            raise Refusal("left behind:\n" + "\n".join(f"    {line}" for line in found))
-        say("nothing is left: no process, control group, mount, interface, route, rule, setting or file")
+        if verify:
+            _verify(paths)
+
+
+def _verify(paths: Paths) -> None:
+    record = _record(paths)
+    changes = host.changes(json.loads(record.read_text())) if record.exists() else []
+    ours = host.leftovers(paths) + [change for change in changes if host.is_ours(paths, change)]
+    if ours:
+        raise Refusal("left behind:\n" + "\n".join(f"    {line}" for line in ours))
+    for change in changes:
+        say(f"changed meanwhile, but not by this cluster: {change}")
+    record.unlink(missing_ok=True)
+    say("nothing is left: no process, control group, mount, interface, route, rule, setting or file")
 
 
 def status(paths: Paths) -> bool:

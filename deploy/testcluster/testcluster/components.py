@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 import socket
 import ssl
@@ -244,7 +245,7 @@ def _kubelet(paths: Paths) -> dict[str, object]:
         "failCgroupV1": False,
         "failSwapOn": False,
         "oomScoreAdj": 0,
-        "maxOpenFiles": 20000,
+        "maxOpenFiles": min(20000, resource.getrlimit(resource.RLIMIT_NOFILE)[1]),
         "clusterDNS": [DNS_SERVICE_IP],
         "clusterDomain": CLUSTER_DOMAIN,
         "resolvConf": str(paths.config / "resolv.conf"),

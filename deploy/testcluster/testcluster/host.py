@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 from testcluster import cgroups
-from testcluster.config import HOST_IP, HOST_LINK, NODE_IP, NODE_LINK, POD_CIDR, SERVICE_CIDR, Paths
+from testcluster.config import HOST_IP, HOST_LINK, LINK_NETWORK, NODE_IP, NODE_LINK, POD_CIDR, SERVICE_CIDR, Paths
 from testcluster.shell import run, wait_for
 
 # The kubelet sets these for the whole machine; they are put back on the way down.
@@ -91,16 +91,28 @@ def _rules() -> list[str]:
     return [re.sub(r"packets \d+ bytes \d+", "", line).strip() for line in listed.splitlines() if line.strip()]
 
 
-def leftovers(paths: Paths, before: dict[str, list[str]] | None) -> list[str]:
-    """What is still there after ``down``; an empty list is the promise kept."""
+def leftovers(paths: Paths) -> list[str]:
+    """What of the cluster is still there after ``down``; an empty list is the promise kept."""
     found = [f"process {pid}" for pid in sorted(cgroups.processes() | _naming(paths.home))]
     found += [f"control group {group}" for group in cgroups.left()]
     if paths.home.exists():
         found.append(f"directory {paths.home}")
-    if before is None:
-        return found
+    return found
+
+
+def changes(before: dict[str, list[str]]) -> list[str]:
+    """How the host differs from a snapshot."""
+    found = []
     for subject, now in snapshot().items():
         then = before.get(subject, [])
         found += [f"{subject}: new: {line}" for line in now if line not in then]
         found += [f"{subject}: gone: {line}" for line in then if line not in now]
     return found
+
+
+def is_ours(paths: Paths, change: str) -> bool:
+    """Whether a change bears a mark of this cluster; others may have changed the host meanwhile."""
+    networks = (POD_CIDR, SERVICE_CIDR, LINK_NETWORK)
+    prefixes = tuple(network.rpartition(".0/")[0].removesuffix(".0") + "." for network in networks)
+    marks = (HOST_LINK, NODE_LINK, "testcluster", "kube-", str(paths.home), str(paths.cache), *prefixes)
+    return change.startswith("sysctls") or any(mark in change for mark in marks)

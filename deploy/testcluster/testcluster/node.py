@@ -72,7 +72,14 @@ def _network() -> None:
     # Service addresses need a route before they are translated; nothing else is out there.
     run("ip", "route", "add", SERVICE_CIDR, "dev", NODE_LINK)
     run("ip", "route", "add", "unreachable", "default")
-    Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+    settings = Path("/proc/sys/net")
+    (settings / "ipv4/ip_forward").write_text("1")
+    for scope in ("all", "default"):
+        # A pod has the address it was given, and no way past the policies' IPv4 rules.
+        (settings / "ipv4/conf" / scope / "rp_filter").write_text("1")
+        no_ipv6 = settings / "ipv6/conf" / scope / "disable_ipv6"
+        if no_ipv6.exists():
+            no_ipv6.write_text("1")
 
 
 def _has_link() -> bool:

@@ -67,6 +67,10 @@ class Agent:
         """Return once the rules know this pod at this address."""
         deadline = time.monotonic() + _PATIENCE
         with self._attached_lock:
+            # An address has one owner: a sandbox that went while this agent was away did not say so.
+            stale = [key for key, other in self._attached.items() if other.address == attachment.address]
+            for key in stale:
+                del self._attached[key]
             self._attached[sandbox] = attachment
             self._save()
         while self._manifest(attachment) is None or self.namespaces.get("", attachment.namespace) is None:

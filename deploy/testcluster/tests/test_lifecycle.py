@@ -102,6 +102,7 @@ def test_down_leaves_nothing_and_may_be_repeated(paths: Paths) -> None:
     ended = command("down", "--verify")
     assert ended.returncode == 0, ended.stderr
     assert "nothing is left" in ended.stderr
+    assert "changed meanwhile" not in ended.stderr
     assert not paths.home.exists()
     assert not host.has_link()
     assert command("down", "--verify").returncode == 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from testcluster import cluster, images, preflight
+from testcluster import cluster, host, images, preflight
 from testcluster.config import Paths
 from testcluster.shell import Refusal
 
@@ -50,6 +50,21 @@ def test_a_machine_that_routes_our_addresses_elsewhere_is_refused(monkeypatch: p
 def test_what_the_kernel_does_not_allow_is_named() -> None:
     with pytest.raises(Refusal, match="does not allow frobnication"):
         preflight._try("frobnication", "exit 3")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("interfaces: new: tc-host", True),
+        ("routes: new: 10.96.0.0/16 via 10.246.0.2 dev tc-host", True),
+        ("packet filter rules: new: ip daddr 10.244.3.4 drop", True),
+        ("sysctls: new: kernel/panic=10", True),
+        ("interfaces: new: docker0", False),
+        ("routes: new: 10.9.0.0/16 dev vpn0", False),
+    ],
+)
+def test_a_change_of_the_host_counts_when_it_bears_our_mark(paths: Paths, change: str, expected: bool) -> None:
+    assert host.is_ours(paths, change) is expected
 
 
 def test_a_late_component_is_named_with_the_end_of_its_log(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from control import Control, control_of
@@ -25,8 +26,8 @@ def _left(core: client.CoreV1Api) -> list[str]:
     return [item.metadata.name for item in core.list_namespace(label_selector="e2e=cluster").items]
 
 
-@pytest.fixture
-def namespace(_connected: None) -> Iterator[Namespace]:
+@contextmanager
+def _namespace() -> Iterator[Namespace]:
     name = f"e2e-{secrets.token_hex(4)}"
     core = client.CoreV1Api(api())
     core.create_namespace({"metadata": {"name": name, "labels": {"e2e": "cluster"}}})
@@ -36,6 +37,19 @@ def namespace(_connected: None) -> Iterator[Namespace]:
     )
     yield Namespace(name)
     core.delete_namespace(name)
+
+
+@pytest.fixture
+def namespace(_connected: None) -> Iterator[Namespace]:
+    with _namespace() as made:
+        yield made
+
+
+@pytest.fixture
+def neighbour(_connected: None) -> Iterator[Namespace]:
+    """A second namespace, for what must not cross from one to another."""
+    with _namespace() as made:
+        yield made
 
 
 @pytest.fixture

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+from kube import api
+from kubernetes import client
 
 TESTCLUSTER = Path(__file__).resolve().parents[5] / "deploy" / "testcluster"
 _ADDRESS_OF = "import socket, sys; print(*sorted({a[4][0] for a in socket.getaddrinfo(sys.argv[1], None)}))"
@@ -29,6 +31,9 @@ class Control(Protocol):
 
     def kill_api_server(self) -> None:
         """End the API server's process with signal 9."""
+
+    def scale_dns(self, replicas: int) -> None:
+        """Have so many pods of the cluster's DNS."""
 
 
 class TestclusterControl:
@@ -50,6 +55,9 @@ class TestclusterControl:
     def kill_api_server(self) -> None:
         _run("kill", "kube-apiserver")
 
+    def scale_dns(self, replicas: int) -> None:
+        _scale_dns(replicas)
+
 
 class KindControl:
     """A kind cluster: its node is a container, and pods are reached from there."""
@@ -67,6 +75,9 @@ class KindControl:
     def kill_api_server(self) -> None:
         subprocess.run(["docker", "exec", self.NODE, "pkill", "-9", "kube-apiserver"], check=True, timeout=30)
 
+    def scale_dns(self, replicas: int) -> None:
+        _scale_dns(replicas)
+
 
 class GivenControl:
     """A cluster that somebody else runs: nothing of it is touched."""
@@ -82,9 +93,17 @@ class GivenControl:
     def kill_api_server(self) -> None:
         pytest.skip("the API server of a given cluster is left alone")
 
+    def scale_dns(self, replicas: int) -> None:
+        pytest.skip(f"the DNS of a given cluster is left alone, not scaled to {replicas}")
+
 
 def control_of(kind: str) -> Control:
     return {"testcluster": TestclusterControl, "kind": KindControl, "given": GivenControl}[kind]()
+
+
+def _scale_dns(replicas: int) -> None:
+    deployments = client.AppsV1Api(api())
+    deployments.patch_namespaced_deployment_scale("coredns", "kube-system", {"spec": {"replicas": replicas}})
 
 
 def _run(*arguments: str) -> str:

@@ -92,20 +92,14 @@ def test_a_replaced_pod_keeps_its_name_and_gets_a_new_address(namespace: Namespa
     assert seen[0] != seen[1]
 
 
-def test_dns_stops_and_returns_with_its_pods(namespace: Namespace) -> None:
+def test_dns_stops_and_returns_with_its_pods(namespace: Namespace, control: Control) -> None:
     namespace.run("asking")
     name = "kubernetes.default.svc.cluster.local"
     assert namespace.lookup("asking", name, "A").code == "NOERROR"
     before = client.AppsV1Api(api()).read_namespaced_deployment_scale("coredns", "kube-system").spec.replicas
     try:
-        _scale_dns(0)
+        control.scale_dns(0)
         wait_until("no answer", lambda: namespace.lookup("asking", name, "A").code not in ("NOERROR", "NXDOMAIN"))
     finally:
-        _scale_dns(before)
+        control.scale_dns(before)
     wait_until("answers again", lambda: namespace.lookup("asking", name, "A").code == "NOERROR")
-
-
-def _scale_dns(replicas: int) -> None:
-    client.AppsV1Api(api()).patch_namespaced_deployment_scale(
-        "coredns", "kube-system", {"spec": {"replicas": replicas}}
-    )
