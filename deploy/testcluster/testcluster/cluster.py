@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -30,7 +31,7 @@ def up(paths: Paths) -> None:
     with _only_one(paths):
         preflight.install_packages()
         building = not all(module.is_built(paths) for module in build.MODULES)
-        if _is_running(paths) and paths.ready.exists() and not building:
+        if _is_running(paths) and paths.ready.exists() and paths.ready.read_text() == _version():
             _wait_for_all(paths)
             say(f"already up; kubeconfig: {paths.kubeconfig}")
             return
@@ -115,7 +116,7 @@ def _start(paths: Paths, archives: list[Path]) -> None:
         _apply_manifests(paths)
         imported.result()
     _wait_for_all(paths)
-    paths.ready.touch()
+    paths.ready.write_text(_version())
 
 
 def _import(paths: Paths, archives: list[Path]) -> None:
@@ -194,6 +195,15 @@ def _clean(paths: Paths) -> None:
         host.restore_sysctls(json.loads(saved.read_text()))
     if paths.home.exists():
         shutil.rmtree(paths.home)
+
+
+def _version() -> str:
+    """What this cluster is made from: a change of it is worth a fresh start."""
+    digest = hashlib.sha256()
+    for kind in ("testcluster/*.py", "go/*/*", "manifests/*", "cni/*"):
+        for path in sorted(SOURCE.glob(kind)):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def _is_running(paths: Paths) -> bool:

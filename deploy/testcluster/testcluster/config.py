@@ -86,7 +86,7 @@ class Paths:
 
     @property
     def ready(self) -> Path:
-        """Exists once a start went through to its end."""
+        """Written once a start went through to its end: what the cluster was made from."""
         return self.home / "ready"
 
     @property

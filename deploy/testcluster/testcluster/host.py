@@ -42,6 +42,8 @@ def connect(keeper: int) -> None:
 
 def disconnect() -> None:
     """Remove the link; its routes go with it. The kernel may be doing the same, the node being dead."""
+    if not has_link():
+        return
     subprocess.run(["ip", "link", "delete", HOST_LINK], capture_output=True, check=False)
     wait_for(f"the removal of {HOST_LINK}", lambda: not has_link(), 10, lambda: run("ip", "link"))
 

@@ -36,6 +36,8 @@ def run(
         done = subprocess.run(
             command, input=stdin, env=env, cwd=cwd, timeout=timeout, text=True, capture_output=True, check=False
         )
+    except FileNotFoundError as error:
+        raise CommandFailed(f"{command[0]} is not installed") from error
     except subprocess.TimeoutExpired as error:
         raise CommandFailed(f"{command[0]} did not finish within {timeout:.0f} s: {' '.join(command)}") from error
     if done.returncode:

@@ -67,6 +67,12 @@ def test_a_second_up_changes_nothing(paths: Paths) -> None:
     assert {name: told["pid"] for name, told in states(paths).items()} == before
 
 
+def test_a_cluster_of_another_version_is_replaced(paths: Paths) -> None:
+    paths.ready.write_text("another version")
+    again = command("up")
+    assert (again.returncode, "ready in" in again.stderr) == (0, True)
+
+
 @pytest.mark.parametrize("name", COMPONENTS)
 def test_a_component_that_is_killed_comes_back(paths: Paths, name: str) -> None:
     starts = states(paths)[name]["starts"]
