@@ -155,9 +155,9 @@ async def test_tcp_kernels_work_too(kernels: LocalKernels, tmp_path: Path, monke
 
     assert json.loads((kernel.folder / "connection.json").read_bytes())["transport"] == "tcp"
     assert printed(await run(kernel, "print('over tcp')")) == "over tcp\n"
-    stream = kernel.request("execute_request", content("import time; time.sleep(60)"))
+    stream = kernel.request("execute_request", content("import time; print('begun', flush=True); time.sleep(60)"))
     async for message in stream:
-        if message.msg_type == "execute_input":
+        if message.msg_type == "stream":
             break
     with anyio.fail_after(5):
         await kernel.interrupt()

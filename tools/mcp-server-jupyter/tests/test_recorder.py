@@ -135,6 +135,8 @@ class Loner(_recorder.Recorder):
 
     def __init__(self, pid: int, lock: Path, orphan_seconds: float) -> None:
         self.pid = pid
+        self.folder = str(lock.parent / "record")
+        os.makedirs(self.folder, exist_ok=True)
         self.launch = {"lock": str(lock), "orphan_seconds": orphan_seconds}
         self.wakeup, _ = os.pipe()
         os.set_blocking(self.wakeup, False)
@@ -174,6 +176,15 @@ def test_a_busy_kernel_or_one_with_a_server_is_left_alone(sleeper: Any, tmp_path
         assert recorder.alone_since is None
     Loner(sleeper.pid, lock, 3600.0).look_after()
     assert sleeper.poll() is None
+
+
+def test_a_busy_kernel_whose_record_and_server_are_gone_is_ended(sleeper: Any, tmp_path: Path) -> None:
+    recorder = Loner(sleeper.pid, tmp_path / _recorder.SERVER_LOCK, 3600.0)
+    recorder.idle = False
+    os.rmdir(recorder.folder)
+    recorder.look_after()
+
+    assert sleeper.wait(5) == -signal.SIGTERM
 
 
 def test_the_systems_oom_counters_are_found() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .errors import JupyterMcpError, NotFound
-from .executions import Batch, Execution, Executions
+from .execution import Batch, Execution
+from .executions import Executions
 from .journal import ExecutionRow, Journal
 from .notebooks import find_cell, insert_cell, new_cell, node, set_outputs
 from .outputs import OutputReducer

@@ -17,7 +17,7 @@ from .ports import Death, Kernel, Kernels
 from .supervision import Tasks
 
 if TYPE_CHECKING:
-    from .executions import Execution
+    from .execution import Execution
 
 
 @dataclass(eq=False)

@@ -340,14 +340,15 @@ class Recorder:
         self.finish()
 
     def look_after(self) -> None:
-        """Once a minute: end a kernel that has been idle and without a server for too long."""
+        """Once a minute: end a kernel without a server that has been idle for too long, or whose record is gone."""
         self.oom_before = oom_kills()
         if _is_locked(self.launch["lock"]):
             self.alone_since = None
             return
         now = time.monotonic()
         self.alone_since = self.alone_since or now
-        if self.idle and now - self.alone_since >= self.launch["orphan_seconds"]:
+        gone = not os.path.isdir(self.folder)
+        if gone or (self.idle and now - self.alone_since >= self.launch["orphan_seconds"]):
             os.killpg(self.pid, signal.SIGTERM)
             self.alone_since = now - self.launch["orphan_seconds"] + 2 * _TICK
             for _ in range(50):
@@ -376,7 +377,8 @@ class Recorder:
             "oom": code == -signal.SIGKILL and killed,
             "maxrss": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
         }
-        write_json(os.path.join(self.folder, EXIT), ended)
+        with suppress(FileNotFoundError):
+            write_json(os.path.join(self.folder, EXIT), ended)
 
 
 def _parent_death_signal() -> Any:

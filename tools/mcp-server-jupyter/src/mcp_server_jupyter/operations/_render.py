@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.to_thread
 
-from ..executions import Execution
+from ..execution import Execution
 from ..journal import ExecutionRow
 from ..notebooks import source_hash
 from ..outputs import is_heavy, plain_text, view

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import anyio
 
 from ..errors import InvalidRequest, NotFound
-from ..executions import Batch, Execution
+from ..execution import Batch, Execution
 from ..notebooks import find_cell, insert_cell, new_cell, source_hash
 from ..outputs import slice_text
 from ..sessions import Session, require_alive

@@ -89,7 +89,7 @@ def _kernel_line(session: Session | None) -> str:
     running = session.running
     what = f", runs execution {running.id} of {running.author}" if running else ""
     waiting = f", {len(session.queue)} waiting" if session.queue else ""
-    return f"kernel: {session.kernel.state} id={session.id} epoch={session.kernel.epoch}{what}{waiting}"
+    return f"kernel: {session.kernel.state} id={session.id[:8]} epoch={session.kernel.epoch}{what}{waiting}"
 
 
 def _line(cell: CellLine, run: LastRun | None, session: Session | None) -> str:
@@ -98,7 +98,7 @@ def _line(cell: CellLine, run: LastRun | None, session: Session | None) -> str:
     outputs = f" ->{','.join(cell.output_kinds)}" if cell.output_kinds else ""
     more = f" +{cell.lines - 1}" if cell.lines > 1 else ""
     stale = _staleness(cell, run, session)
-    first = cell.first_line if len(cell.first_line) <= 40 else cell.first_line[:39] + "…"
+    first = cell.first_line if len(cell.first_line) <= 36 else cell.first_line[:35] + "…"
     return f"{cell.index} {cell.id} {kind}{count} {first}{more}{outputs}{f' !{stale}' if stale else ''}"
 
 
