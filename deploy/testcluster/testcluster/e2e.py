@@ -57,9 +57,11 @@ def _images() -> list[tuple[str, Path, Path]]:
 
 
 def _target(paths: Paths) -> Target:
-    if given := os.environ.get("KUBECONFIG"):
+    given = os.environ.get("KUBECONFIG", "")
+    ours = given == str(paths.kubeconfig)
+    if given and not ours:
         return Target("given", Path(given), lambda image, *_: say(f"expecting the cluster to have or pull {image}"))
-    if _kind_works():
+    if not ours and _kind_works():
         return _kind(paths)
     cluster.up(paths)
     return Target("testcluster", paths.kubeconfig, lambda *image: images.build(paths, *image))
