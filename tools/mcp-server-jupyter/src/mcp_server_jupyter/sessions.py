@@ -170,11 +170,11 @@ class Sessions:
 
 
 def describe(death: Death) -> str:
-    """A death for people: "killed by signal 9 (out of memory)"."""
+    """A death for people: "was killed by signal 9 (out of memory)"."""
     if death.exit_code is None:
         how = "ended"
     elif death.exit_code < 0:
-        how = f"killed by signal {-death.exit_code}"
+        how = f"was killed by signal {-death.exit_code}"
     else:
         how = f"exited with code {death.exit_code}"
     return f"{how} ({death.reason})" if death.reason else how
@@ -187,7 +187,7 @@ def require_alive(session: Session) -> None:
         return
     where = f"restart_kernel(notebook_path={session.notebook!r})" if session.notebook else "start_kernel"
     raise KernelDead(
-        f"The kernel {session.id} is dead: {describe(death)}. Its variables are gone.",
+        f"The kernel {session.id} is dead: it {describe(death)}. Its variables are gone.",
         exit_code=death.exit_code,
         reason=death.reason,
         hint=f"Call {where}, then run again the cells whose results you need.",

@@ -75,7 +75,7 @@ async def list_kernels(call: Call) -> Answer:
         kernel = session.kernel
         stats = await kernel.stats()
         memory = f"{stats.memory_bytes / 1e6:.0f} MB" if stats.memory_bytes is not None else "-"
-        death = f" {describe(kernel.death)}" if kernel.death else ""
+        death = f" (it {describe(kernel.death)})" if kernel.death else ""
         waiting = f" +{len(session.queue)} queued" if session.queue else ""
         lines.append(
             f"{session.id} {kernel.name} {kernel.state}{death}{waiting} {memory} epoch={kernel.epoch} "
