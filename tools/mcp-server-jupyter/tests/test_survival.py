@@ -9,12 +9,14 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mcp_server_jupyter.journal import new_execution_id, open_journal
 from support import Refused, Server, eventually, outputs_text
 
 COUNT = "import time\nfor i in range(60):\n    print('line', i, flush=True)\n    time.sleep(0.05)\n'done'"
@@ -141,6 +143,19 @@ def test_a_cell_whose_kernel_died_with_the_server_is_told_as_lost(server: Server
     assert info["data"]["kernel_state"] == "none"
     kinds = [output["output_type"] for output in server.notebook("b.ipynb")["cells"][0]["outputs"]]
     assert kinds == ["stream", "error"]
+
+
+def test_a_cell_that_was_written_down_but_never_sent_is_run_by_the_next_server(server: Server) -> None:
+    server.call("create_notebook", notebook_path="s")
+    done = server.call("append_execute_code_cell", cell_source="n = 1", notebook_path="s.ipynb")
+    server.kill()
+    with open_journal(server.state / "journal.sqlite3") as journal:
+        row = journal.execution(done["data"]["execution_id"])
+        assert row is not None
+        unsent = replace(row, id=new_execution_id(), msg_id="0" * 32, code="n += 1; print('n is', n)", status="running")
+        journal.add_execution(replace(unsent, finished_at=None, outputs=None, on_disk=False))
+    server.start()
+    assert "n is 2" in finished(server, unsent.id)["text"]
 
 
 def test_kept_kernels_are_adopted_by_the_next_server_with_their_variables(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ class Execution:
     """What the caller must be told besides the outputs: a cell deleted meanwhile, outputs lost in a gap."""
     interrupt_asked: bool = False
     version: int = 0
-    _changed: anyio.Event = field(default_factory=anyio.Event)
+    _changed: anyio.Event | None = None
     _flush: anyio.CancelScope | None = None
 
     @property
@@ -77,10 +77,13 @@ class Execution:
     def changed(self) -> None:
         """Wake everybody who waits for news of this execution."""
         self.version += 1
-        self._changed.set()
-        self._changed = anyio.Event()
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
 
     async def news(self, version: int) -> None:
         """Return when `self.version` is no longer `version`."""
         while self.version == version:
+            if self._changed is None:
+                self._changed = anyio.Event()
             await self._changed.wait()

@@ -71,6 +71,9 @@ class Executions:
             kernel_epoch=session.kernel.epoch,
             reducer=OutputReducer(max_bytes=self.max_output_bytes),
         )
+        if not session.draining:
+            # It is sent at once: one commit says so, where two would be written within a millisecond.
+            execution.started_at = execution.queued_at
         self._journal.add_execution(
             ExecutionRow(
                 id=execution.id,
@@ -83,8 +86,9 @@ class Executions:
                 msg_id=execution.msg_id,
                 code=code,
                 author=author,
-                status="queued",
+                status="queued" if execution.started_at is None else "running",
                 queued_at=execution.queued_at,
+                started_at=execution.started_at,
                 source_hash=source_hash,
                 turn=batch.id if batch is not None and batch.stop_on_error else None,
             )
@@ -224,20 +228,30 @@ class Executions:
     async def _run(self, execution: Execution) -> None:
         kernel = execution.session.kernel
         resumed = execution.status != "queued"
-        execution.kernel_epoch = kernel.epoch
+        execution.status = "running"
         if execution.started_at is None:
             execution.started_at = time.time()
-        self._set_status(
-            execution, "running", started_at=execution.started_at, kernel_epoch=kernel.epoch, kernel_id=kernel.id
-        )
+            execution.kernel_epoch = kernel.epoch
+            started = {"started_at": execution.started_at, "kernel_epoch": kernel.epoch}
+            self._set_status(execution, "running", **started)
         self._publish("started", execution)
         try:
-            messages = await self._resumed(execution) if resumed else self._request(execution)
-            await self._consume(execution, messages)
+            if not resumed or not await self._take_up(execution):
+                await self._consume(execution, self._request(execution))
         except KernelDead as error:
             await self._died(execution, error)
             return
         await self._finish(execution, self._final_status(execution))
+
+    async def _take_up(self, execution: Execution) -> bool:
+        """Go on with what an earlier server sent. False if the kernel never had it, so that it is to be sent."""
+        replay = await execution.session.kernel.resume(execution.msg_id)
+        some = await self._consume(execution, replay.messages)
+        if not some and (replay.complete or not replay.received):
+            return False
+        if not replay.complete:
+            execution.note = replay.lost or "Some output of this cell was lost while the server was away."
+        return True
 
     def _request(self, execution: Execution) -> AsyncIterator[Message]:
         content = {
@@ -250,14 +264,11 @@ class Executions:
         }
         return execution.session.kernel.request("execute_request", content, msg_id=execution.msg_id)
 
-    async def _resumed(self, execution: Execution) -> AsyncIterator[Message]:
-        replay = await execution.session.kernel.resume(execution.msg_id)
-        if not replay.complete:
-            execution.note = replay.lost or "Some output of this cell was lost while the server was away."
-        return replay.messages
-
-    async def _consume(self, execution: Execution, messages: AsyncIterator[Message]) -> None:
+    async def _consume(self, execution: Execution, messages: AsyncIterator[Message]) -> bool:
+        """Take a request's messages as they come. True if there were any."""
+        some = False
         async for message in messages:
+            some = True
             if message.msg_type == "input_request":
                 execution.input_request = message
                 self._set_status(execution, "waiting_input", input_prompt=execution.input_prompt)
@@ -265,6 +276,7 @@ class Executions:
             elif execution.reducer.feed(message):
                 execution.changed()
                 self._flush_later(execution)
+        return some
 
     def _final_status(self, execution: Execution) -> str:
         """What it came to. A taken-up execution may have no reply, which went to the server that sent it."""

@@ -74,11 +74,13 @@ class Replay:
 
     `messages` yields the request's messages from the first recorded one on, then live ones, and ends as
     `Kernel.request` does. `complete` is False when some of them were lost; `lost` then says what, for people.
+    `received` is False when the kernel is known never to have had the request, which may then be sent again.
     """
 
     messages: AsyncIterator[Message]
     complete: bool
     lost: str = ""
+    received: bool = True
 
 
 @runtime_checkable

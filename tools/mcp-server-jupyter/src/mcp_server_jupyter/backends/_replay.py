@@ -30,7 +30,8 @@ async def replay(wire: Wire, folder: Path, msg_id: str) -> Replay:
     # Nothing was published for it: it waits behind what runs now, or it never reached the kernel.
     if wire.state == "busy":
         return Replay(_queued(wire, live), complete=True)
-    return Replay(_messages([], live, ended=True), complete=False, lost="The kernel never received this request.")
+    lost = "The kernel never received this request."
+    return Replay(_messages([], live, ended=True), complete=False, lost=lost, received=False)
 
 
 async def _barrier(wire: Wire, folder: Path) -> None:
