@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mcp_server_jupyter.errors import InvalidRequest
-from mcp_server_jupyter.settings import PREFIX, Settings
+from mcp_server_jupyter.settings import PREFIX, Settings, remote_jupyter
 
 
 def load(options: dict[str, Any] | None = None, **environ: str) -> Settings:
@@ -105,3 +105,7 @@ def test_every_setting_says_what_it_is_and_where_it_belongs() -> None:
 def test_no_two_settings_share_a_variable() -> None:
     names = [n for f in dataclasses.fields(Settings) for n in (PREFIX + f.name.upper(), *f.metadata["aliases"])]
     assert len(names) == len(set(names))
+
+
+def test_variables_that_name_another_jupyter_are_found() -> None:
+    assert remote_jupyter({"ROOM_URL": "http://localhost:8888", "RUNTIME_URL": "", "ROOM_ID": "a.ipynb"}) == ["ROOM_URL"]

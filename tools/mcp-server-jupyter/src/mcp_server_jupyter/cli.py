@@ -14,7 +14,7 @@ import click
 
 from . import __version__
 from .errors import JupyterMcpError, NotFound, Unavailable
-from .settings import PREFIX, Settings
+from .settings import PREFIX, Settings, remote_jupyter
 
 if TYPE_CHECKING:
     from mcp.server import MCPServer
@@ -83,6 +83,8 @@ def _settings(context: click.Context, options: Mapping[str, Any]) -> Settings:
     while outer is not None:
         merged = _given(outer.params) | _given(merged)
         outer = outer.parent
+    for name in remote_jupyter():
+        click.echo(f"Warning: {name} is not used: this server works in its own notebooks and kernels.", err=True)
     return Settings.load(merged)
 
 

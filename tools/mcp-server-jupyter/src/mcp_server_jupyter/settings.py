@@ -124,6 +124,12 @@ class Settings:
         return settings
 
 
+def remote_jupyter(environ: Mapping[str, str] | None = None) -> list[str]:
+    """Variables of other servers' guides that name another Jupyter. None of our backends connects to one."""
+    environ = os.environ if environ is None else environ
+    return [name for name in ("ROOM_URL", "RUNTIME_URL") if environ.get(name)]
+
+
 def _from_environ(field: dataclasses.Field[Any], environ: Mapping[str, str]) -> str | None:
     for name in (PREFIX + field.name.upper(), *field.metadata["aliases"]):
         if environ.get(name):
