@@ -108,4 +108,5 @@ def test_no_two_settings_share_a_variable() -> None:
 
 
 def test_variables_that_name_another_jupyter_are_found() -> None:
-    assert remote_jupyter({"ROOM_URL": "http://localhost:8888", "RUNTIME_URL": "", "ROOM_ID": "a.ipynb"}) == ["ROOM_URL"]
+    given = {"ROOM_URL": "http://localhost:8888", "RUNTIME_URL": "", "ROOM_ID": "a.ipynb"}
+    assert remote_jupyter(given) == ["ROOM_URL"]
