@@ -197,6 +197,43 @@ async def test_a_wire_waits_for_a_slow_reader_without_mixing_messages() -> None:
 # --------------------------------------------------------------------------- attach
 
 
+def shared(state: Path) -> bool:
+    """Whether the server on stdio has opened its door for others."""
+    return (state / "server.json").exists()
+
+
+def test_two_clients_on_stdio_share_one_kernel_which_outlives_the_first(root: Path, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    with stdio(root, state) as first:
+        first.initialize()
+        first.call("execute_code", code="x = 'set by the first'", notebook_path="a.ipynb")
+        eventually(lambda: shared(state))
+        with stdio(root, state) as second, stdio(root, state) as third:
+            second.initialize()
+            third.initialize()
+            assert "set by the first" in second.call("execute_code", code="print(x)", notebook_path="a.ipynb")
+            first.close()
+            assert "set by the first" in second.call("execute_code", code="print(x)", notebook_path="a.ipynb")
+            assert "set by the first" in third.call("execute_code", code="print(x)", notebook_path="a.ipynb")
+
+
+def test_the_last_client_takes_the_kernels_along(root: Path, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    with stdio(root, state) as first:
+        first.initialize()
+        pid = int(text_of(first.ask("tools/call", {"name": "execute_code", "arguments": PID})).split()[-1])
+        eventually(lambda: shared(state))
+        with stdio(root, state) as second:
+            second.initialize()
+            assert str(pid) in second.call("execute_code", code=PID["code"], notebook_path="a.ipynb")
+            first.close()
+            assert str(pid) in second.call("execute_code", code=PID["code"], notebook_path="a.ipynb")
+    eventually(lambda: not Path(f"/proc/{pid}").exists())
+
+
+PID = {"code": "import os; print(os.getpid())", "notebook_path": "a.ipynb"}
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
     server = Server(tmp_path).start()
@@ -328,7 +365,9 @@ def test_a_record_without_a_living_owner_is_no_server(tmp_path: Path) -> None:
     base = settings(tmp_path)
     with own_state_dir(base) as owned, announced(owned, "http://127.0.0.1:1/mcp", "t", "1"):
         found = find_server(base)
-        assert found == RunningServer("http://127.0.0.1:1/mcp", "t", os.getpid(), str(tmp_path), "1")
+        assert found == RunningServer(
+            "http://127.0.0.1:1/mcp", "t", os.getpid(), str(tmp_path), "1", str(tmp_path / "state")
+        )
         record = (owned.state_dir / "server.json").read_text()
     (base.state_dir / "server.json").write_text(record)
     assert find_server(base) is None

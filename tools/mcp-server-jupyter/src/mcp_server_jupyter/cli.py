@@ -19,6 +19,8 @@ from .settings import PREFIX, Settings, remote_jupyter
 if TYPE_CHECKING:
     from mcp.server import MCPServer
 
+    from .services import Services
+
 Command = Callable[..., Any]
 
 
@@ -285,11 +287,13 @@ def _run_stdio(settings: Settings) -> None:
 
     async def serve_client() -> None:
         from .frontends.stdio import serve_stdio  # noqa: PLC0415
-        from .runtime import find_server  # noqa: PLC0415
+        from .runtime import find_server, is_owned  # noqa: PLC0415
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_cancel_on_signal, tasks.cancel_scope)
-            await serve_stdio(wire, lambda: find_server(settings), lambda: _embedded(settings))
+            await serve_stdio(
+                wire, lambda: find_server(settings), lambda: not is_owned(settings), lambda: _embedded(settings)
+            )
             tasks.cancel_scope.cancel()
 
     with claim_stdio() as wire:
@@ -298,6 +302,8 @@ def _run_stdio(settings: Settings) -> None:
 
 @asynccontextmanager
 async def _embedded(settings: Settings) -> AsyncIterator[MCPServer]:
+    import anyio  # noqa: PLC0415 - see `_run_stdio`
+
     from .frontends._sdk_compat import quick_import  # noqa: PLC0415 - the SDK takes 0.4 s: not before it is needed
     from .logs import configure  # noqa: PLC0415
     from .runtime import own_state_dir  # noqa: PLC0415
@@ -308,8 +314,21 @@ async def _embedded(settings: Settings) -> AsyncIterator[MCPServer]:
         from .services import open_services  # noqa: PLC0415
 
     with own_state_dir(settings) as owned:
-        async with open_services(owned) as services:
+        async with open_services(owned) as services, anyio.create_task_group() as tasks:
+            if owned.share:
+                tasks.start_soon(_share, services)
             yield create_mcp(services)
+            tasks.cancel_scope.cancel()
+
+
+async def _share(services: Services) -> None:
+    """Open the door for this user's other clients, once the one on stdio has had its first answers."""
+    import anyio  # noqa: PLC0415 - see `_run_stdio`
+
+    await anyio.sleep(0.5)
+    from .frontends.http import share_http  # noqa: PLC0415 - see `_run_stdio`
+
+    await share_http(services)
 
 
 def _run_server(settings: Settings, *, sample: bool) -> None:

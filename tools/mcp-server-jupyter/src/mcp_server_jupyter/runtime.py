@@ -24,6 +24,7 @@ from .settings import Settings
 LOCK = "server.lock"
 RECORD = "server.json"
 TOKEN = "token"
+ATTACHED = "attached.lock"
 _MAX_INSTANCES = 64
 
 
@@ -36,6 +37,7 @@ class RunningServer:
     pid: int
     root: str
     version: str
+    folder: str = ""
 
     @property
     def address(self) -> str:
@@ -85,8 +87,24 @@ def find_server(settings: Settings, *, any_root: bool = False) -> RunningServer 
     for record in [base / RECORD, *sorted((base / "instances").glob(f"*/{RECORD}"))]:
         server = _read(record)
         if server and (any_root or server.root == str(settings.root)) and _is_locked(record.parent / LOCK):
-            return server
+            return dataclasses.replace(server, folder=str(record.parent))
     return None
+
+
+@contextmanager
+def attached(server: RunningServer) -> Iterator[None]:
+    """Show a server, for as long as this lasts, that somebody besides its own client needs its kernels."""
+    descriptor = os.open(Path(server.folder) / ATTACHED, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        _share(descriptor)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def has_attached(settings: Settings) -> bool:
+    """Whether a client is attached to the server that owns this state directory."""
+    return _is_shared(settings.state_dir / ATTACHED)
 
 
 def is_owned(settings: Settings) -> bool:
@@ -150,6 +168,13 @@ if sys.platform == "win32":
             return False
         return True
 
+    def _share(descriptor: int) -> None:
+        """Windows has no shared locks here: the first attached client stands for all."""
+        _try_lock(descriptor)
+
+    def _is_shared(path: Path) -> bool:
+        return _is_locked(path)
+
     def _is_locked(path: Path) -> bool:
         try:
             descriptor = os.open(path, os.O_RDWR)
@@ -170,13 +195,19 @@ else:
             return False
         return True
 
-    def _is_locked(path: Path) -> bool:
+    def _share(descriptor: int) -> None:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+
+    def _is_shared(path: Path) -> bool:
+        return _is_locked(path, fcntl.LOCK_EX)
+
+    def _is_locked(path: Path, how: int = fcntl.LOCK_SH) -> bool:
         try:
             descriptor = os.open(path, os.O_RDONLY)
         except OSError:
             return False
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, how | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
         else:

@@ -20,6 +20,7 @@ from .journal import EditRow, Journal, open_journal
 from .notebooks import new_notebook
 from .ports import Contents, Kernels
 from .recovery import recover
+from .runtime import has_attached
 from .sessions import Sessions
 from .settings import Settings
 from .supervision import Tasks
@@ -124,7 +125,7 @@ async def _open_default(services: Services, notebook: str) -> None:
 
 
 async def _close(services: Services) -> None:
-    if services.settings.keep_kernels:
+    if services.settings.keep_kernels or has_attached(services.settings):
         await services.kernels.release()
     else:
         services.executions.abandon("The server was stopped while this cell ran, and its kernel with it.")

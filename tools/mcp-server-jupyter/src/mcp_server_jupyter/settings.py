@@ -88,6 +88,9 @@ class Settings:
     wait_seconds: float = _setting(
         45.0, "How long an execution tool waits before it answers with a handle.", group="Answers"
     )
+    share: bool = _setting(
+        True, "Let your other clients of the same root attach to a server on stdio, over loopback.", group="Server"
+    )
     grace_seconds: float = _setting(10.0, "How long running cells may go on after SIGTERM.", group="Server")
     keep_kernels: bool = _setting(
         False, "Leave kernels running when the server ends; the next one adopts them.", group="Kernels"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import secrets
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -217,18 +219,7 @@ async def serve_http(settings: Settings, say: Callable[[str], object]) -> None:
     url = f"http://{_url_host(settings.host)}:{port}/mcp"
     async with open_services(settings) as services:
         app = create_http(services, create_mcp(services), token, port=port)
-        config = uvicorn.Config(
-            app,
-            access_log=False,
-            log_config=None,
-            lifespan="on",
-            ws="none",
-            proxy_headers=False,
-            server_header=False,
-            timeout_graceful_shutdown=2,
-            h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
-        )
-        server = _Server(config)
+        server = _Server(_config(app))
         async with anyio.create_task_group() as tasks:
             with announced(settings, url, token, __version__):
                 tasks.start_soon(_serve, server, listener, tasks.cancel_scope)
@@ -241,6 +232,36 @@ async def serve_http(settings: Settings, say: Callable[[str], object]) -> None:
             await services.drain(settings.grace_seconds)
             app.state.requests.end()
             server.should_exit = True
+
+
+async def share_http(services: Services) -> None:
+    """Serve until cancelled, on loopback with a token of its own, for clients that attach to a server on stdio."""
+    settings = dataclasses.replace(services.settings, host="127.0.0.1", port=0, no_auth=False)
+    token = secrets.token_urlsafe(32)
+    listener = _listen(settings)
+    port = int(listener.getsockname()[1])
+    server = _Server(_config(create_http(services, create_mcp(services), token, port=port)))
+    try:
+        with announced(settings, f"http://127.0.0.1:{port}/mcp", token, __version__):
+            await server.serve(sockets=[listener])
+    finally:
+        for accepting in getattr(server, "servers", ()):
+            accepting.close()
+        listener.close()
+
+
+def _config(app: Starlette) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        access_log=False,
+        log_config=None,
+        lifespan="on",
+        ws="none",
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=2,
+        h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
+    )
 
 
 async def _serve(server: uvicorn.Server, listener: socket.socket, scope: anyio.CancelScope) -> None:

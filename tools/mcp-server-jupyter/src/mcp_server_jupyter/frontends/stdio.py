@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.abc
 
-from ..runtime import RunningServer
+from ..runtime import RunningServer, attached
 from ._relay import Handshake, relay
 from ._wire import Wire
 
@@ -19,24 +19,48 @@ if TYPE_CHECKING:
     from mcp.shared.message import SessionMessage
 
 _LAST_ANSWERS_SECONDS = 0.1
+_SUCCESSION_SECONDS = 5.0
 
 OpenServer = Callable[[], AbstractAsyncContextManager["MCPServer"]]
 
 
-async def serve_stdio(wire: Wire, find: Callable[[], RunningServer | None], open_server: OpenServer) -> None:
+async def serve_stdio(
+    wire: Wire, find: Callable[[], RunningServer | None], is_free: Callable[[], bool], open_server: OpenServer
+) -> None:
     """Serve one client until it closes its end.
 
-    While `find` names a running server, the client is relayed to it; when that server stops, the next request is
-    served by a server of our own.
+    While `find` names a running server, the client is relayed to it; when that server stops and `is_free` says that
+    its state directory can be had, the next request is served by a server of our own, on the same kernels.
     """
     handshake = Handshake()
     left: set[RunningServer] = set()
-    while (server := find()) is not None and server not in left:
-        if await relay(wire, server, handshake):
-            return
+    while (server := await _successor(find, is_free, left)) is not None:
+        with attached(server):
+            if await relay(wire, server, handshake):
+                return
         left.add(server)
     async with open_server() as mcp:
         await _serve_embedded(wire, mcp, handshake)
+
+
+async def _successor(
+    find: Callable[[], RunningServer | None], is_free: Callable[[], bool], left: set[RunningServer]
+) -> RunningServer | None:
+    """The running server to attach to, None when there is none.
+
+    When one has just stopped, its kernels are to be had as soon as it lets go of its state directory: by us, or by
+    another of its clients, which is then the server.
+    """
+    with anyio.move_on_after(_SUCCESSION_SECONDS):
+        while True:
+            server = find()
+            if server is not None and server not in left:
+                return server
+            if not left or is_free():
+                return None
+            # Neither a lock nor another process's record can be waited for.
+            await anyio.sleep(0.02)
+    return None
 
 
 async def _serve_embedded(wire: Wire, mcp: MCPServer, handshake: Handshake) -> None:
