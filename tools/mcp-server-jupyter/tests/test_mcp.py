@@ -93,6 +93,7 @@ async def test_resources_prompts_and_completion(transport: str, mode: str, tmp_p
         following = re.search(r"output://\w+/\d+$", first)
         assert following
         assert "xxxx" in (await client.read_resource(following[0])).contents[0].text
+        assert f"notebook://{path}" in [str(resource.uri) for resource in (await client.list_resources()).resources]
         stored = (await client.read_resource(f"notebook://{path}")).contents[0]
         assert stored.mime_type == "application/x-ipynb+json"
         assert '"nbformat": 4' in stored.text

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from ..errors import InvalidRequest, JupyterMcpError
 from ..operations import ALIASES, ARGUMENT_ALIASES, OPERATIONS, Answer, Call, Operation, Param
-from ..operations._call import Progress, _never
+from ..operations._call import Progress, never
 from ..services import Services
 
 logger = logging.getLogger(__name__)
@@ -161,7 +161,7 @@ async def invoke(
     *,
     author: str,
     progress: Progress | None = None,
-    cancelled_by_caller: Callable[[], bool] = _never,
+    cancelled_by_caller: Callable[[], bool] = never,
 ) -> Answer:
     """Run one operation for one caller, and log it as one event.
 

@@ -16,6 +16,7 @@ from mcp.server.subscriptions import InMemorySubscriptionBus, ResourceUpdated
 from .. import __version__
 from ..errors import JupyterMcpError
 from ..operations import OPERATIONS, Answer, Operation
+from ..ports import Entry
 from ..services import Services
 from . import _prompts, _resources
 from ._bind import input_schema, invoke, resolve
@@ -55,6 +56,12 @@ class JupyterMcp(MCPServer[dict[str, Any]]):
 
     async def list_tools(self) -> list[T.Tool]:
         return [_tool(operation) for operation in OPERATIONS.values()] + await super().list_tools()
+
+    async def list_resources(self) -> list[T.Resource]:
+        """Every notebook, the first 500 by path; beyond that, the template and its completion."""
+        entries = await self.services.contents.list("", recursive=True)
+        notebooks = [entry for entry in entries if entry.kind == "notebook"][:500]
+        return [_resource(entry) for entry in notebooks] + await super().list_resources()
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None
@@ -115,6 +122,12 @@ def _tool(operation: Operation) -> T.Tool:
         description=operation.doc,
         input_schema=input_schema(operation),
         annotations=_annotations(operation),
+    )
+
+
+def _resource(entry: Entry) -> T.Resource:
+    return T.Resource(
+        uri=f"notebook://{entry.path}", name=entry.path, mime_type="application/x-ipynb+json", size=entry.size
     )
 
 

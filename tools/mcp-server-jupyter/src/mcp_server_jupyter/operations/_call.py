@@ -20,7 +20,7 @@ class Param:
     text: str | None = None
 
 
-def _never() -> bool:
+def never() -> bool:
     return False
 
 
@@ -35,7 +35,7 @@ class Call:
     services: Services
     author: str = "user"
     progress: Progress | None = None
-    cancelled_by_caller: Callable[[], bool] = _never
+    cancelled_by_caller: Callable[[], bool] = never
 
 
 @dataclass(frozen=True, slots=True)

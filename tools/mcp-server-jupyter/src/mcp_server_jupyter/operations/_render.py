@@ -12,7 +12,7 @@ import anyio.to_thread
 from ..execution import Execution
 from ..journal import ExecutionRow
 from ..notebooks import source_hash
-from ..outputs import is_heavy, plain_text, view
+from ..outputs import is_heavy, view
 from ._call import Answer, Link, Picture
 
 if TYPE_CHECKING:
@@ -165,17 +165,3 @@ def numbered(lines: list[str], limit: int, more: str) -> str:
             break
         kept.append(line)
     return "\n".join(kept)
-
-
-__all__ = [
-    "add_outputs",
-    "cell_data",
-    "cell_header",
-    "edited",
-    "executed",
-    "execution_data",
-    "numbered",
-    "output_uri",
-    "plain_text",
-    "remembered",
-]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from ..errors import InvalidRequest
@@ -64,7 +64,7 @@ def edit_row(
     )
 
 
-def _check_size(call: Call, text: str) -> None:
+def check_size(call: Call, text: str) -> None:
     limit = call.services.settings.max_body_bytes
     if len(text) > limit:
         raise InvalidRequest(f"A cell of {len(text)} characters is over the limit of {limit}.")
@@ -74,7 +74,7 @@ async def insert_cell(
     call: Call, cell_index: Index, cell_type: CellType, cell_source: str, notebook_path: str = ""
 ) -> Answer:
     """Put a new cell before `cell_index` (-1 or the number of cells: at the end)."""
-    _check_size(call, cell_source)
+    check_size(call, cell_source)
     services = call.services
     path = services.path(notebook_path)
     async with services.contents.edit(path) as notebook:
@@ -103,16 +103,12 @@ async def overwrite_cell_source(
     Raises:
         Conflict: the cell has another hash; the diff shows what is there now.
     """
-    _check_size(call, cell_source)
-    services = call.services
-    path = services.path(notebook_path)
-    async with services.contents.edit(path) as notebook:
-        index = find_cell(notebook, cell_index=cell_index, cell_id=cell_id)
-        before = notebook.cells[index]
+
+    def replace(notebook: NotebookNode, index: int) -> None:
         replace_source(notebook, index, cell_source, expected_hash)
-        after = notebook.cells[index]
-    services.record([edit_row(call, path, "source", before, after, before_index=index, after_index=index)])
-    return edited(index, after, "Overwrote")
+
+    check_size(call, cell_source)
+    return await _change_source(call, notebook_path, cell_index, cell_id, replace, "Overwrote")
 
 
 async def edit_cell_source(
@@ -129,17 +125,33 @@ async def edit_cell_source(
 
     Raises:
         InvalidRequest: it does not occur, or more than once.
+        Conflict: the cell has another hash than `expected_hash`.
     """
-    _check_size(call, new_string)
+
+    def replace(notebook: NotebookNode, index: int) -> None:
+        edit_source(notebook, index, old_string, new_string, replace_all, expected_hash)
+
+    check_size(call, new_string)
+    return await _change_source(call, notebook_path, cell_index, cell_id, replace, "Edited")
+
+
+async def _change_source(
+    call: Call,
+    notebook_path: str,
+    cell_index: int | None,
+    cell_id: str | None,
+    replace: Callable[[NotebookNode, int], None],
+    what: str,
+) -> Answer:
     services = call.services
     path = services.path(notebook_path)
     async with services.contents.edit(path) as notebook:
         index = find_cell(notebook, cell_index=cell_index, cell_id=cell_id)
         before = notebook.cells[index]
-        edit_source(notebook, index, old_string, new_string, replace_all, expected_hash)
+        replace(notebook, index)
         after = notebook.cells[index]
     services.record([edit_row(call, path, "source", before, after, before_index=index, after_index=index)])
-    return edited(index, after, "Edited")
+    return edited(index, after, what)
 
 
 async def move_cell(

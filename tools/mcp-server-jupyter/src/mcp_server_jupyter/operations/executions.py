@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import anyio
@@ -13,8 +13,8 @@ from ..notebooks import find_cell, insert_cell, new_cell, source_hash
 from ..outputs import slice_text
 from ..sessions import Session, require_alive
 from ._call import Answer, Call, Link, Param
-from ._render import executed, execution_data, output_uri, remembered
-from .cells import Index, _check_size, edit_row
+from ._render import executed, output_uri, remembered
+from .cells import Index, check_size, edit_row
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -29,7 +29,7 @@ async def append_execute_code_cell(call: Call, cell_source: str, notebook_path: 
 
 async def insert_execute_code_cell(call: Call, cell_index: Index, cell_source: str, notebook_path: str = "") -> Answer:
     """Put a code cell before `cell_index` (-1: at the end) and run it."""
-    _check_size(call, cell_source)
+    check_size(call, cell_source)
     services = call.services
     path = services.path(notebook_path)
     session, notice = await _session(call, path)
@@ -84,7 +84,7 @@ async def execute_code(
     call: Call, code: str, notebook_path: str = "", kernel_id: str = "", timeout_seconds: Seconds | None = None
 ) -> Answer:
     """Run code in a notebook's kernel, or in the kernel `kernel_id`, without writing a cell."""
-    _check_size(call, code)
+    check_size(call, code)
     services = call.services
     if kernel_id:
         session = services.sessions.get(kernel_id)
@@ -288,7 +288,7 @@ async def wait_for(call: Call, executions: Sequence[Execution], seconds: float) 
         raise
 
 
-def _reporter(call: Call):  # type: ignore[no-untyped-def]
+def _reporter(call: Call) -> Callable[[Execution], Awaitable[None]] | None:
     """Progress for the caller: seconds so far and the output since the last report."""
     report = call.progress
     if report is None:
@@ -305,6 +305,3 @@ def _reporter(call: Call):  # type: ignore[no-untyped-def]
         await report(highest, text or f"{execution.status} {execution.seconds:.0f}s")
 
     return progress
-
-
-__all__ = ["execution_data"]

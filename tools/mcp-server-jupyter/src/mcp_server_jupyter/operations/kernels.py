@@ -7,7 +7,7 @@ from ..sessions import Session, describe
 from ._call import Answer, Call
 
 
-def _find(call: Call, notebook_path: str, kernel_id: str) -> Session:
+def find_session(call: Call, notebook_path: str, kernel_id: str) -> Session:
     """The session a caller means, by kernel or by notebook."""
     services = call.services
     if kernel_id:
@@ -21,7 +21,7 @@ def _find(call: Call, notebook_path: str, kernel_id: str) -> Session:
 
 async def interrupt_kernel(call: Call, notebook_path: str = "", kernel_id: str = "") -> Answer:
     """Interrupt the running cell (KeyboardInterrupt) and drop the queued ones. Variables stay."""
-    session = _find(call, notebook_path, kernel_id)
+    session = find_session(call, notebook_path, kernel_id)
     running = session.running
     dropped = await call.services.executions.interrupt_session(session)
     if running is not None:
@@ -41,7 +41,7 @@ async def interrupt_kernel(call: Call, notebook_path: str = "", kernel_id: str =
 async def restart_kernel(call: Call, notebook_path: str = "", kernel_id: str = "") -> Answer:
     """Start the kernel's process anew. All variables are lost; the answer names the cells that had run."""
     services = call.services
-    session = _find(call, notebook_path, kernel_id)
+    session = find_session(call, notebook_path, kernel_id)
     cells = await _ran(call, session)
     await services.executions.interrupt_session(session) if session.running or session.queue else None
     await services.sessions.restart(session)
@@ -129,7 +129,7 @@ async def start_kernel(
 
 async def shutdown_kernel(call: Call, notebook_path: str = "", kernel_id: str = "") -> Answer:
     """End a kernel. Its variables are lost; the notebook stays."""
-    session = _find(call, notebook_path, kernel_id)
+    session = find_session(call, notebook_path, kernel_id)
     if session.running or session.queue:
         await call.services.executions.interrupt_session(session)
     await call.services.sessions.shutdown(session)

@@ -12,14 +12,14 @@ from ..errors import InvalidRequest, KernelError, NotFound, Unsupported
 from ..sessions import Session, require_alive
 from ._call import Answer, Call
 from ._probe import PROBE
-from .kernels import _find
+from .kernels import find_session
 
 ANSWER_SECONDS = 10.0
 
 
 async def list_variables(call: Call, notebook_path: str = "", kernel_id: str = "") -> Answer:
     """The user's variables: name, type, shape or length, a short value."""
-    session = _find(call, notebook_path, kernel_id)
+    session = find_session(call, notebook_path, kernel_id)
     found = await _ask(session, {"what": "list"})
     lines = [f"{v['name']}: {v['type']} {v['size']} {v['value']}".rstrip() for v in found["variables"]]
     limit = call.services.settings.max_chars
@@ -39,7 +39,7 @@ async def inspect_variable(call: Call, name: str, notebook_path: str = "", kerne
         raise InvalidRequest(
             f"{name!r} is not a variable, attribute or item.", hint="execute_code evaluates other expressions."
         )
-    session = _find(call, notebook_path, kernel_id)
+    session = find_session(call, notebook_path, kernel_id)
     found = await _ask(session, {"what": "inspect", "name": name, "limit": call.services.settings.max_chars - 300})
     if "missing" in found:
         raise NotFound(f"No variable {name!r}: {found['missing']}.", hint="list_variables shows what there is.")
