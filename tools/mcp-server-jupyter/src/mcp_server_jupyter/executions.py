@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -148,13 +149,14 @@ class Executions:
         self._tasks.start_soon(self.interrupt, execution)
 
     async def interrupt_session(self, session: Session, *, queued: bool = True) -> int:
-        """Interrupt what runs and drop what waits. Returns how many waiting ones were dropped."""
+        """Interrupt what runs and drop what waits. Returns how many were dropped. A dead kernel is left."""
         waiting = list(session.queue) if queued else []
         for execution in waiting:
             await self.interrupt(execution)
         if session.running is not None:
             session.running.interrupt_asked = True
-        await session.kernel.interrupt()
+        with suppress(KernelDead):
+            await session.kernel.interrupt()
         return len(waiting)
 
     async def send_input(self, execution: Execution, text: str) -> None:
@@ -287,12 +289,14 @@ class Executions:
         return status
 
     async def _died(self, execution: Execution, error: KernelDead) -> None:
+        """Its kernel ended: by itself, or because it was restarted or shut down."""
         session = execution.session
-        death = session.kernel.death
-        how = describe(death) if death else str(error)
-        execution.reducer.add_error("KernelDead", f"The kernel {how} while this cell ran.")
-        note = f"The kernel {how} while this cell ran. restart_kernel starts a new one and names the cells to rerun."
-        await self._finish(execution, "died", note)
+        death = None if session.ending else session.kernel.death
+        how = describe(death) if death else f"was {session.ending or error.reason or 'lost'}"
+        what = f"The kernel {how} while this cell ran."
+        execution.reducer.add_error("KernelDead" if death else "KernelInterrupt", what)
+        hint = " restart_kernel starts a new one and names the cells to rerun." if death else ""
+        await self._finish(execution, "died" if death else "interrupted", what + hint)
         for waiting in list(session.queue):
             session.queue.remove(waiting)
             await self._finish(waiting, "aborted", f"Not run: the kernel {how}.")

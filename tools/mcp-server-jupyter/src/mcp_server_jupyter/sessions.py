@@ -31,6 +31,8 @@ class Session:
     draining: bool = False
     adopted: bool = False
     watch: anyio.CancelScope | None = None
+    ending: str = ""
+    """What is being done to the kernel's process just now: "restarted" or "shut down"."""
     announced_epoch: int = 1
     """The last epoch a caller was told of; a newer one is told once, loudly."""
 
@@ -147,7 +149,11 @@ class Sessions:
         """A new process for the same session; its epoch rises and its variables are gone."""
         kernel = session.kernel
         self._stop_watching(session)
-        await kernel.restart()
+        session.ending = "restarted"
+        try:
+            await kernel.restart()
+        finally:
+            session.ending = ""
         self._tasks.start_soon(self._watch, session)
         session.announced_epoch = kernel.epoch
         self._journal.kernel_event(kernel.id, kernel.epoch, "restart", "")
@@ -164,6 +170,7 @@ class Sessions:
         if session.notebook is not None and self._notebooks.get(session.notebook) == session.id:
             del self._notebooks[session.notebook]
             self._journal.unbind(session.notebook)
+        session.ending = "shut down"
         await session.kernel.shutdown()
         self._journal.kernel_event(session.id, session.kernel.epoch, "shutdown", "")
         self._events.publish("kernel.stopped", kernel_id=session.id, notebook=session.notebook)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..errors import InvalidRequest
-from ..sessions import Session, describe
+from ..sessions import Session, describe, require_alive
 from ._call import Answer, Call
 
 
@@ -22,6 +22,7 @@ def find_session(call: Call, notebook_path: str, kernel_id: str) -> Session:
 async def interrupt_kernel(call: Call, notebook_path: str = "", kernel_id: str = "") -> Answer:
     """Interrupt the running cell (KeyboardInterrupt) and drop the queued ones. Variables stay."""
     session = find_session(call, notebook_path, kernel_id)
+    require_alive(session)
     running = session.running
     dropped = await call.services.executions.interrupt_session(session)
     if running is not None:
@@ -43,7 +44,8 @@ async def restart_kernel(call: Call, notebook_path: str = "", kernel_id: str = "
     services = call.services
     session = find_session(call, notebook_path, kernel_id)
     cells = await _ran(call, session)
-    await services.executions.interrupt_session(session) if session.running or session.queue else None
+    if session.running or session.queue:
+        await services.executions.interrupt_session(session)
     await services.sessions.restart(session)
     text = f"Restarted kernel {session.id}: epoch {session.kernel.epoch}, all variables are gone."
     if cells:
