@@ -39,9 +39,10 @@ def _ratios(samples: Samples) -> list[Figure]:
     found = []
     targets: dict[str, dict[str, float | None]] = {
         "execute": {"stdio": 1.4, "stdio 2025": 1.4, "http": 1.6},
+        "in a row": {},
         "insert": {"stdio": 1.4, "http": None},
     }
-    titles = {"execute": "execute 1+1", "insert": "insert and run, 10 cells"}
+    titles = {"execute": "execute 1+1", "in a row": "execute 1+1 in a row", "insert": "insert and run, 10 cells"}
     for scenario, title in titles.items():
         seconds = samples.get(scenario, {})
         for subject in seconds:

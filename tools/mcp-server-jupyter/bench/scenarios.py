@@ -57,6 +57,7 @@ async def warm(folder: Path, plan: Plan) -> Samples:
                 notebooks.write(subject.folder / f"{name}.ipynb", notebook)
             notebooks.write(subject.folder / "large.ipynb", notebooks.large())
         samples["execute"] = await _turns(subjects, lambda s: s.execute("small.ipynb", "1+1"), plan.rounds, plan)
+        samples["in a row"] = await _in_a_row(three, lambda s: s.execute("small.ipynb", "1+1"), plan)
         samples["insert"] = await _turns(three, lambda s: s.insert_execute("small.ipynb", "1+1"), plan.rounds, plan)
         samples["insert large"] = await _turns(three, lambda s: s.insert_execute("large.ipynb", "1+1"), plan.few, plan)
         for name, code in (("lines", notebooks.LINES), ("picture", notebooks.PICTURE)):
@@ -94,6 +95,19 @@ async def _turns(
                 raise RuntimeError(f"{subject.name}: {answer.text[:500]}")
             if number >= 2:
                 seconds[subject.name].append(answer.seconds)
+    return seconds
+
+
+async def _in_a_row(
+    subjects: list[Subject], act: Callable[[Subject], Awaitable[Answer]], plan: Plan
+) -> dict[str, list[float]]:
+    """Everyone acts 25 times without a pause, in a new random order every round; the first five only warm up."""
+    seconds: dict[str, list[float]] = {subject.name: [] for subject in subjects}
+    for _ in range(plan.few):
+        for subject in random.sample(subjects, len(subjects)):
+            await plan.quiet()
+            answers = [await act(subject) for _ in range(25)]
+            seconds[subject.name] += [answer.seconds for answer in answers[5:]]
     return seconds
 
 

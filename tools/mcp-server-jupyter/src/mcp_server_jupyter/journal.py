@@ -400,11 +400,17 @@ def open_journal(path: Path) -> Iterator[Journal]:
 
 
 def _packed(value: Any) -> bytes | None:
-    """JSON, compressed when it is long: zlib's first byte is never JSON's."""
+    """JSON, compressed when it is long and shrinks by it: zlib's first byte is never JSON's."""
     if value is None:
         return None
     text = json.dumps(value, separators=(",", ":"), default=str).encode()
-    return text if len(text) <= _COMPRESS_FROM else zlib.compress(text, 1)
+    return zlib.compress(text, 1) if len(text) > _COMPRESS_FROM and _shrinks(text) else text
+
+
+def _shrinks(text: bytes) -> bool:
+    """Whether the middle of it halves: pictures do not, and cost milliseconds to try."""
+    middle = text[len(text) // 2 :][:_COMPRESS_FROM]
+    return len(zlib.compress(middle, 1)) < len(middle) / 2
 
 
 def _unpacked(packed: bytes | None) -> Any:
