@@ -110,7 +110,9 @@ async def test_a_kernel_whose_program_is_missing_fails_at_once_with_its_name(
 async def test_a_cancelled_start_leaves_nothing_behind(kernels: LocalKernels, settings: Settings) -> None:
     for seconds in (0.0, 0.02, 0.1, 0.2):
         with anyio.move_on_after(seconds):
-            await kernels.start("python3")
+            kernel = await kernels.start("python3")
+            with anyio.CancelScope(shield=True):
+                await kernel.shutdown()
 
     assert processes(settings) == []
     assert list(kernels._folder.iterdir()) == []

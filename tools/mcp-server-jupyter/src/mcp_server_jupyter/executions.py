@@ -22,6 +22,7 @@ from .supervision import Tasks
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
+FIRST_FLUSH_SECONDS = 0.02
 FLUSH_SECONDS = 0.1
 PROGRESS_SECONDS = 0.3
 
@@ -348,19 +349,18 @@ class Executions:
             self._tasks.start_soon(self._stream, execution, execution._flush)
 
     async def _stream(self, execution: Execution, scope: anyio.CancelScope) -> None:
-        """Bring a running cell's outputs into the notebook, at most ten times a second."""
+        """Bring a running cell's outputs into the notebook: soon, then at most ten times a second."""
         with scope:
-            written = 0
+            # Not at once: most cells are done by then, and are written once.
+            await anyio.sleep(FIRST_FLUSH_SECONDS)
             while not execution.finished:
-                await anyio.sleep(FLUSH_SECONDS)
-                if execution.version == written:
-                    await execution.news(written)
-                    continue
                 written = execution.version
                 self._publish("output", execution)
                 if execution.notebook is not None:
                     with anyio.CancelScope(shield=True):
                         await self._write(execution)
+                await anyio.sleep(FLUSH_SECONDS)
+                await execution.news(written)
 
     async def _write(self, execution: Execution) -> None:
         """Put the outputs into the cell. A cell or notebook that is gone meanwhile is said, not brought back."""
