@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import anyio
@@ -70,6 +70,18 @@ class Execution:
     @property
     def input_prompt(self) -> str | None:
         return None if self.input_request is None else str(self.input_request.content.get("prompt", ""))
+
+    def event(self) -> dict[str, Any]:
+        """What listeners are told of it."""
+        return {
+            "execution_id": self.id,
+            "notebook": self.notebook,
+            "cell_id": self.cell_id,
+            "kernel_id": self.session.id,
+            "author": self.author,
+            "status": self.status,
+            "seconds": self.seconds,
+        }
 
     def outputs(self) -> list[NotebookNode]:
         return self.reducer.outputs()

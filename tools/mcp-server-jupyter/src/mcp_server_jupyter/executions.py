@@ -9,21 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from .errors import Conflict, InvalidNotebook, InvalidRequest, JupyterMcpError, KernelDead, NotFound
+from .delivery import Delivery
+from .errors import InvalidRequest, JupyterMcpError, KernelDead
 from .events import Events
 from .execution import Batch, Execution
 from .journal import ExecutionRow, Journal, new_execution_id
-from .notebooks import find_cell, set_outputs
 from .outputs import OutputReducer
 from .ports import Contents, Message
 from .sessions import Session, describe
 from .supervision import Tasks
 
 if TYPE_CHECKING:
-    from nbformat import NotebookNode
+    pass
 
-FIRST_FLUSH_SECONDS = 0.02
-FLUSH_SECONDS = 0.1
 PROGRESS_SECONDS = 0.3
 
 
@@ -34,12 +32,12 @@ class Executions:
         self, contents: Contents, journal: Journal, events: Events, tasks: Tasks, max_output_bytes: int | None = None
     ) -> None:
         self.max_output_bytes = max_output_bytes
-        self._contents = contents
         self._journal = journal
         self._events = events
         self._tasks = tasks
         self._live: dict[str, Execution] = {}
         self._recent: dict[str, Execution] = {}
+        self._delivery = Delivery(contents, journal, events, self._recent)
 
     # ------------------------------------------------------------------ what callers do
 
@@ -223,6 +221,8 @@ class Executions:
                 session.running = execution
                 try:
                     await self._run(execution)
+                except JupyterMcpError as error:
+                    self._give_up(execution, error)
                 finally:
                     session.running = None
         finally:
@@ -331,11 +331,20 @@ class Executions:
         if execution._flush is not None:
             execution._flush.cancel()
         if execution.notebook is not None and status != "aborted":
-            await self._write(execution)
-            self._tasks.start_soon(self._delivered, execution)
+            await self._delivery.write(execution)
+            self._tasks.start_soon(self._delivery.confirm, execution)
         self._live.pop(execution.id, None)
         self._remember(execution)
         self._publish("finished", execution)
+        execution.changed()
+
+    def _give_up(self, execution: Execution, error: JupyterMcpError) -> None:
+        """What it came to cannot be written down: callers are told, and those behind it have their turn."""
+        execution.status = "lost"
+        execution.finished_at = time.time()
+        execution.note = f"{execution.note} {error}".strip()
+        self._live.pop(execution.id, None)
+        self._remember(execution)
         execution.changed()
 
     def _remember(self, execution: Execution) -> None:
@@ -346,68 +355,7 @@ class Executions:
     def _flush_later(self, execution: Execution) -> None:
         if execution._flush is None:
             execution._flush = anyio.CancelScope()
-            self._tasks.start_soon(self._stream, execution, execution._flush)
-
-    async def _stream(self, execution: Execution, scope: anyio.CancelScope) -> None:
-        """Bring a running cell's outputs into the notebook: soon, then at most ten times a second."""
-        with scope:
-            # Not at once: most cells are done by then, and are written once.
-            await anyio.sleep(FIRST_FLUSH_SECONDS)
-            while not execution.finished:
-                written = execution.version
-                self._publish("output", execution)
-                if execution.notebook is not None:
-                    with anyio.CancelScope(shield=True):
-                        await self._write(execution)
-                await anyio.sleep(FLUSH_SECONDS)
-                await execution.news(written)
-
-    async def _write(self, execution: Execution) -> None:
-        """Put the outputs into the cell. A cell or notebook that is gone meanwhile is said, not brought back."""
-        if execution.notebook is None or execution.cell_id is None:
-            return
-        try:
-            async with self._contents.edit(execution.notebook, durable=False) as notebook:
-                index = find_cell(notebook, cell_id=execution.cell_id)
-                set_outputs(notebook, index, execution.outputs(), execution.reducer.execution_count)
-                self._apply_foreign_updates(execution, notebook)
-        except NotFound:
-            gone = "The cell was deleted while it ran; its outputs are kept with the execution only."
-            if gone not in execution.note:
-                execution.note = f"{execution.note} {gone}".strip()
-        except (Conflict, InvalidNotebook) as error:
-            execution.note = f"The outputs are not in the notebook: {error.message}"
-
-    def _apply_foreign_updates(self, execution: Execution, notebook: NotebookNode) -> None:
-        """`update_display_data` for a display that an earlier cell made."""
-        updates = execution.reducer.foreign_updates
-        if not updates:
-            return
-        owners = {e.cell_id: e for e in self._recent.values() if e.notebook == execution.notebook and e.cell_id}
-        for index, cell in enumerate(notebook.cells):
-            owner = owners.get(cell.get("id"))
-            if owner is not None and owner.reducer.apply_updates(updates):
-                set_outputs(notebook, index, owner.outputs(), owner.reducer.execution_count)
-        updates.clear()
-
-    async def _delivered(self, execution: Execution) -> None:
-        """Note in the journal that the outputs have reached the disk."""
-        try:
-            await self._contents.flush(execution.notebook)
-        except JupyterMcpError as error:
-            execution.note = f"{execution.note} The notebook could not be written: {error.message}".strip()
-            self._journal.update_execution(execution.id, events_lost=execution.note)
-            return
-        self._journal.update_execution(execution.id, on_disk=True)
+            self._tasks.start_soon(self._delivery.stream, execution, execution._flush)
 
     def _publish(self, what: str, execution: Execution) -> None:
-        self._events.publish(
-            f"execution.{what}",
-            execution_id=execution.id,
-            notebook=execution.notebook,
-            cell_id=execution.cell_id,
-            kernel_id=execution.session.id,
-            author=execution.author,
-            status=execution.status,
-            seconds=execution.seconds,
-        )
+        self._events.publish(f"execution.{what}", **execution.event())
