@@ -16,7 +16,7 @@ import anyio
 import pytest
 import zmq
 
-from mcp_server_jupyter.backends._wire import DELIMITER, Wire
+from mcp_server_jupyter.backends._wire import _IDLE, _REPLY, DELIMITER, Request, Wire
 from mcp_server_jupyter.errors import KernelDead
 from mcp_server_jupyter.ports import Message
 
@@ -253,3 +253,20 @@ async def test_requests_and_input_replies_carry_the_same_identity(wire: Wire, pe
     assert header["session"] == wire.identity
     assert json.loads(frames[5]) == {"status": "ok", "value": "text"}
     assert frames[1] == hmac.new(KEY, b"".join(frames[2:]), hashlib.sha256).hexdigest().encode()
+
+
+@pytest.mark.parametrize("idle_first", [True, False])
+async def test_a_request_whose_reply_was_overtaken_ends_with_its_idle_status(idle_first: bool) -> None:
+    request = Request(Wire({}), "one", "execute_request", "shell", _REPLY | _IDLE)
+    idle = Message("iopub", "status", "2", "one", {"execution_state": "idle"})
+    if idle_first:
+        request.feed(idle)
+        request.overtake()
+    else:
+        request.overtake()
+        request.feed(idle)
+
+    with anyio.fail_after(1):
+        messages = [message async for message in request]
+    [reply] = [message for message in messages if message.channel == "shell"]
+    assert reply.content["ename"] == "KeyboardInterrupt"

@@ -42,6 +42,7 @@ class Request:
         "_heard",
         "_messages",
         "_missing",
+        "_overtaken",
         "_timer",
         "_waiter",
         "_wire",
@@ -56,6 +57,7 @@ class Request:
         self.channel = channel
         self._wire = wire
         self._missing = missing
+        self._overtaken = False
         self._messages: deque[Message] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -97,14 +99,19 @@ class Request:
             return
         if self._missing == _IDLE:
             self._await_idle()
+        self._end_without_reply()
         self._wake()
 
     def overtake(self) -> None:
-        """A later request has been answered. If this one is over, too, its reply will never come.
+        """A later request has been answered: this one's reply, if it has not come, never will.
 
-        ipykernel sends none if an interrupt meets it outside the cell's code. This is the reply it would have sent.
+        ipykernel sends none if an interrupt meets it outside the cell's code. Its idle status may still be on its way.
         """
-        if self._missing != _REPLY:
+        self._overtaken = True
+        self._end_without_reply()
+
+    def _end_without_reply(self) -> None:
+        if not self._overtaken or self._missing != _REPLY:
             return
         if self.msg_type == "execute_request":
             why = "The interrupt came before or after the cell's own code."
