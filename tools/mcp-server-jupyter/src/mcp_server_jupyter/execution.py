@@ -39,7 +39,6 @@ class Execution:
     author: str
     notebook: str | None = None
     cell_id: str | None = None
-    store_history: bool = True
     batch: Batch | None = None
     msg_id: str = field(default_factory=lambda: uuid4().hex)
     status: str = "queued"

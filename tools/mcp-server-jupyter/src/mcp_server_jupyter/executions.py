@@ -147,9 +147,9 @@ class Executions:
         """`interrupt`, from a caller that is itself being cancelled."""
         self._tasks.start_soon(self.interrupt, execution)
 
-    async def interrupt_session(self, session: Session, *, queued: bool = True) -> int:
+    async def interrupt_session(self, session: Session) -> int:
         """Interrupt what runs and drop what waits. Returns how many were dropped. A dead kernel is left."""
-        waiting = list(session.queue) if queued else []
+        waiting = list(session.queue)
         for execution in waiting:
             await self.interrupt(execution)
         if session.running is not None:
@@ -260,7 +260,7 @@ class Executions:
         content = {
             "code": execution.code,
             "silent": False,
-            "store_history": execution.store_history,
+            "store_history": True,
             "user_expressions": {},
             "allow_stdin": True,
             "stop_on_error": False,

@@ -29,7 +29,6 @@ class Session:
     queue: deque[Execution] = field(default_factory=deque)
     running: Execution | None = None
     draining: bool = False
-    adopted: bool = False
     watch: anyio.CancelScope | None = None
     ending: str = ""
     """What is being done to the kernel's process just now: "restarted" or "shut down"."""
@@ -109,7 +108,7 @@ class Sessions:
 
     def adopt(self, kernel: Kernel, notebook: str | None) -> Session:
         """Take over a kernel that an earlier server left."""
-        session = Session(kernel, notebook, adopted=True, announced_epoch=kernel.epoch)
+        session = Session(kernel, notebook, announced_epoch=kernel.epoch)
         self._add(session)
         self._journal.kernel_event(kernel.id, kernel.epoch, "adopt", "")
         return session
