@@ -11,8 +11,8 @@ from typing import Any, get_type_hints
 import click
 
 from mcp_server_jupyter.cli import commands
-from mcp_server_jupyter.frontends._bind import Parameter, parameters
 from mcp_server_jupyter.operations import ALIASES, ARGUMENT_ALIASES, OPERATIONS, Operation
+from mcp_server_jupyter.operations.bind import Parameter, parameters
 from mcp_server_jupyter.settings import PREFIX, Settings
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"

@@ -14,10 +14,10 @@ from click.testing import CliRunner
 
 from http_app import COMMAND, clean_environment, notebook, stdio
 from mcp_server_jupyter import __version__, cli
+from mcp_server_jupyter.commands import config
+from mcp_server_jupyter.commands.run import inject, parse_parameters, prepare
+from mcp_server_jupyter.commands.sample import copy_sample
 from mcp_server_jupyter.errors import InvalidRequest, NotFound, Unsupported
-from mcp_server_jupyter.frontends import client_config
-from mcp_server_jupyter.frontends._sample import copy_sample
-from mcp_server_jupyter.frontends.run_notebook import inject, parse_parameters, prepare
 from mcp_server_jupyter.notebooks import new_cell
 from mcp_server_jupyter.settings import PREFIX, Settings
 from support import Server, outputs_text
@@ -48,7 +48,7 @@ def test_help_loads_nothing_heavy() -> None:
 
 def test_importing_the_doors_starts_nothing_and_loads_no_kernel_client() -> None:
     code = (
-        "import sys, threading\nimport mcp_server_jupyter.frontends.http, mcp_server_jupyter.frontends.stdio\n"
+        "import sys, threading\nimport mcp_server_jupyter.doors.http.server, mcp_server_jupyter.doors.stdio.embedded\n"
         "heavy = {'jupyter_client', 'zmq', 'PIL', 'psutil', 'prometheus_client', 'structlog'}\n"
         "print(sorted(heavy & set(sys.modules)), threading.active_count())"
     )
@@ -99,7 +99,7 @@ def test_a_wrong_setting_is_one_line_and_exit_code_2(tmp_path: Path, arguments: 
 
 @pytest.mark.parametrize("client", cli.CLIENTS)
 def test_a_configuration_for_every_client_starts_this_very_server(tmp_path: Path, client: str) -> None:
-    assert set(cli.CLIENTS) == set(client_config.CLIENTS)
+    assert set(cli.CLIENTS) == set(config.CLIENTS)
     ended = run(tmp_path, "config", client)
     assert ended.returncode == 0
     servers = json.loads(ended.stdout)
@@ -113,15 +113,15 @@ def test_a_configuration_for_every_client_starts_this_very_server(tmp_path: Path
 
 @pytest.mark.parametrize("client", sorted(set(cli.CLIENTS) - {"claude-desktop"}))
 def test_a_configuration_for_a_running_server_holds_its_address_and_token(client: str) -> None:
-    text = json.dumps(client_config.http_config(client, "http://127.0.0.1:4040/mcp", "the-token"))
+    text = json.dumps(config.http_config(client, "http://127.0.0.1:4040/mcp", "the-token"))
     assert "http://127.0.0.1:4040/mcp" in text
     assert "Bearer the-token" in text
-    assert "Authorization" not in json.dumps(client_config.http_config(client, "http://127.0.0.1:4040/mcp", None))
+    assert "Authorization" not in json.dumps(config.http_config(client, "http://127.0.0.1:4040/mcp", None))
 
 
 def test_a_client_that_only_starts_servers_is_told_so() -> None:
     with pytest.raises(InvalidRequest, match="itself"):
-        client_config.http_config("claude-desktop", "http://127.0.0.1:4040/mcp", None)
+        config.http_config("claude-desktop", "http://127.0.0.1:4040/mcp", None)
 
 
 def test_a_configuration_for_a_running_server_needs_one(tmp_path: Path) -> None:

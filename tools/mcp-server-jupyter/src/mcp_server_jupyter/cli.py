@@ -154,7 +154,7 @@ def doctor(context: click.Context, /, **options: Any) -> None:
     settings = _settings(context, {"log_level": "error", **_given(options)})
 
     async def report() -> bool:
-        from .frontends.doctor import examine  # noqa: PLC0415
+        from .commands.doctor import examine  # noqa: PLC0415
 
         findings = [finding async for finding in _said(examine(settings))]
         return all(finding.fine for finding in findings)
@@ -189,18 +189,18 @@ def config(context: click.Context, /, *, client: str, http: bool, **options: Any
     """Print the configuration that CLIENT takes, ready to paste; where it goes is said on standard error."""
     import json  # noqa: PLC0415 - see `_run_stdio`
 
-    from .frontends import client_config  # noqa: PLC0415
-    from .runtime import find_server  # noqa: PLC0415
+    from .commands import config  # noqa: PLC0415
+    from .ownership import find_server  # noqa: PLC0415
 
     settings = _settings(context, options)
     if http:
         server = find_server(settings) or find_server(settings, any_root=True)
         if server is None:
             raise NotFound("No server runs.", hint="Start one with `mcp-server-jupyter serve`.")
-        entry = client_config.http_config(client, server.url, server.token)
+        entry = config.http_config(client, server.url, server.token)
     else:
-        entry = client_config.stdio_config(client, settings)
-    click.echo(f"For {client_config.CLIENTS[client]}:", err=True)
+        entry = config.stdio_config(client, settings)
+    click.echo(f"For {config.CLIENTS[client]}:", err=True)
     click.echo(json.dumps(entry, indent=2))
 
 
@@ -227,7 +227,7 @@ def _in_services(settings: Settings, work: Callable[..., Any], *arguments: Any) 
     """Run `work(services, *arguments)` with services of its own."""
     import anyio  # noqa: PLC0415 - see `_run_stdio`
 
-    from .runtime import own_state_dir  # noqa: PLC0415
+    from .ownership import own_state_dir  # noqa: PLC0415
     from .services import open_services  # noqa: PLC0415
 
     async def main(owned: Settings) -> Any:
@@ -240,7 +240,7 @@ def _in_services(settings: Settings, work: Callable[..., Any], *arguments: Any) 
 
 
 async def _run_notebook(services: Any, notebook: Path, output: Path | None, parameters: tuple[str, ...]) -> bool:
-    from .frontends.run_notebook import parse_parameters, prepare, run_notebook  # noqa: PLC0415 - see `_run_stdio`
+    from .commands.run import parse_parameters, prepare, run_notebook  # noqa: PLC0415 - see `_run_stdio`
 
     root = services.settings.root
     values = parse_parameters(parameters)
@@ -250,7 +250,7 @@ async def _run_notebook(services: Any, notebook: Path, output: Path | None, para
 
 def _call(settings: Settings, operation: str, arguments: Mapping[str, Any]) -> str:
     """One operation, by the running server or else on the kernels that the last one left."""
-    from .runtime import find_server, is_owned  # noqa: PLC0415 - see `_run_stdio`
+    from .ownership import find_server, is_owned  # noqa: PLC0415 - see `_run_stdio`
 
     server = find_server(settings) or find_server(settings, any_root=True)
     if server is None and is_owned(settings):
@@ -275,7 +275,7 @@ def _call(settings: Settings, operation: str, arguments: Mapping[str, Any]) -> s
 
 
 async def _invoke(services: Any, operation: str, arguments: Mapping[str, Any]) -> str:
-    from .frontends._bind import invoke  # noqa: PLC0415 - see `_run_stdio`
+    from .operations.bind import invoke  # noqa: PLC0415 - see `_run_stdio`
 
     return (await invoke(services, operation, arguments, author="user")).text
 
@@ -283,11 +283,11 @@ async def _invoke(services: Any, operation: str, arguments: Mapping[str, Any]) -
 def _run_stdio(settings: Settings) -> None:
     import anyio  # noqa: PLC0415 - `--help` and the printing commands need no event loop
 
-    from .frontends._wire import claim_stdio  # noqa: PLC0415
+    from .doors.stdio.wire import claim_stdio  # noqa: PLC0415
 
     async def serve_client() -> None:
-        from .frontends.stdio import serve_stdio  # noqa: PLC0415
-        from .runtime import find_server, is_owned  # noqa: PLC0415
+        from .doors.stdio.embedded import serve_stdio  # noqa: PLC0415
+        from .ownership import find_server, is_owned  # noqa: PLC0415
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_cancel_on_signal, tasks.cancel_scope)
@@ -304,13 +304,13 @@ def _run_stdio(settings: Settings) -> None:
 async def _embedded(settings: Settings) -> AsyncIterator[MCPServer]:
     import anyio  # noqa: PLC0415 - see `_run_stdio`
 
-    from .frontends._sdk_compat import quick_import  # noqa: PLC0415 - the SDK takes 0.4 s: not before it is needed
+    from .doors.mcp.sdk_compat import quick_import  # noqa: PLC0415 - the SDK takes 0.4 s: not before it is needed
     from .logs import configure  # noqa: PLC0415
-    from .runtime import own_state_dir  # noqa: PLC0415
+    from .ownership import own_state_dir  # noqa: PLC0415
 
     configure(settings)
     with quick_import():
-        from .frontends.mcp import create_mcp  # noqa: PLC0415
+        from .doors.mcp.server import create_mcp  # noqa: PLC0415
         from .services import open_services  # noqa: PLC0415
 
     with own_state_dir(settings) as owned:
@@ -326,7 +326,7 @@ async def _share(services: Services) -> None:
     import anyio  # noqa: PLC0415 - see `_run_stdio`
 
     await anyio.sleep(0.5)
-    from .frontends.http import share_http  # noqa: PLC0415 - see `_run_stdio`
+    from .doors.http.server import share_http  # noqa: PLC0415 - see `_run_stdio`
 
     await share_http(services)
 
@@ -334,23 +334,24 @@ async def _share(services: Services) -> None:
 def _run_server(settings: Settings, *, sample: bool) -> None:
     import anyio  # noqa: PLC0415 - see `_run_stdio`
 
-    from .frontends._sdk_compat import quick_import  # noqa: PLC0415
-    from .frontends._security import refuse_unsafe  # noqa: PLC0415
+    from .commands.welcome import welcome  # noqa: PLC0415
+    from .doors.http.security import refuse_unsafe  # noqa: PLC0415
+    from .doors.mcp.sdk_compat import quick_import  # noqa: PLC0415
     from .logs import configure  # noqa: PLC0415
-    from .runtime import own_state_dir  # noqa: PLC0415
+    from .ownership import own_state_dir  # noqa: PLC0415
 
     refuse_unsafe(settings)
     if sample:
         settings = _with_sample(settings)
     with quick_import():
-        from .frontends.http import serve_http  # noqa: PLC0415
+        from .doors.http.server import serve_http  # noqa: PLC0415
     with own_state_dir(settings) as owned:
         configure(owned)
-        anyio.run(serve_http, owned, click.echo)
+        anyio.run(serve_http, owned, lambda url, token: click.echo(welcome(settings, url, token)))
 
 
 def _with_sample(settings: Settings) -> Settings:
-    from .frontends._sample import copy_sample  # noqa: PLC0415 - only for `--sample`
+    from .commands.sample import copy_sample  # noqa: PLC0415 - only for `--sample`
 
     welcome = copy_sample(settings.root)
     return dataclasses.replace(settings, notebook=settings.notebook or welcome) if welcome else settings

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import importlib
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from importlib.util import find_spec
 from typing import Any
 
 import anyio
 
 from .errors import InvalidRequest, JupyterMcpError, NotFound
 from .events import Events
-from .executions import Executions
+from .execution.queue import Executions
+from .execution.recovery import recover
+from .execution.session import Sessions
 from .journal import EditRow, Journal, open_journal
 from .notebooks import new_notebook
+from .ownership import has_attached
 from .ports import Contents, Kernels
-from .recovery import recover
-from .runtime import has_attached
-from .sessions import Sessions
 from .settings import Settings
-from .supervision import Tasks
+from .tasks import Tasks
 
 TURN_SECONDS = 120.0
 
@@ -136,12 +134,7 @@ async def _close(services: Services) -> None:
 
 
 def _backend(port: str, name: str, settings: Settings) -> Any:
-    """Open a backend by name: one of ours by its module, another's by its entry point."""
-    module = f"{__package__}.backends.{name}"
-    if name.isidentifier() and find_spec(module) is not None:
-        factory = getattr(importlib.import_module(module), f"open_{port}", None)
-        if factory is not None:
-            return factory(settings)
+    """Open a backend by the name of its entry point."""
     group = f"mcp_server_jupyter.{port}"
     for point in entry_points(group=group, name=name):
         return point.load()(settings)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from doors import DOORS, Door, Result, open_door
+from every_door import DOORS, Door, Result, open_door
 from mcp_server_jupyter.operations import ALIASES, OPERATIONS
 from support import Server, eventually
 

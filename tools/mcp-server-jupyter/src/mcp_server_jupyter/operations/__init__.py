@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from . import cells, executions, files, history, kernels, notebooks, variables
-from ._call import Answer, Call, Link, Operation, Param, Picture
+from . import cells, files, history, kernels, notebooks, run, variables
+from .call import Answer, Call, Link, Operation, Param, Picture
 
 _ALL = (
     Operation(notebooks.list_notebooks, "List notebooks", "Notebooks below a folder.", read_only=True),
@@ -18,12 +18,10 @@ _ALL = (
     Operation(notebooks.read_cell, "Read cell", "Source, hash, outputs, images.", read_only=True),
     Operation(cells.insert_cell, "Insert cell", "Before cell_index; -1 appends. Does not run."),
     Operation(cells.append_markdown_cell, "Append markdown", "At the end."),
-    Operation(executions.append_execute_code_cell, "Append and run", "New code cell at the end, run.", open_world=True),
+    Operation(run.append_execute_code_cell, "Append and run", "New code cell at the end, run.", open_world=True),
+    Operation(run.insert_execute_code_cell, "Insert and run", "New code cell before cell_index, run.", open_world=True),
     Operation(
-        executions.insert_execute_code_cell, "Insert and run", "New code cell before cell_index, run.", open_world=True
-    ),
-    Operation(
-        executions.execute_cell_with_progress,
+        run.execute_cell_with_progress,
         "Run cell",
         "Waits timeout_seconds, then gives execution_id; the cell runs on.",
         open_world=True,
@@ -33,10 +31,10 @@ _ALL = (
     Operation(cells.move_cell, "Move cell", "To to_index."),
     Operation(cells.delete_cell, "Delete cell", "undo restores it.", destructive=True),
     Operation(cells.clear_outputs, "Clear outputs", "Of one cell, or all.", destructive=True, idempotent=True),
-    Operation(executions.execute_code, "Run code", "In the kernel, without a cell.", open_world=True),
-    Operation(executions.run_all_cells, "Run all", "Code cells from start, in order.", open_world=True),
-    Operation(executions.get_execution, "Get execution", "Wait for or page (cursor=0) an execution.", read_only=True),
-    Operation(executions.send_input, "Send input", "Answer a cell's input().", open_world=True),
+    Operation(run.execute_code, "Run code", "In the kernel, without a cell.", open_world=True),
+    Operation(run.run_all_cells, "Run all", "Code cells from start, in order.", open_world=True),
+    Operation(run.get_execution, "Get execution", "Wait for or page (cursor=0) an execution.", read_only=True),
+    Operation(run.send_input, "Send input", "Answer a cell's input().", open_world=True),
     Operation(kernels.interrupt_kernel, "Interrupt", "Stop the running cell; keeps variables.", idempotent=True),
     Operation(kernels.restart_kernel, "Restart kernel", "Loses variables; names cells to rerun.", destructive=True),
     Operation(kernels.list_kernels, "List kernels", "Running kernels and kernelspecs.", read_only=True),

@@ -8,27 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from ..errors import InvalidRequest
 from ..journal import EditRow
-from ..notebooks import (
-    check_hash,
-    edit_source,
-    find_cell,
-    new_cell,
-    replace_source,
-)
-from ..notebooks import (
-    clear_outputs as clear_cells,
-)
-from ..notebooks import (
-    delete_cell as remove_cell,
-)
-from ..notebooks import (
-    insert_cell as put_cell,
-)
-from ..notebooks import (
-    move_cell as shift_cell,
-)
-from ._call import Answer, Call, Param
-from ._render import edited
+from ..notebooks import check_hash, edit_source, find_cell, new_cell, replace_source
+from ..notebooks import clear_outputs as clear_cells
+from ..notebooks import delete_cell as remove_cell
+from ..notebooks import insert_cell as put_cell
+from ..notebooks import move_cell as shift_cell
+from .call import Answer, Call, Param
+from .render import edited
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode

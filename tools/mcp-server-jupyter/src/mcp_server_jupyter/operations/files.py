@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ._call import Answer, Call
-from ._render import numbered
+from .call import Answer, Call
+from .render import numbered
 
 
 async def list_files(call: Call, path: str = "") -> Answer:

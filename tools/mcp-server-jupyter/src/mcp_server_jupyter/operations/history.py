@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ..errors import InvalidRequest, JupyterMcpError
 from ..journal import EditRow
 from ..notebooks import find_cell, insert_cell, move_cell, node, shallow, source_hash
-from ._call import Answer, Call
+from .call import Answer, Call
 from .cells import edit_row
 
 if TYPE_CHECKING:

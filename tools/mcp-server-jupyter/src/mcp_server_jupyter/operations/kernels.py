@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..errors import InvalidRequest
-from ..sessions import Session, describe, require_alive
-from ._call import Answer, Call
+from ..execution.session import Session, describe, require_alive
+from .call import Answer, Call
 
 
 def find_session(call: Call, notebook_path: str, kernel_id: str) -> Session:

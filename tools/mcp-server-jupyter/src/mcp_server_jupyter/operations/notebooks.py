@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 from ..errors import InvalidRequest
 from ..journal import LastRun
 from ..notebooks import CellLine, new_notebook, outline
-from ._call import Answer, Call, Param
-from ._render import add_outputs, cell_data, cell_header, numbered
+from .call import Answer, Call, Param
+from .render import add_outputs, cell_data, cell_header, numbered
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-    from ..sessions import Session
+    from ..execution.session import Session
 
 
 async def list_notebooks(call: Call, path: str = "") -> Answer:

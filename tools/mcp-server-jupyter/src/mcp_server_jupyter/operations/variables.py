@@ -9,10 +9,10 @@ from typing import Any
 import anyio
 
 from ..errors import InvalidRequest, KernelError, NotFound, Unsupported
-from ..sessions import Session, require_alive
-from ._call import Answer, Call
-from ._probe import PROBE
+from ..execution.session import Session, require_alive
+from .call import Answer, Call
 from .kernels import find_session
+from .probe import PROBE
 
 ANSWER_SECONDS = 10.0
 

@@ -1,0 +1,421 @@
+"""The process between the server and one kernel: it outlives the server, as containerd's shim outlives its daemon.
+
+    python -I -S recorder.py FOLDER STATUS_FD
+
+It is the kernel's parent. It starts the kernel, keeps the end of what the kernel prints, appends every iopub message
+to segments `iopub.N.log` in FOLDER, and leaves `exit.json` behind when the kernel has ended. What it shall do is in
+FOLDER/launch.json, its environment is the kernel's. On STATUS_FD it tells the server, one JSON object a line, the
+kernel's pid (or why there is none) and then that it is recording.
+
+It needs the standard library and zmq only, and imports zmq after the kernel process has been started, so that the
+kernel's start is not delayed. Several functions of this module are also the reader's side, for the server.
+"""
+
+import errno
+import json
+import os
+import select
+import signal
+import struct
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+SERVER_LOCK = "server.lock"
+LAUNCH, PROCESS, EXIT, LOG, CONNECTION = "launch.json", "process.json", "exit.json", "kernel.log", "connection.json"
+_TICK = 60.0
+_BATCH = 4 << 20
+_PRINTED = 512 << 10
+_LENGTH = struct.Struct("<I")
+
+
+# --------------------------------------------------------------------------- files, also read by the server
+
+
+def write_json(path: str, value: Any) -> None:
+    """Write a file that is there whole or not at all, readable by its owner only."""
+    with open(os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        json.dump(value, file)
+    os.replace(path + ".new", path)
+
+
+def birth(pid: int) -> str | None:
+    """When a process started, in the system's own terms; None for one that is gone, "" where that is not known.
+
+    Source: proc(5), /proc/PID/stat, field 22. A zombie counts as gone.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except FileNotFoundError:
+        return None if os.path.isdir("/proc/self") else ""
+    except ProcessLookupError:
+        return None
+    return None if fields[0] in (b"Z", b"X") else fields[19].decode()
+
+
+def segments(folder: str) -> list[str]:
+    """The record's files, oldest first."""
+    numbers = [int(name.split(".")[1]) for name in os.listdir(folder) if name.startswith("iopub.")]
+    return [os.path.join(folder, f"iopub.{number}.log") for number in sorted(numbers)]
+
+
+def records(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Whole messages in a segment's bytes: the offset after each, and its body (see `frames`)."""
+    at = 0
+    while at + _LENGTH.size <= len(data):
+        end = at + _LENGTH.size + _LENGTH.unpack_from(data, at)[0]
+        if end > len(data):
+            return
+        yield end, data[at + _LENGTH.size : end]
+        at = end
+
+
+def frames(body: bytes) -> list[bytes]:
+    """The ZMQ frames of one recorded message."""
+    found, at = [], 0
+    while at < len(body):
+        size = _LENGTH.unpack_from(body, at)[0]
+        found.append(body[at + _LENGTH.size : at + _LENGTH.size + size])
+        at += _LENGTH.size + size
+    return found
+
+
+def pack(parts: list[bytes]) -> bytes:
+    """One message as a record: a length, then each frame after its own length."""
+    body = b"".join(_LENGTH.pack(len(part)) + part for part in parts)
+    return _LENGTH.pack(len(body)) + body
+
+
+# --------------------------------------------------------------------------- out of memory
+
+
+def oom_kills() -> dict[str, int]:
+    """How often the kernel of the system has killed for want of memory, by the counters it shows.
+
+    Sources: proc(5) vmstat; cgroup-v1/memory.txt, memory.oom_control; cgroup-v2.rst, memory.events.
+    """
+    files = ["/proc/vmstat"]
+    try:
+        with open("/proc/self/cgroup") as file:
+            for line in file:
+                _, controllers, path = line.rstrip("\n").split(":", 2)
+                if "memory" in controllers.split(","):
+                    files += [
+                        f"/sys/fs/cgroup/memory{path}/memory.oom_control",
+                        "/sys/fs/cgroup/memory/memory.oom_control",
+                    ]
+                elif not controllers:
+                    files += [f"/sys/fs/cgroup{path}/memory.events", "/sys/fs/cgroup/memory.events"]
+    except OSError:
+        return {}
+    found = {}
+    for name in files:
+        try:
+            with open(name) as file:
+                for line in file:
+                    if line.startswith("oom_kill "):
+                        found[name] = int(line.split()[1])
+        except OSError:
+            continue
+    return found
+
+
+# --------------------------------------------------------------------------- the recorder itself
+
+
+class Recorder:
+    """One kernel's recorder. `run` returns when the kernel has ended and everything is written."""
+
+    def __init__(self, folder: str, status: int) -> None:
+        self.folder = folder
+        self.status = status
+        if status >= 0:
+            os.set_inheritable(status, False)
+        with open(os.path.join(folder, LAUNCH)) as file:
+            self.launch = json.load(file)
+        self.wakeup, wakeup_write = os.pipe()
+        os.set_blocking(self.wakeup, False)
+        os.set_blocking(wakeup_write, False)
+        signal.set_wakeup_fd(wakeup_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        for ignored in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE):
+            signal.signal(ignored, signal.SIG_IGN)
+        self.segment = 0
+        self.file = -1
+        self.size = 0
+        self.printed = 0
+        self.idle = True
+        self.alone_since: float | None = None
+        self.oom_before = oom_kills()
+
+    def tell(self, **what: Any) -> None:
+        """Tell the server, if it still listens."""
+        if self.status < 0:
+            return
+        try:
+            os.write(self.status, json.dumps(what).encode() + b"\n")
+        except OSError:
+            self.status = -1
+
+    # ------------------------------------------------------------------ the kernel's process
+
+    def spawn(self) -> None:
+        """Fork the kernel, in a session of its own; a failed exec is told with its errno."""
+        self.output, output_write = os.pipe()
+        failed, failed_write = os.pipe()
+        die_with_parent = _parent_death_signal()
+        me = os.getpid()
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                self._become_kernel(output_write, die_with_parent, me)
+            except OSError as error:
+                os.write(failed_write, f"{error.errno} {error.filename or ''}".encode())
+            finally:
+                os._exit(127)
+        os.close(output_write)
+        os.close(failed_write)
+        os.set_blocking(self.output, False)
+        write_json(
+            os.path.join(self.folder, PROCESS),
+            {"recorder": [me, birth(me)], "kernel": [self.pid, birth(self.pid)]},
+        )
+        self.tell(pid=self.pid)
+        reason = os.read(failed, 4096).decode()
+        os.close(failed)
+        if reason:
+            number, _, name = reason.partition(" ")
+            os.write(self.log_file(), f"{name}: {os.strerror(int(number))}\n".encode())
+
+    def _become_kernel(self, output: int, die_with_parent: Any, parent: int) -> None:
+        os.setsid()
+        if die_with_parent is not None:
+            die_with_parent()
+            if os.getppid() != parent:
+                return
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        signal.set_wakeup_fd(-1)
+        os.chdir(self.launch["cwd"])
+        null = os.open(os.devnull, os.O_RDONLY)
+        for target, source in ((0, null), (1, output), (2, output)):
+            os.dup2(source, target)
+        environment = dict(os.environ, JPY_PARENT_PID=str(parent))
+        os.execvpe(self.launch["argv"][0], self.launch["argv"], environment)
+
+    def log_file(self) -> int:
+        """The open file of what the kernel prints; rotated, so that two files of bounded size are kept."""
+        path = os.path.join(self.folder, LOG)
+        if self.printed > _PRINTED:
+            os.replace(path, path + ".1")
+            self.printed = 0
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+    def copy_output(self) -> bool:
+        """Copy what the kernel printed into its log. False once nobody can print any more."""
+        try:
+            data = os.read(self.output, 1 << 16)
+        except BlockingIOError:
+            return True
+        if not data:
+            return False
+        # A full disk must not end the kernel.
+        with suppress(OSError):
+            file = self.log_file()
+            try:
+                self.printed += os.write(file, data)
+            finally:
+                os.close(file)
+        return True
+
+    def has_ended(self) -> bool:
+        """Whether the kernel is a zombie: left one until the end, so that nobody else gets its pid meanwhile."""
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+    # ------------------------------------------------------------------ recording
+
+    def subscribe(self) -> None:
+        """Import zmq and connect to iopub."""
+        sys.path += self.launch["path"]
+        import zmq  # noqa: PLC0415  (after the kernel's start, which must not wait for it)
+
+        self.zmq = zmq
+        with open(os.path.join(self.folder, CONNECTION)) as file:
+            info = json.load(file)
+        self.context = zmq.Context()
+        self.socket = self.context.socket(zmq.SUB)
+        self.socket.linger = 0
+        self.socket.rcvhwm = 0
+        self.socket.reconnect_ivl = 10
+        self.topic = b"recorder-" + os.urandom(8).hex().encode()
+        self.socket.subscribe(b"")
+        self.socket.subscribe(self.topic)
+        port = info["iopub_port"]
+        ipc = info["transport"] == "ipc"
+        self.socket.connect(f"ipc://{info['ip']}-{port}" if ipc else f"tcp://{info['ip']}:{port}")
+
+    def record(self) -> bool:
+        """Write what has arrived, up to one batch, with one write. False if nothing had."""
+        batch, size = [], 0
+        while size < _BATCH:
+            try:
+                parts = self.socket.recv_multipart(self.zmq.NOBLOCK)
+            except self.zmq.Again:
+                break
+            if self.status >= 0:
+                self.tell(recording=True)
+                os.close(self.status)
+                self.status = -1
+            if b'"execution_state"' in parts[-1] and b'"execute_request"' in parts[-3]:
+                self.idle = b'"idle"' in parts[-1]
+            if parts[0] == self.topic:
+                continue
+            packed = pack(parts)
+            batch.append(packed)
+            size += len(packed)
+        if not batch:
+            return False
+        try:
+            self.append(b"".join(batch))
+        except OSError:
+            # A full disk must not end the kernel. Without its segments the record says itself that it is not whole,
+            # and there is room again.
+            self.drop_all()
+        return True
+
+    def append(self, data: bytes) -> None:
+        """Append to the newest segment, or begin the next one."""
+        if self.file < 0 or self.size + len(data) > self.launch["segment_bytes"]:
+            self.rotate()
+        self.size += len(data)
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self.file, view) :]
+
+    def drop_all(self) -> None:
+        """Forget everything recorded; the next segment's number shows that there were others."""
+        if self.file >= 0:
+            os.close(self.file)
+            self.file = -1
+        for segment in segments(self.folder):
+            os.unlink(segment)
+
+    def rotate(self) -> None:
+        """Begin the next segment, and forget the oldest if there are too many."""
+        if self.file >= 0:
+            os.close(self.file)
+            self.file = -1
+        self.segment += 1
+        path = os.path.join(self.folder, f"iopub.{self.segment}.log")
+        self.file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+        self.size = 0
+        for old in segments(self.folder)[: -self.launch["segments"]]:
+            os.unlink(old)
+
+    # ------------------------------------------------------------------ life
+
+    def run(self) -> None:
+        """Start the kernel, record until it ends, leave `exit.json`."""
+        self.spawn()
+        self.subscribe()
+        events = self.zmq.POLLIN
+        poller = self.zmq.Poller()
+        for source in (self.wakeup, self.output, self.socket):
+            poller.register(source, events)
+        tick = time.monotonic() + _TICK
+        while not self.has_ended():
+            ready = dict(poller.poll(max(0, int((tick - time.monotonic()) * 1000))))
+            if self.wakeup in ready:
+                _empty(self.wakeup)
+            if self.output in ready and not self.copy_output():
+                poller.unregister(self.output)
+            if self.socket in ready:
+                self.record()
+            if time.monotonic() >= tick:
+                tick = time.monotonic() + _TICK
+                self.look_after()
+        self.finish()
+
+    def look_after(self) -> None:
+        """Once a minute: end a kernel without a server that has been idle for too long, or whose record is gone."""
+        self.oom_before = oom_kills()
+        if _is_locked(self.launch["lock"]):
+            self.alone_since = None
+            return
+        now = time.monotonic()
+        self.alone_since = self.alone_since or now
+        gone = not os.path.isdir(self.folder)
+        if gone or (self.idle and now - self.alone_since >= self.launch["orphan_seconds"]):
+            os.killpg(self.pid, signal.SIGTERM)
+            self.alone_since = now - self.launch["orphan_seconds"] + 2 * _TICK
+            for _ in range(50):
+                if self.has_ended():
+                    return
+                select.select([self.wakeup], [], [], 0.1)
+                _empty(self.wakeup)
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def finish(self) -> None:
+        """The kernel has ended: end what it left in its group, read what it still sent, write how it ended."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        while self.record() or self.socket.poll(20):
+            pass
+        deadline = time.monotonic() + 1
+        while select.select([self.output], [], [], 0)[0] and self.copy_output() and time.monotonic() < deadline:
+            pass
+        _, status, usage = os.wait4(self.pid, 0)
+        code = os.waitstatus_to_exitcode(status)
+        after = oom_kills()
+        killed = any(after[name] > self.oom_before.get(name, 0) for name in after)
+        ended = {
+            "exit_code": code,
+            "signal": -code if code < 0 else None,
+            "oom": code == -signal.SIGKILL and killed,
+            "maxrss": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        }
+        with suppress(FileNotFoundError):
+            write_json(os.path.join(self.folder, EXIT), ended)
+
+
+def _parent_death_signal() -> Any:
+    """A function that makes the system kill the calling process with its parent (prctl(2)); None where it cannot."""
+    if not sys.platform.startswith("linux"):
+        return None
+    import ctypes  # noqa: PLC0415  (Linux only)
+
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    return lambda: prctl(1, int(signal.SIGKILL), 0, 0, 0)
+
+
+def _empty(pipe: int) -> None:
+    try:
+        while os.read(pipe, 4096):
+            pass
+    except OSError as error:
+        if error.errno != errno.EAGAIN:
+            raise
+
+
+def _is_locked(path: str) -> bool:
+    import fcntl  # noqa: PLC0415  (once a minute, POSIX only)
+
+    try:
+        file = os.open(path, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        # A shared lock for an instant: a server that starts right then has to ask twice.
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(file)
+    return False
+
+
+if __name__ == "__main__":
+    Recorder(sys.argv[1], int(sys.argv[2])).run()

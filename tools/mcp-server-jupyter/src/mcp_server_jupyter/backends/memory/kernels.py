@@ -1,0 +1,380 @@
+"""Kernels inside this process, for tests and as a reference: the messages of ipykernel without a process.
+
+Code runs by `exec` in a thread, one cell at a time. Not a sandbox, and not a kernel to work with.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import builtins
+import ctypes
+import sys
+import threading
+import time
+import traceback
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import anyio
+
+from ...errors import InvalidRequest, KernelDead, NotFound, OutsideRoot, Unavailable
+from ...ports import Channel, Death, Kernelspec, KernelState, KernelStats, Message, Replay
+from ...settings import Settings
+
+_Queue = asyncio.Queue[tuple[str, str, Mapping[str, Any]]]
+_SPEC = Kernelspec("python3", "Python 3 (in memory)", "python", ())
+
+
+class _Record:
+    """The messages of one request, kept so that it can be met again."""
+
+    def __init__(self, missing: int) -> None:
+        self.messages: list[Message] = []
+        self.missing = missing
+        self.error: KernelDead | None = None
+        self.changed = asyncio.Event()
+
+    def feed(self, message: Message, ends: int) -> None:
+        self.messages.append(message)
+        self.missing &= ~ends
+        self.changed.set()
+
+    def fail(self, error: KernelDead) -> None:
+        if self.missing and self.error is None:
+            self.error = error
+        self.changed.set()
+
+
+class _Stream:
+    """An iterator over a record, as `ports.Kernel.request` returns."""
+
+    def __init__(self, record: _Record) -> None:
+        self._record = record
+        self._at = 0
+        self._closed = False
+
+    def __aiter__(self) -> _Stream:
+        return self
+
+    async def __anext__(self) -> Message:
+        record = self._record
+        while self._at >= len(record.messages) or self._closed:
+            if record.error is not None:
+                raise record.error
+            if not record.missing or self._closed:
+                raise StopAsyncIteration
+            record.changed.clear()
+            await record.changed.wait()
+        self._at += 1
+        return record.messages[self._at - 1]
+
+    async def aclose(self) -> None:
+        self._closed = True
+        self._record.changed.set()
+
+
+class MemoryKernel:
+    """A kernel in this process. See `ports.Kernel`; `die` is for tests."""
+
+    def __init__(self, owner: MemoryKernels, identity: str, cwd: str) -> None:
+        self.id = identity
+        self.name = "python3"
+        self.language = "python"
+        self.cwd = cwd
+        self.epoch = 0
+        self.state: KernelState = "starting"
+        self.death: Death | None = None
+        self._owner = owner
+        self._loop = asyncio.get_running_loop()
+        self._records: dict[str, _Record] = {}
+        self._unasked: asyncio.Future[Death] = self._loop.create_future()
+        self.begin()
+
+    def begin(self) -> None:
+        """Start an epoch."""
+        self.epoch += 1
+        self.state, self.death = "idle", None
+        if self._unasked.done():
+            self._unasked = self._loop.create_future()
+        self._interpreter = _Interpreter(self.epoch, self._send)
+        self._queue: _Queue = asyncio.Queue()
+        self._worker = self._loop.create_task(self._work(self._queue, self._interpreter))
+
+    # ------------------------------------------------------------------ work
+
+    def request(
+        self,
+        msg_type: str,
+        content: Mapping[str, Any],
+        *,
+        channel: Literal["shell", "control"] = "shell",
+        msg_id: str | None = None,
+    ) -> _Stream:
+        """See `ports.Kernel.request`."""
+        msg_id = msg_id or uuid.uuid4().hex
+        record = _Record(3 if channel == "shell" else 1)
+        if self.death is not None:
+            record.fail(_dead(self.death))
+            return _Stream(record)
+        self._records[msg_id] = record
+        if channel == "shell":
+            self._queue.put_nowait((msg_id, msg_type, dict(content)))
+        else:
+            self._answer(msg_id, msg_type, "control")
+        return _Stream(record)
+
+    async def send_input(self, text: str, request: Message) -> None:
+        """See `ports.Kernel.send_input`."""
+        if self.death is not None:
+            raise _dead(self.death)
+        self._interpreter.answer(text)
+
+    async def interrupt(self) -> None:
+        """See `ports.Kernel.interrupt`."""
+        if self.death is not None:
+            raise _dead(self.death)
+        self._interpreter.interrupt()
+
+    async def stats(self) -> KernelStats:
+        """See `ports.Kernel.stats`."""
+        return KernelStats()
+
+    async def resume(self, msg_id: str) -> Replay:
+        """See `ports.Kernel.resume`."""
+        record = self._records.get(msg_id)
+        if record is None:
+            return Replay(_Stream(_Record(0)), complete=False, lost="The kernel never received this request.")
+        return Replay(_Stream(record), complete=True)
+
+    async def _work(self, queue: _Queue, interpreter: _Interpreter) -> None:
+        while True:
+            msg_id, msg_type, content = await queue.get()
+            self.state = "busy"
+            self._send(msg_id, "iopub", "status", {"execution_state": "busy"})
+            if msg_type == "execute_request":
+                reply = await asyncio.to_thread(interpreter.execute, msg_id, content)
+                self._send(msg_id, "shell", "execute_reply", reply)
+                if reply["status"] == "error" and content.get("stop_on_error", True):
+                    self._abort(queue)
+            else:
+                self._answer(msg_id, msg_type, "shell")
+            self.state = "idle"
+            self._send(msg_id, "iopub", "status", {"execution_state": "idle"})
+
+    def _abort(self, queue: _Queue) -> None:
+        waiting = [queue.get_nowait() for _ in range(queue.qsize())]
+        for msg_id, msg_type, content in waiting:
+            if msg_type != "execute_request":
+                queue.put_nowait((msg_id, msg_type, content))
+                continue
+            self._send(msg_id, "iopub", "status", {"execution_state": "busy"})
+            self._send(msg_id, "shell", "execute_reply", {"status": "aborted"})
+            self._send(msg_id, "iopub", "status", {"execution_state": "idle"})
+
+    def _answer(self, msg_id: str, msg_type: str, channel: Channel) -> None:
+        content: dict[str, Any] = {"status": "ok"}
+        if msg_type == "kernel_info_request":
+            content |= {"implementation": "memory", "protocol_version": "5.4", "language_info": {"name": "python"}}
+        self._send(msg_id, channel, msg_type.removesuffix("_request") + "_reply", content)
+
+    def _send(self, parent: str, channel: Channel, msg_type: str, content: dict[str, Any]) -> None:
+        record = self._records.get(parent)
+        if record is None or self.death is not None:
+            return
+        ends = 0
+        if msg_type == "status" and content["execution_state"] == "idle":
+            ends = 2
+        elif channel in ("shell", "control"):
+            ends = 1
+        record.feed(Message(channel, msg_type, uuid.uuid4().hex, parent, content), ends)
+
+    # ------------------------------------------------------------------ life
+
+    def die(self, exit_code: int = -9, reason: str = "SIGKILL") -> None:
+        """End as a process would that is killed."""
+        self._stop(Death(exit_code, reason))
+        if not self._unasked.done():
+            self._unasked.set_result(Death(exit_code, reason))
+
+    async def restart(self) -> None:
+        """See `ports.Kernel.restart`."""
+        self._stop(Death(0, "restarted"))
+        self._records = {}
+        self.begin()
+
+    async def shutdown(self) -> None:
+        """See `ports.Kernel.shutdown`."""
+        self._stop(Death(0, "shut down"))
+        self._owner.forget(self)
+
+    async def wait_dead(self) -> Death:
+        """See `ports.Kernel.wait_dead`."""
+        return await asyncio.shield(self._unasked)
+
+    def _stop(self, death: Death) -> None:
+        if self.death is not None:
+            return
+        self.state, self.death = "dead", death
+        self._worker.cancel()
+        self._interpreter.stop()
+        for record in self._records.values():
+            record.fail(_dead(death))
+
+
+class _Interpreter:
+    """Runs cells in a namespace, in a thread, and can be interrupted there."""
+
+    def __init__(self, epoch: int, send: Callable[[str, Channel, str, dict[str, Any]], None]) -> None:
+        self.count = 0
+        self._namespace: dict[str, Any] = {"__name__": "__main__", "_epoch": epoch}
+        self._loop = asyncio.get_running_loop()
+        self._send = send
+        self._thread: int | None = None
+        self._stopped = False
+        self._wake = threading.Event()
+        self._answers: list[str] = []
+
+    def execute(self, parent: str, content: Mapping[str, Any]) -> dict[str, Any]:
+        """One execute_request; what its reply says."""
+        silent = bool(content.get("silent"))
+        self._wake.clear()
+        try:
+            # Interruptible before anybody can know that the cell runs, as a kernel process is.
+            self._thread = threading.get_ident()
+            if not silent:
+                self.count += 1
+                self._publish(parent, "execute_input", {"code": content["code"], "execution_count": self.count})
+            self._run(parent, content["code"], silent, bool(content.get("allow_stdin")))
+        except KernelStopped:
+            return {"status": "aborted"}
+        except BaseException as error:  # noqa: BLE001  (whatever a cell raises is its result)
+            failed = {
+                "ename": type(error).__name__,
+                "evalue": str(error),
+                "traceback": traceback.format_exc().split("\n"),
+            }
+            self._publish(parent, "error", failed)
+            return {"status": "error", "execution_count": self.count, **failed}
+        finally:
+            self._thread = None
+        return {"status": "ok", "execution_count": self.count, "user_expressions": {}, "payload": []}
+
+    def interrupt(self) -> None:
+        """Raise KeyboardInterrupt in the cell that runs, as SIGINT would."""
+        self._raise(KeyboardInterrupt)
+
+    def stop(self) -> None:
+        """End the cell that runs, if any, and publish nothing more."""
+        self._stopped = True
+        self._raise(KernelStopped)
+
+    def answer(self, text: str) -> None:
+        """Answer `input()`."""
+        self._answers.append(text)
+        self._wake.set()
+
+    def _raise(self, kind: type[BaseException]) -> None:
+        if self._thread is not None:
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread), ctypes.py_object(kind))
+            self._wake.set()
+
+    def _run(self, parent: str, code: str, silent: bool, allow_stdin: bool) -> None:
+        tree = ast.parse(code)
+        last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+        sleep = time.sleep
+
+        def printed(*values: object, sep: str | None = " ", end: str | None = "\n", file: Any = None, **_: Any) -> None:
+            name = "stderr" if file is sys.stderr else "stdout"
+            text = (" " if sep is None else sep).join(map(str, values)) + ("\n" if end is None else end)
+            self._publish(parent, "stream", {"name": name, "text": text})
+
+        def asked(prompt: object = "") -> str:
+            if not allow_stdin:
+                raise RuntimeError("raw_input was called, but this frontend does not support input requests.")
+            self._answers.clear()
+            self._call(parent, "stdin", "input_request", {"prompt": str(prompt), "password": False})
+            self._wake.wait()
+            return self._answers.pop()
+
+        def slept(seconds: float) -> None:
+            # Waits for an interrupt instead of sleeping through it: only bytecode is interrupted in a thread.
+            self._wake.wait(seconds)
+            sleep(0)
+
+        self._namespace["__builtins__"] = {**vars(builtins), "print": printed, "input": asked, "sleep": slept}
+        exec(compile(tree, "<cell>", "exec"), self._namespace)
+        if last is not None and isinstance(last, ast.Expr):
+            value = eval(compile(ast.Expression(last.value), "<cell>", "eval"), self._namespace)
+            if value is not None and not silent:
+                result = {"data": {"text/plain": repr(value)}, "metadata": {}, "execution_count": self.count}
+                self._publish(parent, "execute_result", result)
+
+    def _publish(self, parent: str, msg_type: str, content: dict[str, Any]) -> None:
+        self._call(parent, "iopub", msg_type, content)
+
+    def _call(self, parent: str, channel: Channel, msg_type: str, content: dict[str, Any]) -> None:
+        if not self._stopped:
+            self._loop.call_soon_threadsafe(self._send, parent, channel, msg_type, content)
+
+
+class KernelStopped(BaseException):
+    """Raised in a cell whose kernel is stopped."""
+
+
+class MemoryKernels:
+    """Kernels in this process. See `ports.Kernels`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.lost: list[tuple[str, Death]] = []
+        self._kernels: dict[str, MemoryKernel] = {}
+
+    async def __aenter__(self) -> MemoryKernels:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        for kernel in list(self._kernels.values()):
+            await kernel.shutdown()
+
+    async def specs(self) -> Sequence[Kernelspec]:
+        """See `ports.Kernels.specs`."""
+        return [_SPEC]
+
+    async def start(self, name: str, *, cwd: str = "", env: Mapping[str, str] | None = None) -> MemoryKernel:
+        """See `ports.Kernels.start`. `env` has no effect: the kernel is this process."""
+        if name != _SPEC.name:
+            raise NotFound(f"There is no kernelspec {name!r}.", hint="There are: python3.")
+        if len(self._kernels) >= self.settings.max_kernels:
+            raise Unavailable("There are as many kernels as --max-kernels allows.", hint="Shut one down.")
+        root = self.settings.root.resolve()
+        folder = (root / cwd).resolve()
+        if not folder.is_relative_to(root):
+            raise OutsideRoot(f"The folder {cwd!r} is outside the root.", hint="Give a folder relative to the root.")
+        if not await anyio.Path(folder).is_dir():
+            raise InvalidRequest(f"There is no folder {cwd!r}.", hint="Give an existing folder.")
+        kernel = MemoryKernel(self, str(uuid.uuid4()), Path(cwd).as_posix() if cwd else "")
+        self._kernels[kernel.id] = kernel
+        return kernel
+
+    async def adopt(self) -> Sequence[MemoryKernel]:
+        """See `ports.Kernels.adopt`. There are never any: they end with this process."""
+        return []
+
+    async def release(self) -> None:
+        """See `ports.Kernels.release`. Without effect, for the same reason."""
+
+    def forget(self, kernel: MemoryKernel) -> None:
+        """Count a kernel no more."""
+        self._kernels.pop(kernel.id, None)
+
+
+def _dead(death: Death) -> KernelDead:
+    return KernelDead(
+        f"The kernel ended: {death.reason}.",
+        exit_code=death.exit_code,
+        reason=death.reason,
+        hint="Its variables are lost; restart_kernel starts a new process.",
+    )

@@ -1,0 +1,1 @@
+"""The Jupyter wire protocol over ZMQ, for every backend that speaks it."""

@@ -1,0 +1,144 @@
+"""`doctor`: what works here, what does not, and what to do about it."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import os
+import platform
+import socket
+import stat
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from .. import __version__
+from ..errors import JupyterMcpError
+from ..operations.bind import invoke
+from ..ownership import TOKEN, find_server
+from ..services import Services, open_services
+from ..settings import Settings
+
+_PACKAGES = ("mcp", "jupyter_client", "ipykernel", "nbformat", "pyzmq", "starlette", "uvicorn")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at. `advice` says what to do when it is not fine."""
+
+    fine: bool
+    text: str
+    advice: str = ""
+
+    def __str__(self) -> str:
+        mark = "ok  " if self.fine else "FAIL"
+        return f"{mark}  {self.text}" + (f"\n      {self.advice}" if self.advice else "")
+
+
+async def examine(settings: Settings) -> AsyncIterator[Finding]:
+    """Look at everything a server needs, the quick things first."""
+    yield Finding(sys.version_info >= (3, 11), f"Python {platform.python_version()} at {sys.executable}")
+    yield _packages()
+    yield _root(settings)
+    yield _state_dir(settings)
+    async for finding in _server(settings):
+        yield finding
+    async for finding in _kernels(settings):
+        yield finding
+
+
+def _packages() -> Finding:
+    versions, missing = [f"mcp-server-jupyter {__version__}"], []
+    for name in _PACKAGES:
+        try:
+            versions.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(name)
+    advice = f"Install again: {', '.join(missing)} missing." if missing else ""
+    return Finding(not missing, ", ".join(versions), advice)
+
+
+def _root(settings: Settings) -> Finding:
+    writable = os.access(settings.root, os.R_OK | os.W_OK)
+    count = sum(1 for _ in settings.root.glob("*.ipynb"))
+    advice = "" if writable else "Give a --root that you may write."
+    return Finding(writable, f"Root {settings.root}: {count} notebook(s) at its top", advice)
+
+
+def _state_dir(settings: Settings) -> Finding:
+    folder = settings.state_dir
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        return Finding(False, f"State directory {folder}: {error.strerror}", "Give another --state-dir.")
+    token = folder / TOKEN
+    if token.exists() and stat.S_IMODE(token.stat().st_mode) & 0o077:
+        return Finding(False, f"{token} can be read by others", f"chmod 600 {token}")
+    return Finding(True, f"State directory {folder} can be written")
+
+
+async def _server(settings: Settings) -> AsyncIterator[Finding]:
+    server = find_server(settings, any_root=True)
+    if server is not None:
+        import httpx2  # noqa: PLC0415 - only to ask a running server
+
+        try:
+            async with httpx2.AsyncClient(trust_env=False, timeout=5) as client:
+                health = (await client.get(f"{server.address}/health")).json()
+        except (httpx2.HTTPError, ValueError) as error:
+            yield Finding(False, f"Server at {server.address} does not answer: {error}", "Stop it and start it again.")
+        else:
+            yield Finding(True, f"Server {health.get('version')} answers at {server.address}, root {server.root}")
+        return
+    taken = _port_taken(settings)
+    text = f"Port {settings.port} on {settings.host} is {'taken by another program' if taken else 'free'}"
+    yield Finding(not taken, text, "Serve on another --port; --port 0 takes a free one." if taken else "")
+
+
+def _port_taken(settings: Settings) -> bool:
+    with socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError:
+            return True
+    return False
+
+
+async def _kernels(settings: Settings) -> AsyncIterator[Finding]:
+    """Start the default kernel apart from every server's, and let it add."""
+    with tempfile.TemporaryDirectory(prefix="doctor-") as folder:
+        apart = dataclasses.replace(settings, state_dir=Path(folder), keep_kernels=False, notebook=None)
+        findings: list[Finding] = []
+        try:
+            async with open_services(apart) as services:
+                findings += [await _specs(services), await _sum(services)]
+        except* JupyterMcpError as errors:
+            advice = f"Start it by hand to see why: {sys.executable} -m ipykernel_launcher"
+            findings += [Finding(False, str(error), advice) for error in errors.exceptions]
+    for finding in findings:
+        yield finding
+
+
+async def _specs(services: Services) -> Finding:
+    specs = await services.kernels.specs()
+    names = ", ".join(f"{spec.name} ({spec.language})" for spec in specs)
+    return Finding(bool(specs), f"Kernelspecs: {names or 'none'}", "" if specs else "pip install ipykernel")
+
+
+async def _sum(services: Services) -> Finding:
+    name = services.settings.kernel_name
+    started = time.perf_counter()
+    session = await services.sessions.start(None)
+    ready = time.perf_counter()
+    arguments = {"code": "print(1 + 1)", "kernel_id": session.id}
+    answer = await invoke(services, "execute_code", arguments, author="doctor")
+    done = time.perf_counter()
+    if answer.data.get("status") != "ok" or "2" not in answer.text.split():
+        return Finding(False, f"Kernel {name} cannot add: {answer.text}")
+    return Finding(True, f"Kernel {name} starts in {ready - started:.2f} s and adds in {(done - ready) * 1e3:.0f} ms")

@@ -1,0 +1,141 @@
+"""`run NOTEBOOK`: execute a notebook from top to bottom through the same services, with parameters.
+
+Parameters work as papermill's do: a cell tagged `injected-parameters` is put after the cell tagged `parameters`, or
+at the top when there is none, and takes the place of an earlier one.
+"""
+
+from __future__ import annotations
+
+import ast
+import keyword
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from ..errors import InvalidRequest, NotFound, Unsupported
+from ..notebooks import new_cell
+from ..operations.bind import invoke
+from ..services import Services
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+TAG, INJECTED = "parameters", "injected-parameters"
+_NAMES = {"true": True, "false": False, "null": None}
+_DAY = 86_400.0
+
+
+def parse_parameters(texts: Iterable[str]) -> dict[str, Any]:
+    """`name=value` pairs; a value is a Python or JSON literal where it reads as one, else the text itself.
+
+    Raises:
+        InvalidRequest: no `=`, or a name that is no Python name.
+    """
+    parameters: dict[str, Any] = {}
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not separator or not name.isidentifier() or keyword.iskeyword(name):
+            raise InvalidRequest(f"{text!r} is not a parameter.", hint="Write -p name=value with a Python name.")
+        parameters[name] = _literal(value)
+    return parameters
+
+
+def _literal(text: str) -> Any:
+    if text in _NAMES:
+        return _NAMES[text]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, RecursionError):
+        return text
+
+
+def inject(notebook: NotebookNode, parameters: Mapping[str, Any]) -> None:
+    """Put the parameters into a notebook that is being edited.
+
+    Raises:
+        Unsupported: the notebook's language is not Python.
+    """
+    language = notebook.metadata.get("kernelspec", {}).get("language") or "python"
+    if language != "python":
+        raise Unsupported(f"Parameters are written in Python; this is a {language} notebook.")
+    source = "\n".join(["# Parameters", *(f"{name} = {value!r}" for name, value in parameters.items())])
+    cell = new_cell("code", source)
+    cell["metadata"]["tags"] = [INJECTED]
+    tags = [set(other.metadata.get("tags", ())) for other in notebook.cells]
+    for index, found in enumerate(tags):
+        if INJECTED in found:
+            notebook.cells[index] = cell
+            return
+    after = next((index + 1 for index, found in enumerate(tags) if TAG in found), 0)
+    notebook.cells.insert(after, cell)
+
+
+def prepare(root: Path, notebook: Path, output: Path | None) -> str:
+    """The path, relative to the root, of the notebook to execute: a fresh copy when `output` is given.
+
+    Raises:
+        NotFound, InvalidRequest
+    """
+    if not notebook.is_file():
+        raise NotFound(f"No notebook {notebook}.")
+    target = notebook if output is None else output
+    for path in (notebook, target):
+        if not path.is_relative_to(root):
+            raise InvalidRequest(f"{path} is outside the root {root}.", hint="Give a --root that holds both.")
+    if target != notebook:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(notebook, target)
+    return target.relative_to(root).as_posix()
+
+
+async def run_notebook(
+    services: Services, path: str, source: str, parameters: Mapping[str, Any], say: Callable[[str], object]
+) -> bool:
+    """Execute every code cell of `path`; True when all went well.
+
+    Args:
+        source: the notebook that `path` was copied from; its folder is the kernel's.
+    """
+    if parameters:
+        async with services.contents.edit(path) as notebook:
+            inject(notebook, parameters)
+    notebook = await services.contents.read(path)
+    kernel_name = notebook.metadata.get("kernelspec", {}).get("name")
+    cwd = str(PurePosixPath(source).parent)
+    await services.sessions.start(kernel_name, cwd="" if cwd == "." else cwd, notebook=path)
+    indexes = {cell["id"]: index for index, cell in enumerate(notebook.cells)}
+    total = sum(1 for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip())
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(_report, services, indexes, total, say)
+        answer = await invoke(services, "run_all_cells", {"notebook_path": path, "timeout_seconds": _DAY}, author="run")
+        tasks.cancel_scope.cancel()
+    await services.contents.flush(path)
+    executions = answer.data["executions"]
+    bad = next((entry for entry in executions if entry["status"] != "ok"), None)
+    if bad is not None:
+        detail = await invoke(services, "get_execution", {"execution_id": bad["execution_id"]}, author="run")
+        say(detail.text)
+    return bad is None
+
+
+async def _report(
+    services: Services,
+    indexes: Mapping[str, int],
+    total: int,
+    say: Callable[[str], object],
+    *,
+    task_status: anyio.abc.TaskStatus[None],
+) -> None:
+    done = 0
+    with services.events.subscribe() as subscription:
+        task_status.started()
+        async for event in subscription:
+            index = indexes.get(event.data.get("cell_id") or "")
+            if index is None:
+                continue
+            if event.kind == "execution.finished" and event.data["status"] != "aborted":
+                done += 1
+                say(f"[{done}/{total}] cell {index}: {event.data['status']} {event.data['seconds']:.2f} s")

@@ -1,0 +1,28 @@
+"""What a server that has started says to the person who started it."""
+
+from __future__ import annotations
+
+import json
+
+from .. import __version__
+from ..settings import Settings
+from .config import http_config
+
+
+def welcome(settings: Settings, url: str, token: str | None) -> str:
+    """Where the server is, its token, and a configuration to paste."""
+    shown = token if token is None or not settings.token else "YOUR_TOKEN"
+    nothing = "NONE: anyone who reaches this address can run code here (--no-auth)"
+    lines = [
+        "",
+        f"  mcp-server-jupyter {__version__}",
+        f"  Notebooks   {settings.root}",
+        f"  Address     {url}",
+        f"  Token       {'the one you set' if settings.token and token else token or nothing}",
+        "",
+        "  Configuration for a client:",
+        "",
+        *(f"  {line}" for line in json.dumps(http_config("generic", url, shown), indent=2).splitlines()),
+        "",
+    ]
+    return "\n".join(lines)

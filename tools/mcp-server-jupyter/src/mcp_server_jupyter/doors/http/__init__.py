@@ -1,0 +1,1 @@
+"""REST, health, metrics, events, and MCP over streamable HTTP."""

@@ -1,0 +1,74 @@
+"""Prometheus metrics, counted from the events."""
+
+from __future__ import annotations
+
+from collections import Counter as Tally
+from typing import TYPE_CHECKING
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ... import __version__
+from ...events import Event
+from ...services import Services
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+
+
+class Metrics:
+    """A registry of its own, so that two servers in one process do not meet."""
+
+    def __init__(self, services: Services) -> None:
+        from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info  # noqa: PLC0415 - HTTP only
+
+        self._services = services
+        self.registry: CollectorRegistry = CollectorRegistry()
+        name = "mcp_jupyter"
+        self._operations = Histogram(
+            f"{name}_operation_seconds",
+            "Seconds an operation took.",
+            ["operation", "ok"],
+            registry=self.registry,
+            buckets=_BUCKETS,
+        )
+        self._executions = Counter(
+            f"{name}_executions", "Executions by what became of them.", ["status"], registry=self.registry
+        )
+        self._kernel_events = Counter(
+            f"{name}_kernel_events", "Kernels started, restarted, died and stopped.", ["what"], registry=self.registry
+        )
+        self._changes = Counter(f"{name}_notebook_changes", "Changes of notebooks.", registry=self.registry)
+        self._kernels = Gauge(f"{name}_kernels", "Kernels by state.", ["state"], registry=self.registry)
+        self._active = Gauge(f"{name}_executions_active", "Executions queued or running.", registry=self.registry)
+        Info(name, "The server.", registry=self.registry).info({"version": __version__})
+
+    async def follow(self) -> None:
+        """Count until cancelled."""
+        with self._services.events.subscribe(limit=10_000) as subscription:
+            async for event in subscription:
+                self._count(event)
+
+    def _count(self, event: Event) -> None:
+        data = event.data
+        if event.kind == "operation.finished":
+            ok = "true" if data.get("ok") else "false"
+            self._operations.labels(str(data.get("name")), ok).observe(float(data.get("seconds", 0.0)))
+        elif event.kind == "execution.finished":
+            self._executions.labels(str(data.get("status", "unknown"))).inc()
+        elif event.kind == "notebook.changed":
+            self._changes.inc()
+        elif event.kind.startswith("kernel.") and event.kind != "kernel.state":
+            self._kernel_events.labels(event.kind.removeprefix("kernel.")).inc()
+
+    async def endpoint(self, request: Request) -> Response:
+        from prometheus_client import exposition  # noqa: PLC0415 - see `__init__`
+
+        states = Tally(session.kernel.state for session in self._services.sessions.all())
+        for state in ("starting", "idle", "busy", "dead"):
+            self._kernels.labels(state).set(states[state])
+        self._active.set(len(self._services.executions.active()))
+        encoder, kind = exposition.choose_encoder(request.headers.get("accept", ""))
+        return Response(encoder(self.registry), headers={"content-type": kind})

@@ -1,0 +1,167 @@
+"""The Model Context Protocol door, over the official SDK. Both eras of the protocol, any transport."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import mcp.types as T
+from mcp import MCPError
+from mcp.server.caching import CacheHint
+from mcp.server.mcpserver import Context, MCPServer
+from mcp.server.subscriptions import InMemorySubscriptionBus, ResourceUpdated
+
+from ... import __version__
+from ...errors import JupyterMcpError
+from ...operations import OPERATIONS, Answer, Operation
+from ...operations.bind import input_schema, invoke, resolve
+from ...ports import Entry
+from ...services import Services
+from . import prompts, resources
+from .sdk_compat import Subscribers, caller_cancelled, client_name
+
+INSTRUCTIONS = """Work in Jupyter notebooks on live kernels; people see the same notebooks and kernels.
+- notebook_path is optional: absent, the default notebook. A cell is named by cell_index or cell_id (ids are stable, \
+indexes shift).
+- Start with get_notebook_info (outline, kernel state), then read_cell or read_all_cells.
+- Running tools answer when the cell is done or after their wait (45 s), then with an execution_id: \
+get_execution(execution_id, wait_seconds) goes on. Waiting never stops a cell; interrupt_kernel does.
+- Long output is cut in the middle; get_execution(execution_id, cursor=0) pages through all of it.
+- Edits: pass expected_hash (the hash you read) so that a person's change is never overwritten; a Conflict shows the \
+diff. undo takes back your own edits only.
+- kernel_epoch rises when a kernel is restarted: variables of earlier epochs are gone. A dead kernel is never replaced \
+silently: restart_kernel, then rerun the cells it names.
+- list_variables and inspect_variable look at data without running a cell."""
+
+
+class JupyterMcp(MCPServer[dict[str, Any]]):
+    """An MCP server whose tools are the operations. More tools, resources and prompts can be added as to any."""
+
+    def __init__(self, services: Services) -> None:
+        self.services = services
+        self._bus = InMemorySubscriptionBus()
+        super().__init__(
+            "mcp-server-jupyter",
+            title="Jupyter",
+            version=__version__,
+            instructions=INSTRUCTIONS,
+            lifespan=_forward_changes,
+            subscriptions=self._bus,
+            log_level="ERROR",
+            cache_hints={"tools/list": CacheHint(ttl_ms=3_600_000, scope="public")},
+        )
+        self.subscribers = Subscribers(self)
+
+    async def list_tools(self) -> list[T.Tool]:
+        return [_tool(operation) for operation in OPERATIONS.values()] + await super().list_tools()
+
+    async def list_resources(self) -> list[T.Resource]:
+        """Every notebook, the first 500 by path; beyond that, the template and its completion."""
+        entries = await self.services.contents.list("", recursive=True)
+        notebooks = [entry for entry in entries if entry.kind == "notebook"][:500]
+        return [_resource(entry) for entry in notebooks] + await super().list_resources()
+
+    async def call_tool(
+        self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None
+    ) -> T.CallToolResult | T.InputRequiredResult:
+        """Answer a call; an unknown tool is a protocol error (-32602), what the model can mend an `is_error` result."""
+        if resolve(name) is None:
+            if not any(tool.name == name for tool in await super().list_tools()):
+                raise MCPError(code=T.INVALID_PARAMS, message=f"Unknown tool: {name}")
+            return await super().call_tool(name, arguments, context)
+        request = None if context is None else context.request_context
+        try:
+            answer = await invoke(
+                self.services,
+                name,
+                arguments,
+                author=client_name(request),
+                progress=None if context is None else _progress(context),
+                cancelled_by_caller=lambda: caller_cancelled(request),
+            )
+        except JupyterMcpError as error:
+            return T.CallToolResult(content=[T.TextContent(type="text", text=str(error))], is_error=True)
+        return _result(answer)
+
+    async def notify_changed(self, path: str) -> None:
+        """Tell subscribers of both eras that a notebook changed."""
+        uri = f"notebook://{path}"
+        await self._bus.publish(ResourceUpdated(uri=uri))
+        await self.subscribers.notify(uri)
+
+
+def create_mcp(services: Services) -> JupyterMcp:
+    """The MCP server of these services."""
+    server = JupyterMcp(services)
+    resources.register(server, services)
+    prompts.register(server)
+    return server
+
+
+@asynccontextmanager
+async def _forward_changes(server: MCPServer[Any]) -> AsyncIterator[dict[str, Any]]:
+    """While a transport is served, notebook changes become resource notifications."""
+    assert isinstance(server, JupyterMcp)
+
+    async def forward() -> None:
+        async for path in server.services.contents.changes():
+            await server.notify_changed(path)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(forward)
+        yield {}
+        tasks.cancel_scope.cancel()
+
+
+def _tool(operation: Operation) -> T.Tool:
+    return T.Tool(
+        name=operation.name,
+        title=operation.title,
+        description=operation.doc,
+        input_schema=input_schema(operation),
+        annotations=_annotations(operation),
+    )
+
+
+def _resource(entry: Entry) -> T.Resource:
+    return T.Resource(
+        uri=f"notebook://{entry.path}", name=entry.path, mime_type="application/x-ipynb+json", size=entry.size
+    )
+
+
+def _annotations(operation: Operation) -> T.ToolAnnotations:
+    """The four hints; those equal to the specification's defaults (false, true, false, true) stay off the wire."""
+    return T.ToolAnnotations(
+        read_only_hint=operation.read_only or None,
+        destructive_hint=None if operation.destructive or operation.read_only else False,
+        idempotent_hint=(operation.idempotent and not operation.read_only) or None,
+        open_world_hint=None if operation.open_world else False,
+    )
+
+
+def _progress(context: Context[Any, Any]) -> Any:
+    async def report(value: float, text: str) -> None:
+        await context.report_progress(value, None, text)
+
+    return report
+
+
+def _result(answer: Answer) -> T.CallToolResult:
+    """Text first, then images, then handles. Small status as structured content, but never beside images: a client
+    was seen to drop the images then."""
+    content: list[T.ContentBlock] = [T.TextContent(type="text", text=answer.text)]
+    content += [T.ImageContent(type="image", data=p.data, mime_type=p.mime_type) for p in answer.images]
+    content += [
+        T.ResourceLink(type="resource_link", uri=link.uri, name=link.name, mime_type="text/plain")
+        for link in answer.links
+    ]
+    status = answer.data if "execution_id" in answer.data and not answer.images else None
+    return T.CallToolResult(content=content, structured_content=_small(status), is_error=answer.is_error)
+
+
+def _small(status: dict[str, Any] | None) -> dict[str, Any] | None:
+    if status is None:
+        return None
+    return {key: value for key, value in status.items() if isinstance(value, str | int | float)}

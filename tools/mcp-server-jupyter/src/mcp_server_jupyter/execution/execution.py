@@ -1,0 +1,100 @@
+"""One piece of code on its way through a kernel."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import anyio
+
+from ..outputs import OutputReducer
+from ..ports import Message
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+    from .session import Session
+
+FINISHED = frozenset({"ok", "error", "interrupted", "aborted", "died", "lost"})
+
+
+@dataclass(eq=False)
+class Batch:
+    """Cells submitted together: after the first failure the rest is not run."""
+
+    stop_on_error: bool
+    failed: Execution | None = None
+    id: str = field(default_factory=lambda: uuid4().hex)
+
+
+@dataclass(eq=False)
+class Execution:
+    """One piece of code on its way through a kernel."""
+
+    id: str
+    session: Session
+    code: str
+    author: str
+    notebook: str | None = None
+    cell_id: str | None = None
+    batch: Batch | None = None
+    msg_id: str = field(default_factory=lambda: uuid4().hex)
+    status: str = "queued"
+    queued_at: float = field(default_factory=time.time)
+    started_at: float | None = None
+    finished_at: float | None = None
+    kernel_epoch: int = 1
+    reducer: OutputReducer = field(default_factory=OutputReducer)
+    input_request: Message | None = None
+    note: str = ""
+    """What the caller must be told besides the outputs: a cell deleted meanwhile, outputs lost in a gap."""
+    interrupt_asked: bool = False
+    version: int = 0
+    _changed: anyio.Event | None = None
+    _flush: anyio.CancelScope | None = None
+
+    @property
+    def finished(self) -> bool:
+        return self.status in FINISHED
+
+    @property
+    def seconds(self) -> float:
+        """How long it ran, or has been running."""
+        if self.started_at is None:
+            return 0.0
+        return (self.finished_at or time.time()) - self.started_at
+
+    @property
+    def input_prompt(self) -> str | None:
+        return None if self.input_request is None else str(self.input_request.content.get("prompt", ""))
+
+    def event(self) -> dict[str, Any]:
+        """What listeners are told of it."""
+        return {
+            "execution_id": self.id,
+            "notebook": self.notebook,
+            "cell_id": self.cell_id,
+            "kernel_id": self.session.id,
+            "author": self.author,
+            "status": self.status,
+            "seconds": self.seconds,
+        }
+
+    def outputs(self) -> list[NotebookNode]:
+        return self.reducer.outputs()
+
+    def changed(self) -> None:
+        """Wake everybody who waits for news of this execution."""
+        self.version += 1
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
+
+    async def news(self, version: int) -> None:
+        """Return when `self.version` is no longer `version`."""
+        while self.version == version:
+            if self._changed is None:
+                self._changed = anyio.Event()
+            await self._changed.wait()

@@ -1,0 +1,196 @@
+"""From an operation's signature to a schema and a checked call: what every door shares."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from ..errors import InvalidRequest, JupyterMcpError
+from ..services import Services
+from . import ALIASES, ARGUMENT_ALIASES, OPERATIONS, Answer, Call, Operation, Param
+from .call import Progress, never
+
+logger = logging.getLogger(__name__)
+
+NO_LIMITS = Param()
+JSON_TYPES: dict[Any, str] = {str: "string", int: "integer", float: "number", bool: "boolean"}
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One argument of an operation: its JSON type, its limits and whether it must be given."""
+
+    name: str
+    kind: Any
+    required: bool
+    nullable: bool
+    choices: tuple[str, ...] = ()
+    limits: Param = NO_LIMITS
+
+    def schema(self) -> dict[str, Any]:
+        """Its JSON schema (2020-12), as short as it can be."""
+        schema: dict[str, Any] = {"type": JSON_TYPES[self.kind]}
+        if self.choices:
+            schema["enum"] = list(self.choices)
+        if self.limits.ge is not None:
+            schema["minimum"] = self.limits.ge
+        if self.limits.le is not None:
+            schema["maximum"] = self.limits.le
+        if self.limits.text is not None:
+            schema["description"] = self.limits.text
+        return schema
+
+    def check(self, value: Any) -> Any:
+        """The value, if it is right.
+
+        Raises:
+            InvalidRequest: says what it should be.
+        """
+        if value is None and (self.nullable or not self.required):
+            return None
+        if self.kind is int and isinstance(value, float) and value.is_integer():
+            value = int(value)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        right = number if self.kind is float else isinstance(value, self.kind) and (self.kind is not int or number)
+        if not right:
+            raise InvalidRequest(
+                f"{self.name} must be {_article(JSON_TYPES[self.kind])}, not {_article(_json_type(value))}."
+            )
+        if self.choices and value not in self.choices:
+            raise InvalidRequest(f"{self.name} must be one of {', '.join(self.choices)}, not {value!r}.")
+        if self.limits.ge is not None and value < self.limits.ge:
+            raise InvalidRequest(f"{self.name} must be at least {self.limits.ge:g}, not {value}.")
+        if self.limits.le is not None and value > self.limits.le:
+            raise InvalidRequest(f"{self.name} must be at most {self.limits.le:g}, not {value}.")
+        return value
+
+
+def _article(word: str) -> str:
+    return word if word == "null" else f"{'an' if word[0] in 'aeio' else 'a'} {word}"
+
+
+def _json_type(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, Mapping):
+        return "object"
+    return JSON_TYPES.get(type(value), "array")
+
+
+@functools.cache
+def parameters(operation: Operation) -> dict[str, Parameter]:
+    """The operation's arguments, in order."""
+    hints = get_type_hints(operation.run, include_extras=True)
+    found = {}
+    for name, parameter in list(inspect.signature(operation.run).parameters.items())[1:]:
+        found[name] = _parameter(name, hints[name], parameter.default is inspect.Parameter.empty)
+    return found
+
+
+def _parameter(name: str, hint: Any, required: bool) -> Parameter:
+    limits, nullable = NO_LIMITS, False
+    if get_origin(hint) in (Union, UnionType):
+        nullable = NoneType in get_args(hint)
+        hint = next(arg for arg in get_args(hint) if arg is not NoneType)
+    if get_origin(hint) is Annotated:
+        hint, *notes = get_args(hint)
+        limits = next((note for note in notes if isinstance(note, Param)), limits)
+    if get_origin(hint) is Literal:
+        return Parameter(name, str, required, nullable, get_args(hint), limits)
+    return Parameter(name, hint, required, nullable, (), limits)
+
+
+def input_schema(operation: Operation) -> dict[str, Any]:
+    """The JSON schema of the operation's arguments."""
+    known = parameters(operation)
+    schema: dict[str, Any] = {"type": "object", "properties": {p.name: p.schema() for p in known.values()}}
+    required = [p.name for p in known.values() if p.required]
+    if required:
+        schema["required"] = required
+    schema["additionalProperties"] = False
+    return schema
+
+
+def resolve(name: str) -> Operation | None:
+    """The operation of a name or of another server's name for it."""
+    return OPERATIONS.get(ALIASES.get(name, name))
+
+
+def check_arguments(operation: Operation, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments as the operation takes them.
+
+    Raises:
+        InvalidRequest: an unknown, missing or wrong one; the message names what is allowed.
+    """
+    known = parameters(operation)
+    checked: dict[str, Any] = {}
+    for given, value in arguments.items():
+        name = _own_name(given, known, arguments)
+        if name is None:
+            raise InvalidRequest(
+                f"{operation.name} has no argument {given!r}.", hint=f"It takes: {', '.join(known) or 'none'}."
+            )
+        value = known[name].check(value)
+        if value is not None or known[name].nullable:
+            checked[name] = value
+    missing = [p.name for p in known.values() if p.required and p.name not in checked]
+    if missing:
+        raise InvalidRequest(f"{operation.name} needs {', '.join(missing)}.", hint=f"It takes: {', '.join(known)}.")
+    return checked
+
+
+def _own_name(given: str, known: Mapping[str, Parameter], arguments: Mapping[str, Any]) -> str | None:
+    if given in known:
+        return given
+    for name in ARGUMENT_ALIASES.get(given, ()):
+        if name in known and name not in arguments:
+            return name
+    return None
+
+
+async def invoke(
+    services: Services,
+    name: str,
+    arguments: Mapping[str, Any],
+    *,
+    author: str,
+    progress: Progress | None = None,
+    cancelled_by_caller: Callable[[], bool] = never,
+) -> Answer:
+    """Run one operation for one caller, and log it as one event.
+
+    Raises:
+        JupyterMcpError: what went wrong and what to do next.
+    """
+    operation = resolve(name)
+    if operation is None:
+        raise InvalidRequest(f"Unknown operation {name!r}.", hint=f"There are: {', '.join(OPERATIONS)}.")
+    started = time.perf_counter()
+    outcome = "cancelled"
+    try:
+        call = Call(services, author, progress, cancelled_by_caller)
+        answer = await operation.run(call, **check_arguments(operation, arguments))
+        outcome = "error" if answer.is_error else "ok"
+        return answer
+    except JupyterMcpError as error:
+        outcome = error.code
+        raise
+    finally:
+        seconds = time.perf_counter() - started
+        services.events.publish(
+            "operation.finished",
+            name=operation.name,
+            author=author,
+            seconds=seconds,
+            ok=outcome == "ok",
+            outcome=outcome,
+        )
+        logger.info(
+            "operation", extra={"operation": operation.name, "author": author, "outcome": outcome, "seconds": seconds}
+        )

@@ -1,0 +1,167 @@
+"""How cells and executions read: one header line, then the text, within the budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.to_thread
+
+from ..execution.execution import Execution
+from ..journal import ExecutionRow
+from ..notebooks import source_hash
+from ..outputs import is_heavy, view
+from .call import Answer, Link, Picture
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+    from ..settings import Settings
+
+
+def cell_header(index: int, cell: NotebookNode, note: str = "") -> str:
+    """`[3] code id=ab12 hash=9f86d081884c In[5]`"""
+    parts = [f"[{index}]", cell.cell_type, f"id={cell['id']}", f"hash={source_hash(cell)}"]
+    if cell.get("execution_count") is not None:
+        parts.append(f"In[{cell.execution_count}]")
+    if note:
+        parts.append(note)
+    return " ".join(parts)
+
+
+def cell_data(index: int, cell: NotebookNode) -> dict[str, Any]:
+    return {
+        "cell_index": index,
+        "cell_id": cell["id"],
+        "cell_type": cell.cell_type,
+        "hash": source_hash(cell),
+    }
+
+
+def edited(index: int, cell: NotebookNode, what: str) -> Answer:
+    """The answer of an edit: where the cell is now, and its hash for the next edit."""
+    return Answer(f"{what} {cell_header(index, cell)}", cell_data(index, cell))
+
+
+def output_uri(execution_id: str) -> str:
+    return f"output://{execution_id}"
+
+
+async def add_outputs(
+    answer: Answer, outputs: Sequence[NotebookNode], settings: Settings, handle: str, budget: int
+) -> bool:
+    """Append a bounded view of outputs to an answer. True when something was left out."""
+    look = partial(
+        view,
+        outputs,
+        max_chars=max(200, budget),
+        max_images=max(0, settings.max_images - len(answer.images)),
+        max_image_bytes=settings.max_image_bytes,
+        handle=handle,
+    )
+    heavy = is_heavy(outputs, max_image_bytes=settings.max_image_bytes)
+    seen = await anyio.to_thread.run_sync(look) if heavy else look()
+    if seen.text:
+        answer.text += f"\n{seen.text}"
+    answer.images += [Picture(image.data_b64, image.mime) for image in seen.images]
+    return seen.truncated
+
+
+async def executed(execution: Execution, settings: Settings, *, index: int | None = None, notice: str = "") -> Answer:
+    """The answer of an execution: one status line, the outputs, and how to go on if it is not done."""
+    cell = f"[{index}] id={execution.cell_id} hash={_hash(execution)} " if index is not None else ""
+    count = execution.reducer.execution_count
+    answer = Answer(
+        f"{cell}{execution.status}{f' In[{count}]' if count is not None else ''} {execution.seconds:.2f}s "
+        f"kernel_epoch={execution.kernel_epoch}",
+        execution_data(execution, index),
+    )
+    for text in (notice, execution.note):
+        if text:
+            answer.text += f"\n! {text}"
+    outputs = execution.outputs()
+    budget = settings.max_chars - len(answer.text) - 300
+    if await add_outputs(answer, outputs, settings, output_uri(execution.id), budget):
+        answer.links.append(Link(output_uri(execution.id), f"all outputs of execution {execution.id}"))
+    answer.text += _next_step(execution)
+    return answer
+
+
+def _hash(execution: Execution) -> str:
+    """The hash of the source that ran, as `source_hash` gives it for a code cell."""
+    return source_hash({"cell_type": "code", "source": execution.code})
+
+
+def _next_step(execution: Execution) -> str:
+    if execution.input_request is not None:
+        return (
+            f"\nThe cell waits for input: {execution.input_prompt!r}. Answer it with "
+            f'send_input(execution_id="{execution.id}", text=...).'
+        )
+    if execution.finished:
+        return ""
+    return (
+        f'\nStill {execution.status}. get_execution(execution_id="{execution.id}", wait_seconds=45) waits for more; '
+        "interrupt_kernel stops it."
+    )
+
+
+def execution_data(execution: Execution, index: int | None = None) -> dict[str, Any]:
+    """The small status a program needs."""
+    data: dict[str, Any] = {
+        "execution_id": execution.id,
+        "status": execution.status,
+        "execution_count": execution.reducer.execution_count,
+        "seconds": round(execution.seconds, 3),
+        "kernel_id": execution.session.id,
+        "kernel_epoch": execution.kernel_epoch,
+    }
+    if execution.cell_id is not None:
+        data |= {
+            "notebook_path": execution.notebook,
+            "cell_id": execution.cell_id,
+            "cell_index": index,
+            "hash": _hash(execution),
+        }
+    if execution.input_request is not None:
+        data["input_prompt"] = execution.input_prompt
+    if execution.reducer.ename:
+        data |= {"ename": execution.reducer.ename, "evalue": execution.reducer.evalue}
+    return data
+
+
+async def remembered(row: ExecutionRow, settings: Settings) -> Answer:
+    """The answer for an execution that only the journal remembers."""
+    seconds = (row.finished_at or 0) - (row.started_at or row.finished_at or 0)
+    answer = Answer(
+        f"{row.status}{f' In[{row.execution_count}]' if row.execution_count is not None else ''} {seconds:.2f}s "
+        f"kernel_epoch={row.kernel_epoch}",
+        {
+            "execution_id": row.id,
+            "status": row.status,
+            "execution_count": row.execution_count,
+            "kernel_id": row.kernel_id,
+            "kernel_epoch": row.kernel_epoch,
+            "notebook_path": row.notebook,
+            "cell_id": row.cell_id,
+        },
+    )
+    if row.events_lost:
+        answer.text += f"\n! {row.events_lost}"
+    await add_outputs(answer, row.outputs or [], settings, output_uri(row.id), settings.max_chars - 300)
+    return answer
+
+
+def numbered(lines: list[str], limit: int, more: str) -> str:
+    """Lines up to `limit` characters, then what is left out and how to see it."""
+    kept: list[str] = []
+    size = 0
+    for position, line in enumerate(lines):
+        size += len(line) + 1
+        if size > limit and position:
+            kept.append(f"… {len(lines) - position} more; {more}")
+            break
+        kept.append(line)
+    return "\n".join(kept)

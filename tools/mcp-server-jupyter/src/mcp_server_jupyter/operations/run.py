@@ -1,0 +1,307 @@
+"""Operations that run code. They answer when the code is done or after their wait, and never kill it by waiting."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import anyio
+
+from ..errors import InvalidRequest, NotFound
+from ..execution.execution import Batch, Execution
+from ..execution.session import Session, require_alive
+from ..notebooks import find_cell, insert_cell, new_cell, source_hash
+from ..outputs import slice_text
+from .call import Answer, Call, Link, Param
+from .cells import Index, check_size, edit_row
+from .render import executed, output_uri, remembered
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+Seconds = Annotated[float, Param(ge=0, le=86_400)]
+
+
+async def append_execute_code_cell(call: Call, cell_source: str, notebook_path: str = "") -> Answer:
+    """Put a code cell at the end and run it."""
+    return await insert_execute_code_cell(call, -1, cell_source, notebook_path)
+
+
+async def insert_execute_code_cell(call: Call, cell_index: Index, cell_source: str, notebook_path: str = "") -> Answer:
+    """Put a code cell before `cell_index` (-1: at the end) and run it."""
+    check_size(call, cell_source)
+    services = call.services
+    path = services.path(notebook_path)
+    session, notice = await _session(call, path)
+    async with services.contents.edit(path, durable=False) as notebook:
+        index = insert_cell(notebook, cell_index, new_cell("code", cell_source))
+        cell = notebook.cells[index]
+        after = notebook.cells[index - 1]["id"] if index else None
+        execution = services.executions.submit(
+            session,
+            cell_source,
+            author=call.author,
+            notebook=path,
+            cell_id=cell["id"],
+            source_hash=source_hash(cell),
+            after_cell_id=after,
+            cell_index=index,
+            inserted=True,
+        )
+    services.record([edit_row(call, path, "insert", None, cell, after_index=index, execution_id=execution.id)])
+    await wait_for(call, [execution], services.settings.wait_seconds)
+    return await executed(execution, services.settings, index=index, notice=notice)
+
+
+async def execute_cell_with_progress(
+    call: Call,
+    notebook_path: str = "",
+    cell_index: int | None = None,
+    cell_id: str | None = None,
+    timeout_seconds: Seconds | None = None,
+) -> Answer:
+    """Run a cell that is there, reporting its output as it comes.
+
+    Args:
+        timeout_seconds: how long to wait for the answer (default: the setting `wait_seconds`). Then the cell runs
+            on and the answer carries an `execution_id` for `get_execution`.
+    """
+    services = call.services
+    path = services.path(notebook_path)
+    notebook = await services.contents.read(path)
+    index = find_cell(notebook, cell_index=cell_index, cell_id=cell_id)
+    cell = notebook.cells[index]
+    if cell.cell_type != "code":
+        raise InvalidRequest(f"Cell {index} is a {cell.cell_type} cell; only code cells run.")
+    session, notice = await _session(call, path, notebook)
+    execution = _submit_cell(call, session, path, cell)
+    wait = services.settings.wait_seconds if timeout_seconds is None else timeout_seconds
+    await wait_for(call, [execution], wait)
+    return await executed(execution, services.settings, index=index, notice=notice)
+
+
+async def execute_code(
+    call: Call, code: str, notebook_path: str = "", kernel_id: str = "", timeout_seconds: Seconds | None = None
+) -> Answer:
+    """Run code in a notebook's kernel, or in the kernel `kernel_id`, without writing a cell."""
+    check_size(call, code)
+    services = call.services
+    if kernel_id:
+        session = services.sessions.get(kernel_id)
+        require_alive(session)
+        notice = session.notice()
+    else:
+        session, notice = await _session(call, services.path(notebook_path))
+    execution = services.executions.submit(session, code, author=call.author)
+    wait = services.settings.wait_seconds if timeout_seconds is None else timeout_seconds
+    await wait_for(call, [execution], wait)
+    return await executed(execution, services.settings, notice=notice)
+
+
+async def run_all_cells(
+    call: Call,
+    notebook_path: str = "",
+    start: Annotated[int, Param(ge=0)] = 0,
+    stop_on_error: bool = True,
+    timeout_seconds: Seconds | None = None,
+) -> Answer:
+    """Run every code cell from `start` on, in order; after the first error the rest is not run."""
+    services = call.services
+    path = services.path(notebook_path)
+    notebook = await services.contents.read(path)
+    cells = [
+        (index, cell)
+        for index, cell in enumerate(notebook.cells)
+        if index >= start and cell.cell_type == "code" and cell.source.strip()
+    ]
+    if not cells:
+        return Answer(f"No code cells from index {start} on in {path}.", {"executions": []})
+    session, notice = await _session(call, path, notebook)
+    batch = Batch(stop_on_error)
+    executions = [_submit_cell(call, session, path, cell, batch) for _, cell in cells]
+    wait = services.settings.wait_seconds if timeout_seconds is None else timeout_seconds
+    await wait_for(call, executions, wait)
+    return await _run_answer(call, path, [index for index, _ in cells], executions, notice)
+
+
+async def _run_answer(call: Call, path: str, indexes: list[int], executions: list[Execution], notice: str) -> Answer:
+    settings = call.services.settings
+    counts: dict[str, int] = {}
+    for execution in executions:
+        counts[execution.status] = counts.get(execution.status, 0) + 1
+    summary = ", ".join(f"{count} {status}" for status, count in counts.items())
+    answer = Answer(f"{path}: {summary}{f'{chr(10)}! {notice}' if notice else ''}")
+    last = executions[-1]
+    budget = settings.max_chars - 500
+    for index, execution in zip(indexes, executions, strict=True):
+        if execution.status in ("queued", "aborted"):
+            continue
+        part = await executed(execution, settings, index=index)
+        room = max(300, budget // 2) if execution.status != "ok" else max(120, budget // 4)
+        text = part.text if len(part.text) <= room else f"{part.text[: room // 2]}\n…\n{part.text[-room // 2 :]}"
+        if budget > len(text):
+            answer.text += f"\n{text}"
+            budget -= len(text)
+            answer.images += part.images[: max(0, settings.max_images - len(answer.images))]
+    answer.data = {
+        "notebook_path": path,
+        "status": counts,
+        "execution_id": last.id,
+        "executions": [
+            {"cell_index": index, "execution_id": e.id, "status": e.status}
+            for index, e in zip(indexes, executions, strict=True)
+        ],
+        "kernel_epoch": last.kernel_epoch,
+    }
+    if not last.finished:
+        answer.text += (
+            f'\nStill running: get_execution(execution_id="{last.id}", wait_seconds=45) waits for the last cell.'
+        )
+    return answer
+
+
+async def get_execution(
+    call: Call,
+    execution_id: str,
+    wait_seconds: Seconds = 0,
+    cursor: Annotated[int, Param(ge=0)] | None = None,
+) -> Answer:
+    """How an execution stands. With `cursor` (0 first) its whole text, page by page."""
+    services = call.services
+    execution = services.executions.get(execution_id)
+    if execution is None:
+        row = services.journal.execution(execution_id)
+        if row is None:
+            raise NotFound(f"No execution {execution_id!r}.", hint="get_notebook_info shows what runs now.")
+        if cursor is not None:
+            return _page(call, execution_id, row.status, row.outputs or [], cursor, True)
+        return await remembered(row, services.settings)
+    await services.executions.wait(execution, wait_seconds, _reporter(call))
+    if cursor is not None:
+        return _page(call, execution_id, execution.status, execution.outputs(), cursor, execution.finished)
+    index = await _index_of(call, execution)
+    return await executed(execution, services.settings, index=index)
+
+
+async def _index_of(call: Call, execution: Execution) -> int | None:
+    if execution.notebook is None or execution.cell_id is None:
+        return None
+    try:
+        notebook = await call.services.contents.read(execution.notebook)
+        return find_cell(notebook, cell_id=execution.cell_id)
+    except NotFound:
+        return None
+
+
+def _page(
+    call: Call, execution_id: str, status: str, outputs: Sequence[NotebookNode], cursor: int, finished: bool
+) -> Answer:
+    text, following = slice_text(list(outputs), cursor, call.services.settings.max_chars - 200)
+    data = {"execution_id": execution_id, "status": status, "next_cursor": following}
+    if following is not None:
+        tail = f"\n… cursor={following} goes on."
+    elif finished:
+        tail = "\n(end)"
+    else:
+        tail = f"\n(end so far; cursor={cursor + len(text)} goes on)"
+        data["next_cursor"] = cursor + len(text)
+    return Answer(f"{status}\n{text}{tail}", data, links=[Link(output_uri(execution_id), execution_id)])
+
+
+async def send_input(call: Call, execution_id: str, text: str) -> Answer:
+    """Answer the `input()` or `getpass()` an execution waits in, then wait on as for an execution."""
+    services = call.services
+    execution = services.executions.get(execution_id)
+    if execution is None:
+        raise NotFound(f"No running execution {execution_id!r}.")
+    await services.executions.send_input(execution, text)
+    await wait_for(call, [execution], services.settings.wait_seconds)
+    return await executed(execution, services.settings, index=await _index_of(call, execution))
+
+
+# ---------------------------------------------------------------------- shared
+
+
+async def _session(call: Call, path: str, notebook: NotebookNode | None = None) -> tuple[Session, str]:
+    """The notebook's session and what the caller must hear of it."""
+    services = call.services
+    session = services.sessions.find(path)
+    if session is not None:
+        require_alive(session)
+        return session, session.notice()
+    if notebook is None:
+        notebook = await services.contents.read(path)
+    name = notebook.metadata.get("kernelspec", {}).get("name") or services.settings.kernel_name
+    session, started = await services.sessions.of_notebook(path, await _kernelspec(call, name))
+    if not started:
+        return session, session.notice()
+    lost = [index for index, cell in enumerate(notebook.cells) if cell.get("execution_count") is not None]
+    if not lost:
+        return session, ""
+    shown = ", ".join(map(str, lost[:20])) + (", …" if len(lost) > 20 else "")
+    return session, f"A new {session.kernel.name} kernel was started: nothing of cells {shown} is in it until they run."
+
+
+async def _kernelspec(call: Call, name: str) -> str:
+    """The notebook's kernelspec; "python3" of a notebook from elsewhere falls back to the default one."""
+    specs = await call.services.kernels.specs()
+    if any(spec.name == name for spec in specs):
+        return name
+    default = call.services.settings.kernel_name
+    if name.startswith("python") and any(spec.name == default for spec in specs):
+        return default
+    known = ", ".join(spec.name for spec in specs) or "none"
+    raise NotFound(
+        f"The notebook asks for the kernelspec {name!r}, which is not installed. There are: {known}.",
+        hint="Install it, or start_kernel(kernel_name=..., notebook_path=...) with another one.",
+    )
+
+
+def _submit_cell(call: Call, session: Session, path: str, cell: NotebookNode, batch: Batch | None = None) -> Execution:
+    return call.services.executions.submit(
+        session,
+        cell.source,
+        author=call.author,
+        notebook=path,
+        cell_id=cell["id"],
+        source_hash=source_hash(cell),
+        batch=batch,
+    )
+
+
+async def wait_for(call: Call, executions: Sequence[Execution], seconds: float) -> None:
+    """Wait for the last of them (or an earlier one that asks for input), reporting progress.
+
+    A caller that cancels interrupts what it started; one that merely goes away does not.
+    """
+    manager = call.services.executions
+    try:
+        with anyio.move_on_after(seconds):
+            for execution in executions:
+                await manager.wait(execution, seconds, _reporter(call))
+                if execution.input_request is not None:
+                    return
+    except anyio.get_cancelled_exc_class():
+        if call.cancelled_by_caller():
+            for execution in executions:
+                manager.interrupt_soon(execution)
+        raise
+
+
+def _reporter(call: Call) -> Callable[[Execution], Awaitable[None]] | None:
+    """Progress for the caller: seconds so far and the output since the last report."""
+    report = call.progress
+    if report is None:
+        return None
+    sent: dict[str, int] = {}
+    highest = 0.0
+
+    async def progress(execution: Execution) -> None:
+        nonlocal highest
+        cursor = sent.get(execution.id, 0)
+        text, following = slice_text(execution.outputs(), cursor, 2_000)
+        sent[execution.id] = following if following is not None else cursor + len(text)
+        highest = max(highest + 0.001, round(execution.seconds, 3))
+        await report(highest, text or f"{execution.status} {execution.seconds:.0f}s")
+
+    return progress

@@ -1,0 +1,196 @@
+"""Pure: what an agent sees of a cell's outputs. Never more than its budget, never without the error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+from .images import Image, NoImage, load_image, may_need_scaling, pick_image
+from .text import Where, error_text, fit, output_text, rich_text, strip_ansi, text_of
+from .traceback import fit_error
+
+_TRACEBACK_ROOM = 2_500
+_LEAST = 160
+_LONG = 10_000_000
+_MANY = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Text and images of some outputs within a budget; `truncated` when anything was left out."""
+
+    text: str
+    images: list[Image] = field(default_factory=list)
+    truncated: bool = False
+
+
+@dataclass(slots=True)
+class _Block:
+    """Neighbouring outputs that are shown as one text."""
+
+    kind: str
+    text: str
+    index: int
+    shown: str = ""
+    cut: bool = False
+
+
+def view(outputs: Sequence[Any], *, max_chars: int, max_images: int, max_image_bytes: int, handle: str) -> View:
+    """What an agent sees of outputs.
+
+    Control sequences are gone, progress bars are in their last state, repeats are folded. Over the budget each
+    output keeps its head and its tail, and says how to read on from `handle`. Errors keep their name, message and
+    last frames before anything else gets room.
+
+    Args:
+        outputs: nbformat 4 outputs; whatever is malformed in them is shown as well as can be.
+        max_chars: most characters of `text`.
+        max_images: most images; further ones are named in the text.
+        max_image_bytes: most bytes of an image before base64; a larger one, or one over 1568 px, is scaled down.
+        handle: what to read for the rest, as the reader calls it.
+    """
+    images: list[Image] = []
+    blocks, cut = _blocks(outputs, images, max_images, max_image_bytes)
+    blocks = [block for block in blocks if block.text and not block.text.isspace()]
+    offsets = _Offsets(outputs, handle)
+    blocks, note = _few_enough(blocks, max_chars, offsets)
+    _share(blocks, max_chars - (len(note) + 1 if note else 0), offsets)
+    texts = [block.shown for block in blocks]
+    if note:
+        texts.insert(len(texts) // 2, note)
+    text = "\n".join(part for part in texts if part)
+    cut = cut or bool(note) or any(block.cut for block in blocks)
+    if not text.isascii():
+        text = text.encode(errors="replace").decode()
+    return View(text[: max(0, max_chars)], images, cut)
+
+
+def is_heavy(outputs: Sequence[Any], *, max_image_bytes: int) -> bool:
+    """True when `view` may take longer than an event loop should be held up: call it in a thread then."""
+    size = 0
+    for output in outputs:
+        if isinstance(output, Mapping):
+            data = output.get("data")
+            bundle: Mapping[Any, Any] = data if isinstance(data, Mapping) else {}
+            mime = pick_image(bundle)
+            if mime is not None and may_need_scaling(mime, bundle[mime], max_bytes=max_image_bytes):
+                return True
+            text = output.get("text")
+            size += len(text) if isinstance(text, str) else 0
+    return size > _LONG or len(outputs) > _MANY
+
+
+class _Offsets:
+    """Where each output begins in the plain text; counted only as far as somebody asks."""
+
+    def __init__(self, outputs: Sequence[Any], handle: str) -> None:
+        self._outputs = outputs
+        self._handle = handle
+        self._starts = [0]
+        self._ended = True
+
+    def where(self, index: int) -> Where:
+        return Where(self._handle, lambda: self._start(index))
+
+    def _start(self, index: int) -> int:
+        for output in self._outputs[len(self._starts) - 1 : index]:
+            text = output_text(output)
+            self._starts.append(self._starts[-1] + len(text) + (1 if text and not self._ended else 0))
+            self._ended = text.endswith("\n") if text else self._ended
+        return self._starts[index] + (0 if self._ended or index + 1 < len(self._starts) else 1)
+
+
+def _blocks(outputs: Sequence[Any], images: list[Image], max_images: int, max_bytes: int) -> tuple[list[_Block], bool]:
+    blocks: list[_Block] = []
+    cut = False
+    for is_stream, group in groupby(enumerate(outputs), lambda each: _kind(each[1]) == "stream"):
+        if is_stream:
+            blocks.append(_stream_block(list(group)))
+            continue
+        for index, output in group:
+            if isinstance(output, Mapping):
+                block, left_out = _block(index, output, images, max_images, max_bytes)
+                blocks.append(block)
+                cut = cut or left_out
+    return blocks, cut
+
+
+def _kind(output: Any) -> Any:
+    return output.get("output_type") if isinstance(output, Mapping) else None
+
+
+def _stream_block(streams: list[tuple[int, Any]]) -> _Block:
+    parts: list[str] = []
+    for _, stream in streams:
+        text = text_of(stream.get("text"))
+        if parts and text and not parts[-1].endswith(("\n", "\r")):
+            parts.append("\n")
+        if text:
+            parts.append(text)
+    errors_only = all(text_of(stream.get("name")) == "stderr" for _, stream in streams)
+    return _Block("stderr" if errors_only else "stream", "".join(parts), streams[0][0])
+
+
+def _block(
+    index: int, output: Mapping[Any, Any], images: list[Image], max_images: int, max_bytes: int
+) -> tuple[_Block, bool]:
+    if _kind(output) == "error":
+        return _Block("error", strip_ansi(error_text(output)), index), False
+    data = output.get("data")
+    if not isinstance(data, Mapping):
+        return _Block("rich", "", index), False
+    mime = pick_image(data)
+    if mime is None:
+        text = rich_text(data)
+        notes = [f"[{name}: not shown]" for name in data if text is None and isinstance(name, str)]
+        return _Block("rich", "\n".join(notes) if text is None else text, index), text is None
+    if len(images) >= max_images:
+        return _Block("rich", f"[{mime}: not shown, more than {max_images} images]", index), True
+    image = load_image(mime, data[mime], max_bytes=max_bytes)
+    if isinstance(image, NoImage):
+        text = rich_text(data)
+        return _Block("rich", f"{text}\n{image.note}" if text else image.note, index), True
+    images.append(image)
+    return _Block("rich", f"[image {len(images)}: {image.note}]", index), False
+
+
+# --------------------------------------------------------------------------- sharing the budget
+
+
+def _few_enough(blocks: list[_Block], budget: int, offsets: _Offsets) -> tuple[list[_Block], str]:
+    """When there are more outputs than room for a line each, the first and the last ones, and every error that fits."""
+    most = max(2, budget // _LEAST)
+    if len(blocks) <= most:
+        return blocks, ""
+    if sum(len(block.text) + 1 for block in blocks) <= budget:
+        return blocks, ""
+    errors = [index for index, block in enumerate(blocks) if block.kind == "error"][-most:]
+    rest = max(0, most - len(errors))
+    keep = {*errors, *range(rest // 2), *range(len(blocks) - (rest - rest // 2), len(blocks))}
+    kept = [block for index, block in enumerate(blocks) if index in keep]
+    first_gap = next(index for index in range(len(blocks)) if index not in keep)
+    where = offsets.where(blocks[first_gap].index)
+    note = f"… {len(blocks) - len(kept):,} outputs omitted; read {where.handle} with cursor {where.offset()} …"
+    return kept, note if len(note) < budget // 2 else ""
+
+
+def _share(blocks: list[_Block], budget: int, offsets: _Offsets) -> None:
+    """Errors first, then the others from the smallest need up, each getting at most an equal part of what is left."""
+    budget -= max(0, len(blocks) - 1)
+    errors = [block for block in blocks if block.kind == "error"]
+    others = sorted((block for block in blocks if block.kind != "error"), key=lambda block: len(block.text))
+    for left, block in zip(range(len(errors), 0, -1), reversed(errors), strict=True):
+        room = max(0, budget) // left if left > 1 or not others else max(budget // 2, min(budget, _TRACEBACK_ROOM))
+        block.shown, block.cut = fit_error(block.text, min(room, _TRACEBACK_ROOM), offsets.where(block.index))
+        budget -= len(block.shown)
+    for left, block in zip(range(len(others), 0, -1), others, strict=True):
+        prefix = "[stderr]\n" if block.kind == "stderr" else ""
+        room = max(0, budget) // left - len(prefix)
+        if room <= 0:
+            block.cut = True
+            continue
+        shown, block.cut = fit(block.text, room, offsets.where(block.index))
+        block.shown = prefix + shown if shown else ""
+        budget -= len(block.shown)

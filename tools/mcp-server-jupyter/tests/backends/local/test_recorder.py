@@ -1,0 +1,197 @@
+"""The recorder: its files, and the rules by which it ends a kernel."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcp_server_jupyter.backends.local import recorder
+from mcp_server_jupyter.backends.local.process import _zmq_path
+
+
+@given(st.lists(st.lists(st.binary(max_size=50), min_size=1, max_size=8), max_size=20), st.integers(0, 200))
+def test_records_come_back_as_they_were_and_a_torn_end_is_left_out(messages: list[list[bytes]], cut: int) -> None:
+    data = b"".join(recorder.pack(message) for message in messages)
+
+    assert [recorder.frames(body) for _, body in recorder.records(data)] == messages
+    torn = data[: max(0, len(data) - cut)]
+    found = [recorder.frames(body) for _, body in recorder.records(torn)]
+    assert found == messages[: len(found)]
+
+
+def order(folder: Path, argv: list[str], **more: Any) -> None:
+    lock = folder / "lock"
+    lock.touch()
+    wanted = {"argv": argv, "cwd": str(folder), "lock": str(lock), "orphan_seconds": 3600.0, "segments": 3}
+    wanted |= {"segment_bytes": 2000, "path": _zmq_path(), **more}
+    recorder.write_json(str(folder / recorder.LAUNCH), wanted)
+    recorder.write_json(
+        str(folder / recorder.CONNECTION), {"transport": "ipc", "ip": str(folder / "k"), "iopub_port": 2}
+    )
+
+
+def recorded(folder: Path, prefix: Sequence[str] = ()) -> dict[str, Any]:
+    """Run a recorder to its end; what it says about its kernel's."""
+    import json
+
+    command = [*prefix, sys.executable, "-I", "-S", recorder.__file__, str(folder), "-1"]
+    subprocess.run(command, timeout=20, check=True)
+    return dict(json.loads((folder / recorder.EXIT).read_bytes()))
+
+
+def test_how_a_kernel_ended_is_written_down(tmp_path: Path) -> None:
+    order(tmp_path, [sys.executable, "-c", "print('to the log'); raise SystemExit(4)"])
+    ended = recorded(tmp_path)
+
+    assert (ended["exit_code"], ended["signal"], ended["oom"]) == (4, None, False)
+    assert ended["maxrss"] > 1_000_000
+    assert (tmp_path / recorder.LOG).read_text() == "to the log\n"
+
+
+def test_a_kernel_killed_by_a_signal_is_told_from_one_out_of_memory(tmp_path: Path) -> None:
+    order(tmp_path, [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"])
+    ended = recorded(tmp_path)
+
+    assert (ended["exit_code"], ended["signal"], ended["oom"]) == (-9, 9, False)
+
+
+def test_a_kernel_that_cannot_be_run_is_explained_in_its_log(tmp_path: Path) -> None:
+    order(tmp_path, ["/no/such/kernel"])
+
+    assert recorded(tmp_path)["exit_code"] == 127
+    assert "No such file" in (tmp_path / recorder.LOG).read_text()
+
+
+def test_the_log_of_a_kernel_that_prints_much_stays_bounded(tmp_path: Path) -> None:
+    order(tmp_path, [sys.executable, "-c", "import sys\nfor n in range(300_000): print('line', n)"])
+    recorded(tmp_path)
+    sizes = [(tmp_path / name).stat().st_size for name in (recorder.LOG, recorder.LOG + ".1")]
+
+    assert sum(sizes) < 1_300_000
+    assert (tmp_path / recorder.LOG).read_text().endswith("line 299999\n")
+
+
+PUBLISHER = """
+import sys
+sys.path[:0] = {path!r}
+import zmq
+socket = zmq.Context().socket(zmq.XPUB)
+socket.sndhwm = 0
+socket.bind("ipc://{folder}/k-2")
+socket.recv(); socket.recv()
+for number in range(500):
+    socket.send_multipart([b"topic", b"<IDS|MSG>", b"sig", b"h", b"p", b"m", b"%d" % number])
+socket.close(5000)
+"""
+
+
+def test_segments_rotate_and_only_the_newest_are_kept(tmp_path: Path) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        code = PUBLISHER.format(path=_zmq_path(), folder=name)
+        order(folder, [sys.executable, "-c", code], segments=3, segment_bytes=2000)
+        recorded(folder)
+        segments = recorder.segments(str(folder))
+        numbers = [
+            int(recorder.frames(body)[-1])
+            for segment in segments
+            for _, body in recorder.records(Path(segment).read_bytes())
+        ]
+    assert numbers[-1] == 499
+    assert numbers == list(range(numbers[0], 500))
+    assert len(segments) <= 3
+
+
+def test_a_full_disk_costs_the_record_and_not_the_kernel(tmp_path: Path) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        code = PUBLISHER.format(path=_zmq_path(), folder=name)
+        order(folder, [sys.executable, "-c", code], segment_bytes=1 << 20)
+        # No file may grow over some kilobytes: what the system says then is what it says of a full disk, too.
+        ended = recorded(folder, prefix=["sh", "-c", 'ulimit -f 8; exec "$@"', "sh"])
+        segments = recorder.segments(name)
+
+    assert ended["exit_code"] == 0
+    assert not any(segment.endswith("iopub.1.log") for segment in segments)
+
+
+class Loner(recorder.Recorder):
+    """A recorder around a process that a test has started."""
+
+    def __init__(self, pid: int, lock: Path, orphan_seconds: float) -> None:
+        self.pid = pid
+        self.folder = str(lock.parent / "record")
+        os.makedirs(self.folder, exist_ok=True)
+        self.launch = {"lock": str(lock), "orphan_seconds": orphan_seconds}
+        self.wakeup, _ = os.pipe()
+        os.set_blocking(self.wakeup, False)
+        self.alone_since = None
+        self.idle = True
+
+
+@pytest.fixture
+def sleeper() -> Any:
+    process = subprocess.Popen(["sleep", "300"], start_new_session=True)
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_an_idle_kernel_without_a_server_is_ended_after_its_time(sleeper: Any, tmp_path: Path) -> None:
+    lock = tmp_path / recorder.SERVER_LOCK
+    lock.touch()
+    lonely = Loner(sleeper.pid, lock, 0.0)
+    lonely.look_after()
+
+    assert sleeper.wait(5) == -signal.SIGTERM
+
+
+def test_a_busy_kernel_or_one_with_a_server_is_left_alone(sleeper: Any, tmp_path: Path) -> None:
+    lock = tmp_path / recorder.SERVER_LOCK
+    lock.touch()
+    lonely = Loner(sleeper.pid, lock, 0.0)
+    lonely.idle = False
+    lonely.look_after()
+    assert sleeper.poll() is None
+    lonely.idle = True
+    with lock.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        lonely.look_after()
+        assert sleeper.poll() is None
+        assert lonely.alone_since is None
+    Loner(sleeper.pid, lock, 3600.0).look_after()
+    assert sleeper.poll() is None
+
+
+def test_a_busy_kernel_whose_record_and_server_are_gone_is_ended(sleeper: Any, tmp_path: Path) -> None:
+    lonely = Loner(sleeper.pid, tmp_path / recorder.SERVER_LOCK, 3600.0)
+    lonely.idle = False
+    os.rmdir(lonely.folder)
+    lonely.look_after()
+
+    assert sleeper.wait(5) == -signal.SIGTERM
+
+
+def test_the_systems_oom_counters_are_found() -> None:
+    if not sys.platform.startswith("linux"):
+        pytest.skip("counters of Linux")
+    assert recorder.oom_kills()
+
+
+def test_zmq_is_found_without_site_packages() -> None:
+    assert (Path(_zmq_path()[0]) / "zmq" / "__init__.py").samefile(zmq.__file__)
