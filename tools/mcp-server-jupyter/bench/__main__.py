@@ -13,8 +13,8 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from mcp_server_jupyter.x.report import figures, table
-from mcp_server_jupyter.x.scenarios import QUICK, SCENARIOS, Plan, Samples
+from .report import figures, table
+from .scenarios import QUICK, SCENARIOS, Plan, Samples
 
 
 def main() -> None:

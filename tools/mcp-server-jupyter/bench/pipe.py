@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mcp_server_jupyter.x.server import COMMAND, arguments
+from .server import COMMAND, arguments
 
 HELLO = {
     "protocolVersion": "2025-11-25",

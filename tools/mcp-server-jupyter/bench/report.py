@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from statistics import median
 
-from mcp_server_jupyter.x.scenarios import Samples
+from .scenarios import Samples
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from mcp_server_jupyter.x import notebooks
-from mcp_server_jupyter.x.pipe import spawn
-from mcp_server_jupyter.x.quiet import Quiet
-from mcp_server_jupyter.x.raw import Answer, Raw, raw_kernel
-from mcp_server_jupyter.x.server import Server, http, peak_memory, stdio
+from . import notebooks
+from .pipe import spawn
+from .quiet import Quiet
+from .raw import Answer, Raw, raw_kernel
+from .server import Server, http, peak_memory, stdio
 
 Subject = Raw | Server
 Samples = dict[str, dict[str, list[float]]]

@@ -17,7 +17,8 @@ import httpx2
 import psutil  # type: ignore[import-untyped]
 from mcp import Client, StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
-from mcp_server_jupyter.x.raw import Answer
+
+from .raw import Answer
 
 COMMAND = shutil.which("mcp-server-jupyter", path=os.path.dirname(sys.executable)) or "mcp-server-jupyter"
 TOKEN = "bench-token-of-this-run-only"

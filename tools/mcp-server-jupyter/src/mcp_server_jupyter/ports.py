@@ -166,6 +166,7 @@ class Kernels(AbstractAsyncContextManager["Kernels", None], Protocol):
         Args:
             name: a kernelspec's name, or the path of a Python interpreter that has ipykernel.
             cwd: a folder relative to the root; absent, the root.
+            env: the environment the kernel inherits, whole; None, the server's own. The kernelspec's comes on top.
 
         Raises:
             NotFound: no such kernelspec; the message lists those there are.

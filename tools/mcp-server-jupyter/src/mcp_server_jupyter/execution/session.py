@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
@@ -81,7 +81,9 @@ class Sessions:
         """The session of a notebook, dead kernels included."""
         return self._sessions.get(self._notebooks.get(notebook, ""))
 
-    async def of_notebook(self, notebook: str, kernel_name: str | None = None) -> tuple[Session, bool]:
+    async def of_notebook(
+        self, notebook: str, kernel_name: str | None = None, env: Mapping[str, str] | None = None
+    ) -> tuple[Session, bool]:
         """The notebook's session, started if it has none. The flag says whether it was started now.
 
         Raises:
@@ -95,11 +97,21 @@ class Sessions:
                 require_alive(session)
                 return session, False
             cwd = str(PurePosixPath(notebook).parent)
-            return await self.start(kernel_name, cwd="" if cwd == "." else cwd, notebook=notebook), True
+            return await self.start(kernel_name, cwd="" if cwd == "." else cwd, notebook=notebook, env=env), True
 
-    async def start(self, kernel_name: str | None, *, cwd: str = "", notebook: str | None = None) -> Session:
-        """Start a kernel and, if a notebook is given, bind it to that."""
-        kernel = await self._kernels.start(kernel_name or self._default_kernel, cwd=cwd)
+    async def start(
+        self,
+        kernel_name: str | None,
+        *,
+        cwd: str = "",
+        notebook: str | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> Session:
+        """Start a kernel and, if a notebook is given, bind it to that.
+
+        `env` is the environment of whoever starts it; None, the server's own.
+        """
+        kernel = await self._kernels.start(kernel_name or self._default_kernel, cwd=cwd, env=env)
         session = Session(kernel, notebook)
         self._add(session)
         self._journal.kernel_event(kernel.id, kernel.epoch, "start", kernel.name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import cells, files, history, kernels, notebooks, run, variables
-from .call import Answer, Call, Link, Operation, Param, Picture
+from .call import Answer, Answers, Call, Client, Link, Operation, Param, Picture
 
 _ALL = (
     Operation(notebooks.list_notebooks, "List notebooks", "Notebooks below a folder.", read_only=True),
@@ -94,4 +94,16 @@ ARGUMENT_ALIASES: dict[str, tuple[str, ...]] = {
 }
 """Names of other servers' arguments and ours for them, taken where the operation does not know the name itself."""
 
-__all__ = ["ALIASES", "ARGUMENT_ALIASES", "OPERATIONS", "Answer", "Call", "Link", "Operation", "Param", "Picture"]
+__all__ = [
+    "ALIASES",
+    "ARGUMENT_ALIASES",
+    "OPERATIONS",
+    "Answer",
+    "Answers",
+    "Call",
+    "Client",
+    "Link",
+    "Operation",
+    "Param",
+    "Picture",
+]

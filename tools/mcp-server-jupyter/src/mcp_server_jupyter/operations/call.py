@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..services import Services
+from ..settings import Settings
 
 Progress = Callable[[float, str], Awaitable[None]]
 
@@ -24,6 +25,35 @@ def never() -> bool:
     return False
 
 
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """How much a client wants in one answer, and how long it waits. Named and bounded as in `Settings`."""
+
+    max_chars: int
+    max_images: int
+    max_image_bytes: int
+    wait_seconds: float
+
+    @classmethod
+    def of(cls, settings: Settings) -> Answers:
+        """Those of a server, for a client that brings none of its own."""
+        return cls(settings.max_chars, settings.max_images, settings.max_image_bytes, settings.wait_seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Whoever calls, and what travels with its connection rather than with the server.
+
+    `author` is who its edits are journaled for: a client's name and, where the connection has one, an id that is stable
+    for that client's life. `environment` is what a kernel it starts inherits; None, the server's own.
+    """
+
+    author: str = "user"
+    answers: Answers | None = None
+    notebook: str | None = None
+    environment: Mapping[str, str] | None = None
+
+
 @dataclass(eq=False, slots=True)
 class Call:
     """One call of an operation.
@@ -33,9 +63,30 @@ class Call:
     """
 
     services: Services
-    author: str = "user"
+    client: Client
     progress: Progress | None = None
     cancelled_by_caller: Callable[[], bool] = never
+
+    @property
+    def author(self) -> str:
+        return self.client.author
+
+    @property
+    def answers(self) -> Answers:
+        return self.client.answers or Answers.of(self.services.settings)
+
+    @property
+    def default_notebook(self) -> str | None:
+        """What a call that names no notebook means: the client's own default, else the server's."""
+        return self.client.notebook or self.services.default_notebook
+
+    def path(self, notebook_path: str | None) -> str:
+        """The notebook this call means, in its one canonical spelling.
+
+        Raises:
+            InvalidRequest: none was named and there is no default.
+        """
+        return self.services.path(notebook_path or self.client.notebook)
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,7 @@ async def insert_cell(
     """Put a new cell before `cell_index` (-1 or the number of cells: at the end)."""
     check_size(call, cell_source)
     services = call.services
-    path = services.path(notebook_path)
+    path = call.path(notebook_path)
     async with services.contents.edit(path) as notebook:
         cell = new_cell(cell_type, cell_source)
         index = put_cell(notebook, cell_index, cell)
@@ -130,7 +130,7 @@ async def _change_source(
     what: str,
 ) -> Answer:
     services = call.services
-    path = services.path(notebook_path)
+    path = call.path(notebook_path)
     async with services.contents.edit(path) as notebook:
         index = find_cell(notebook, cell_index=cell_index, cell_id=cell_id)
         before = notebook.cells[index]
@@ -149,7 +149,7 @@ async def move_cell(
 ) -> Answer:
     """Move a cell so that it ends up at `to_index` (-1: at the end)."""
     services = call.services
-    path = services.path(notebook_path)
+    path = call.path(notebook_path)
     async with services.contents.edit(path) as notebook:
         index = find_cell(notebook, cell_index=cell_index, cell_id=cell_id)
         target = len(notebook.cells) - 1 if to_index == -1 else to_index
@@ -170,7 +170,7 @@ async def delete_cell(
 ) -> Answer:
     """Delete a cell (undo brings it back). With `expected_hash` only if it is still what you read."""
     services = call.services
-    path = services.path(notebook_path)
+    path = call.path(notebook_path)
     async with services.contents.edit(path) as notebook:
         index = find_cell(notebook, cell_index=cell_index, cell_id=cell_id)
         before = notebook.cells[index]
@@ -188,7 +188,7 @@ async def clear_outputs(
 ) -> Answer:
     """Clear the outputs of one cell, or of all when none is named."""
     services = call.services
-    path = services.path(notebook_path)
+    path = call.path(notebook_path)
     async with services.contents.edit(path) as notebook:
         named = cell_index is not None or cell_id is not None
         index = find_cell(notebook, cell_index=cell_index, cell_id=cell_id) if named else None

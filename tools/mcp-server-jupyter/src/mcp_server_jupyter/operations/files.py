@@ -12,7 +12,7 @@ async def list_files(call: Call, path: str = "") -> Answer:
     lines = [
         f"{entry.path}/" if entry.kind == "directory" else f"{entry.path}  {entry.size} bytes" for entry in entries
     ]
-    text = numbered(lines, call.services.settings.max_chars, "give a deeper path.")
+    text = numbered(lines, call.answers.max_chars, "give a deeper path.")
     return Answer(
         text or "Empty.",
         {"files": [{"path": e.path, "kind": e.kind, "size": e.size} for e in entries]},

@@ -20,7 +20,7 @@ async def undo(call: Call, notebook_path: str = "", author: str = "", execution_
     A cell that somebody changed since is left alone and named.
     """
     services = call.services
-    path = services.path(notebook_path)
+    path = call.path(notebook_path)
     rows = _chosen(call, path, author or call.author, execution_id, turn)
     reverted: list[str] = []
     kept: list[str] = []

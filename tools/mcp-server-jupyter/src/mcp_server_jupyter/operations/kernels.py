@@ -12,7 +12,7 @@ def find_session(call: Call, notebook_path: str, kernel_id: str) -> Session:
     services = call.services
     if kernel_id:
         return services.sessions.get(kernel_id)
-    path = services.path(notebook_path)
+    path = call.path(notebook_path)
     session = services.sessions.find(path)
     if session is None:
         raise InvalidRequest(f"{path} has no kernel.", hint="Executing a cell or start_kernel starts one.")
@@ -110,7 +110,7 @@ async def start_kernel(
     services = call.services
     if kernel_name and python:
         raise InvalidRequest("Give kernel_name or python, not both.")
-    path = services.path(notebook_path) if notebook_path else None
+    path = call.path(notebook_path) if notebook_path else None
     if path is not None:
         await services.contents.read(path)
         present = services.sessions.find(path)
@@ -121,7 +121,9 @@ async def start_kernel(
             )
         if present is not None:
             await services.sessions.shutdown(present)
-    session = await services.sessions.start(python or kernel_name or None, cwd=cwd, notebook=path)
+    session = await services.sessions.start(
+        python or kernel_name or None, cwd=cwd, notebook=path, env=call.client.environment
+    )
     kernel = session.kernel
     return Answer(
         f"Started kernel {session.id} ({kernel.name}), epoch {kernel.epoch}{f', for {path}' if path else ''}.",

@@ -24,11 +24,11 @@ async def list_notebooks(call: Call, path: str = "") -> Answer:
     for entry in entries:
         session = services.sessions.find(entry.path)
         mark = f"  kernel {session.kernel.state}" if session else ""
-        default = "  (default)" if entry.path == services.default_notebook else ""
+        default = "  (default)" if entry.path == call.default_notebook else ""
         lines.append(f"{entry.path}  {_size(entry.size)}{mark}{default}")
     if not lines:
         return Answer("No notebooks yet. create_notebook makes one.", {"notebooks": []})
-    text = numbered(lines, services.settings.max_chars, "give a path to see fewer.")
+    text = numbered(lines, call.answers.max_chars, "give a path to see fewer.")
     return Answer(text, {"notebooks": [e.path for e in entries]})
 
 
@@ -62,7 +62,7 @@ async def create_notebook(call: Call, notebook_path: str, kernel_name: str = "")
 async def get_notebook_info(call: Call, notebook_path: str = "") -> Answer:
     """The outline: one line a cell (index, id, type, count, first line, output kinds, staleness) and the kernel."""
     services = call.services
-    path = services.path(notebook_path)
+    path = call.path(notebook_path)
     notebook = await services.contents.read(path)
     session = services.sessions.find(path)
     runs = services.journal.last_runs(path)
@@ -70,7 +70,7 @@ async def get_notebook_info(call: Call, notebook_path: str = "") -> Answer:
     cells = outline(notebook)
     head = f"{path}: {len(cells)} cells, nbformat {notebook.nbformat}.{notebook.nbformat_minor}, kernelspec {spec}"
     lines = [_line(cell, runs.get(cell.id), session) for cell in cells]
-    text = numbered(lines, services.settings.max_chars, "read_all_cells(start=..., limit=...) pages.")
+    text = numbered(lines, call.answers.max_chars, "read_all_cells(start=..., limit=...) pages.")
     return Answer(
         f"{head}\n{_kernel_line(session)}\n{text}",
         {
@@ -121,20 +121,20 @@ async def read_all_cells(
 ) -> Answer:
     """Cells from `start` on, whole sources and bounded outputs, as many as fit one answer; it says where to go on."""
     services = call.services
-    path = services.path(notebook_path)
+    path = call.path(notebook_path)
     notebook = await services.contents.read(path)
     total = len(notebook.cells)
     if start and start >= total:
         raise InvalidRequest(f"start={start}, but {path} has {total} cells.", hint=f"Give 0 to {max(0, total - 1)}.")
     answer = Answer(f"{path}: {total} cells", {"notebook_path": path, "total": total})
-    settings = services.settings
+    answers = call.answers
     position = start
     for position in range(start, min(total, start + limit)):
-        part = await _render_cell(call, notebook, position, path, include_outputs, settings.max_chars // 4)
-        if len(answer.text) + len(part.text) > settings.max_chars and position > start:
+        part = await _render_cell(call, notebook, position, path, include_outputs, answers.max_chars // 4)
+        if len(answer.text) + len(part.text) > answers.max_chars and position > start:
             break
-        answer.text += "\n" + part.text[: settings.max_chars]
-        answer.images += part.images[: max(0, settings.max_images - len(answer.images))]
+        answer.text += "\n" + part.text[: answers.max_chars]
+        answer.images += part.images[: max(0, answers.max_images - len(answer.images))]
     else:
         position = min(total, start + limit)
     answer.data["next_start"] = position if position < total else None
@@ -154,10 +154,10 @@ async def read_cell(
     from ..notebooks import find_cell  # noqa: PLC0415
 
     services = call.services
-    path = services.path(notebook_path)
+    path = call.path(notebook_path)
     notebook = await services.contents.read(path)
     index = find_cell(notebook, cell_index=cell_index, cell_id=cell_id)
-    answer = await _render_cell(call, notebook, index, path, include_outputs, services.settings.max_chars)
+    answer = await _render_cell(call, notebook, index, path, include_outputs, call.answers.max_chars)
     answer.data["source"] = notebook.cells[index].source
     return answer
 
@@ -165,15 +165,15 @@ async def read_cell(
 async def _render_cell(
     call: Call, notebook: NotebookNode, index: int, path: str, include_outputs: bool, budget: int
 ) -> Answer:
-    settings = call.services.settings
+    answers = call.answers
     cell = notebook.cells[index]
     source = cell.source
-    if len(source) > settings.max_chars:
-        kept = settings.max_chars
+    if len(source) > answers.max_chars:
+        kept = answers.max_chars
         source = f"{source[:kept]}\n… {len(cell.source) - kept} more characters of source in {path}"
     answer = Answer(f"{cell_header(index, cell)}\n{source}", cell_data(index, cell))
     if include_outputs and cell.get("outputs"):
         answer.text += "\n--- outputs"
         handle = f"notebook://{path}#{cell['id']}"
-        await add_outputs(answer, cell.outputs, settings, handle, budget)
+        await add_outputs(answer, cell.outputs, answers, handle, budget)
     return answer

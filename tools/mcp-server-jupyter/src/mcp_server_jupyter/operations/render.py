@@ -13,12 +13,10 @@ from ..execution.execution import Execution
 from ..journal import ExecutionRow
 from ..notebooks import source_hash
 from ..outputs import is_heavy, view
-from .call import Answer, Link, Picture
+from .call import Answer, Answers, Link, Picture
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
-
-    from ..settings import Settings
 
 
 def cell_header(index: int, cell: NotebookNode, note: str = "") -> str:
@@ -50,18 +48,18 @@ def output_uri(execution_id: str) -> str:
 
 
 async def add_outputs(
-    answer: Answer, outputs: Sequence[NotebookNode], settings: Settings, handle: str, budget: int
+    answer: Answer, outputs: Sequence[NotebookNode], answers: Answers, handle: str, budget: int
 ) -> bool:
     """Append a bounded view of outputs to an answer. True when something was left out."""
     look = partial(
         view,
         outputs,
         max_chars=max(200, budget),
-        max_images=max(0, settings.max_images - len(answer.images)),
-        max_image_bytes=settings.max_image_bytes,
+        max_images=max(0, answers.max_images - len(answer.images)),
+        max_image_bytes=answers.max_image_bytes,
         handle=handle,
     )
-    heavy = is_heavy(outputs, max_image_bytes=settings.max_image_bytes)
+    heavy = is_heavy(outputs, max_image_bytes=answers.max_image_bytes)
     seen = await anyio.to_thread.run_sync(look) if heavy else look()
     if seen.text:
         answer.text += f"\n{seen.text}"
@@ -69,7 +67,7 @@ async def add_outputs(
     return seen.truncated
 
 
-async def executed(execution: Execution, settings: Settings, *, index: int | None = None, notice: str = "") -> Answer:
+async def executed(execution: Execution, answers: Answers, *, index: int | None = None, notice: str = "") -> Answer:
     """The answer of an execution: one status line, the outputs, and how to go on if it is not done."""
     cell = f"[{index}] id={execution.cell_id} hash={_hash(execution)} " if index is not None else ""
     count = execution.reducer.execution_count
@@ -82,8 +80,8 @@ async def executed(execution: Execution, settings: Settings, *, index: int | Non
         if text:
             answer.text += f"\n! {text}"
     outputs = execution.outputs()
-    budget = settings.max_chars - len(answer.text) - 300
-    if await add_outputs(answer, outputs, settings, output_uri(execution.id), budget):
+    budget = answers.max_chars - len(answer.text) - 300
+    if await add_outputs(answer, outputs, answers, output_uri(execution.id), budget):
         answer.links.append(Link(output_uri(execution.id), f"all outputs of execution {execution.id}"))
     answer.text += _next_step(execution)
     return answer
@@ -132,7 +130,7 @@ def execution_data(execution: Execution, index: int | None = None) -> dict[str, 
     return data
 
 
-async def remembered(row: ExecutionRow, settings: Settings) -> Answer:
+async def remembered(row: ExecutionRow, answers: Answers) -> Answer:
     """The answer for an execution that only the journal remembers."""
     seconds = (row.finished_at or 0) - (row.started_at or row.finished_at or 0)
     answer = Answer(
@@ -150,7 +148,7 @@ async def remembered(row: ExecutionRow, settings: Settings) -> Answer:
     )
     if row.events_lost:
         answer.text += f"\n! {row.events_lost}"
-    await add_outputs(answer, row.outputs or [], settings, output_uri(row.id), settings.max_chars - 300)
+    await add_outputs(answer, row.outputs or [], answers, output_uri(row.id), answers.max_chars - 300)
     return answer
 
 

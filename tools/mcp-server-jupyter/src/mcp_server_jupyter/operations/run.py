@@ -31,7 +31,7 @@ async def insert_execute_code_cell(call: Call, cell_index: Index, cell_source: s
     """Put a code cell before `cell_index` (-1: at the end) and run it."""
     check_size(call, cell_source)
     services = call.services
-    path = services.path(notebook_path)
+    path = call.path(notebook_path)
     session, notice = await _session(call, path)
     async with services.contents.edit(path, durable=False) as notebook:
         index = insert_cell(notebook, cell_index, new_cell("code", cell_source))
@@ -49,8 +49,8 @@ async def insert_execute_code_cell(call: Call, cell_index: Index, cell_source: s
             inserted=True,
         )
     services.record([edit_row(call, path, "insert", None, cell, after_index=index, execution_id=execution.id)])
-    await wait_for(call, [execution], services.settings.wait_seconds)
-    return await executed(execution, services.settings, index=index, notice=notice)
+    await wait_for(call, [execution], call.answers.wait_seconds)
+    return await executed(execution, call.answers, index=index, notice=notice)
 
 
 async def execute_cell_with_progress(
@@ -67,7 +67,7 @@ async def execute_cell_with_progress(
             on and the answer carries an `execution_id` for `get_execution`.
     """
     services = call.services
-    path = services.path(notebook_path)
+    path = call.path(notebook_path)
     notebook = await services.contents.read(path)
     index = find_cell(notebook, cell_index=cell_index, cell_id=cell_id)
     cell = notebook.cells[index]
@@ -75,9 +75,9 @@ async def execute_cell_with_progress(
         raise InvalidRequest(f"Cell {index} is a {cell.cell_type} cell; only code cells run.")
     session, notice = await _session(call, path, notebook)
     execution = _submit_cell(call, session, path, cell)
-    wait = services.settings.wait_seconds if timeout_seconds is None else timeout_seconds
+    wait = call.answers.wait_seconds if timeout_seconds is None else timeout_seconds
     await wait_for(call, [execution], wait)
-    return await executed(execution, services.settings, index=index, notice=notice)
+    return await executed(execution, call.answers, index=index, notice=notice)
 
 
 async def execute_code(
@@ -91,11 +91,11 @@ async def execute_code(
         require_alive(session)
         notice = session.notice()
     else:
-        session, notice = await _session(call, services.path(notebook_path))
+        session, notice = await _session(call, call.path(notebook_path))
     execution = services.executions.submit(session, code, author=call.author)
-    wait = services.settings.wait_seconds if timeout_seconds is None else timeout_seconds
+    wait = call.answers.wait_seconds if timeout_seconds is None else timeout_seconds
     await wait_for(call, [execution], wait)
-    return await executed(execution, services.settings, notice=notice)
+    return await executed(execution, call.answers, notice=notice)
 
 
 async def run_all_cells(
@@ -107,7 +107,7 @@ async def run_all_cells(
 ) -> Answer:
     """Run every code cell from `start` on, in order; after the first error the rest is not run."""
     services = call.services
-    path = services.path(notebook_path)
+    path = call.path(notebook_path)
     notebook = await services.contents.read(path)
     cells = [
         (index, cell)
@@ -119,30 +119,30 @@ async def run_all_cells(
     session, notice = await _session(call, path, notebook)
     batch = Batch(stop_on_error)
     executions = [_submit_cell(call, session, path, cell, batch) for _, cell in cells]
-    wait = services.settings.wait_seconds if timeout_seconds is None else timeout_seconds
+    wait = call.answers.wait_seconds if timeout_seconds is None else timeout_seconds
     await wait_for(call, executions, wait)
     return await _run_answer(call, path, [index for index, _ in cells], executions, notice)
 
 
 async def _run_answer(call: Call, path: str, indexes: list[int], executions: list[Execution], notice: str) -> Answer:
-    settings = call.services.settings
+    answers = call.answers
     counts: dict[str, int] = {}
     for execution in executions:
         counts[execution.status] = counts.get(execution.status, 0) + 1
     summary = ", ".join(f"{count} {status}" for status, count in counts.items())
     answer = Answer(f"{path}: {summary}{f'{chr(10)}! {notice}' if notice else ''}")
     last = executions[-1]
-    budget = settings.max_chars - 500
+    budget = answers.max_chars - 500
     for index, execution in zip(indexes, executions, strict=True):
         if execution.status in ("queued", "aborted"):
             continue
-        part = await executed(execution, settings, index=index)
+        part = await executed(execution, answers, index=index)
         room = max(300, budget // 2) if execution.status != "ok" else max(120, budget // 4)
         text = part.text if len(part.text) <= room else f"{part.text[: room // 2]}\n…\n{part.text[-room // 2 :]}"
         if budget > len(text):
             answer.text += f"\n{text}"
             budget -= len(text)
-            answer.images += part.images[: max(0, settings.max_images - len(answer.images))]
+            answer.images += part.images[: max(0, answers.max_images - len(answer.images))]
     answer.data = {
         "notebook_path": path,
         "status": counts,
@@ -175,12 +175,12 @@ async def get_execution(
             raise NotFound(f"No execution {execution_id!r}.", hint="get_notebook_info shows what runs now.")
         if cursor is not None:
             return _page(call, execution_id, row.status, row.outputs or [], cursor, True)
-        return await remembered(row, services.settings)
+        return await remembered(row, call.answers)
     await services.executions.wait(execution, wait_seconds, _reporter(call))
     if cursor is not None:
         return _page(call, execution_id, execution.status, execution.outputs(), cursor, execution.finished)
     index = await _index_of(call, execution)
-    return await executed(execution, services.settings, index=index)
+    return await executed(execution, call.answers, index=index)
 
 
 async def _index_of(call: Call, execution: Execution) -> int | None:
@@ -196,7 +196,7 @@ async def _index_of(call: Call, execution: Execution) -> int | None:
 def _page(
     call: Call, execution_id: str, status: str, outputs: Sequence[NotebookNode], cursor: int, finished: bool
 ) -> Answer:
-    text, following = slice_text(list(outputs), cursor, call.services.settings.max_chars - 200)
+    text, following = slice_text(list(outputs), cursor, call.answers.max_chars - 200)
     data = {"execution_id": execution_id, "status": status, "next_cursor": following}
     if following is not None:
         tail = f"\n… cursor={following} goes on."
@@ -215,8 +215,8 @@ async def send_input(call: Call, execution_id: str, text: str) -> Answer:
     if execution is None:
         raise NotFound(f"No running execution {execution_id!r}.")
     await services.executions.send_input(execution, text)
-    await wait_for(call, [execution], services.settings.wait_seconds)
-    return await executed(execution, services.settings, index=await _index_of(call, execution))
+    await wait_for(call, [execution], call.answers.wait_seconds)
+    return await executed(execution, call.answers, index=await _index_of(call, execution))
 
 
 # ---------------------------------------------------------------------- shared
@@ -232,7 +232,7 @@ async def _session(call: Call, path: str, notebook: NotebookNode | None = None) 
     if notebook is None:
         notebook = await services.contents.read(path)
     name = notebook.metadata.get("kernelspec", {}).get("name") or services.settings.kernel_name
-    session, started = await services.sessions.of_notebook(path, await _kernelspec(call, name))
+    session, started = await services.sessions.of_notebook(path, await _kernelspec(call, name), call.client.environment)
     if not started:
         return session, session.notice()
     lost = [index for index, cell in enumerate(notebook.cells) if cell.get("execution_count") is not None]

@@ -22,7 +22,7 @@ async def list_variables(call: Call, notebook_path: str = "", kernel_id: str = "
     session = find_session(call, notebook_path, kernel_id)
     found = await _ask(session, {"what": "list"})
     lines = [f"{v['name']}: {v['type']} {v['size']} {v['value']}".rstrip() for v in found["variables"]]
-    limit = call.services.settings.max_chars
+    limit = call.answers.max_chars
     text = "\n".join(lines)
     if len(text) > limit:
         text = text[:limit] + "\n… more; inspect_variable(name=...) shows one."
@@ -40,7 +40,7 @@ async def inspect_variable(call: Call, name: str, notebook_path: str = "", kerne
             f"{name!r} is not a variable, attribute or item.", hint="execute_code evaluates other expressions."
         )
     session = find_session(call, notebook_path, kernel_id)
-    found = await _ask(session, {"what": "inspect", "name": name, "limit": call.services.settings.max_chars - 300})
+    found = await _ask(session, {"what": "inspect", "name": name, "limit": call.answers.max_chars - 300})
     if "missing" in found:
         raise NotFound(f"No variable {name!r}: {found['missing']}.", hint="list_variables shows what there is.")
     return Answer(f"{name}: {found['type']} {found['size']}\n{found['text']}", found)

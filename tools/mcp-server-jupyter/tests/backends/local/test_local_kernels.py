@@ -187,7 +187,7 @@ async def test_a_kernel_gets_the_environment_without_the_servers_secrets(
     monkeypatch.setenv("MCP_JUPYTER_TOKEN", "secret-1")
     monkeypatch.setenv("JUPYTER_TOKEN", "secret-2")
     monkeypatch.setenv("KEPT", "yes")
-    kernel = await kernels.start("python3", env={"MORE": "too"})
+    kernel = await kernels.start("python3", env={**os.environ, "MORE": "too"})
     text = printed(await run(kernel, "import os; print(os.environ)"))
 
     assert "secret" not in text

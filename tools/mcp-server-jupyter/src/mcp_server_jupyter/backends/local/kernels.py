@@ -188,7 +188,7 @@ class LocalKernel:
             self.folder,
             argv=[*argv, *_FAST_ARGUMENTS] if fast else argv,
             cwd=self._owner.settings.root / self.cwd,
-            env={**environment(), **recipe.env, **self._record["env"]},
+            env={**environment(self._record["env"]), **recipe.env},
             lock=self._owner.settings.state_dir / SERVER_LOCK,
             orphan_seconds=self._owner.settings.orphan_hours * 3600,
             on_exit=self._exited,
@@ -395,7 +395,7 @@ class LocalKernels:
             )
         folder = below(self.settings.root, cwd)
         identity = str(uuid.uuid4())
-        record = {"id": identity, "name": name, "cwd": folder, "env": dict(env or {}), "epoch": 1, "language": ""}
+        record = {"id": identity, "name": name, "cwd": folder, "env": env and dict(env), "epoch": 1, "language": ""}
         kernel = LocalKernel(self, self._folder / identity, record)
         self._kernels[identity] = kernel
         try:

@@ -8,7 +8,7 @@ import shutil
 import socket
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,9 +36,10 @@ def below(root: Path, cwd: str) -> str:
     return "" if relative == "." else relative
 
 
-def environment() -> dict[str, str]:
-    """The environment kernels inherit: the server's without what is only its own."""
-    return {name: value for name, value in os.environ.items() if name not in _SECRETS + _SERVERS_OWN}
+def environment(given: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment a kernel inherits: the one given, else the server's, without what is only the server's."""
+    base = os.environ if given is None else given
+    return {name: value for name, value in base.items() if name not in _SECRETS + _SERVERS_OWN}
 
 
 def fast_request() -> dict[str, Any]:
