@@ -45,11 +45,11 @@ class InProcess:
 
     def call(self, operation: str, /, **arguments: Any) -> Result:
         from mcp_server_jupyter.errors import JupyterMcpError
-        from mcp_server_jupyter.operations import Client
+        from mcp_server_jupyter.operations import Caller
         from mcp_server_jupyter.operations.bind import invoke
 
         async def run() -> Any:
-            return await invoke(self._services, operation, arguments, client=Client("tester"))
+            return await invoke(self._services, operation, arguments, caller=Caller("tester"))
 
         try:
             answer = self._portal.call(run)

@@ -275,10 +275,10 @@ def _call(settings: Settings, operation: str, arguments: Mapping[str, Any]) -> s
 
 
 async def _invoke(services: Any, operation: str, arguments: Mapping[str, Any]) -> str:
-    from .operations import Client  # noqa: PLC0415 - see `_run_stdio`
+    from .operations import Caller  # noqa: PLC0415 - see `_run_stdio`
     from .operations.bind import invoke  # noqa: PLC0415 - see `_run_stdio`
 
-    return (await invoke(services, operation, arguments, client=Client("user"))).text
+    return (await invoke(services, operation, arguments, caller=Caller("user"))).text
 
 
 def _run_stdio(settings: Settings) -> None:

@@ -15,7 +15,7 @@ from mcp_server_jupyter.errors import Unavailable
 from mcp_server_jupyter.execution.execution import Execution
 from mcp_server_jupyter.execution.queue import PROGRESS_SECONDS, Executions
 from mcp_server_jupyter.journal import Journal
-from mcp_server_jupyter.operations import Client
+from mcp_server_jupyter.operations import Caller
 from mcp_server_jupyter.operations.bind import invoke
 from mcp_server_jupyter.services import open_services
 from mcp_server_jupyter.settings import Settings
@@ -29,18 +29,18 @@ async def test_a_journal_that_fails_is_told_and_the_queue_goes_on(
     (tmp_path / "root").mkdir()
     options = {"root": tmp_path / "root", "state_dir": tmp_path / "state", "kernels": "memory", "notebook": "a.ipynb"}
     async with open_services(Settings.load(options, {})) as services:
-        await invoke(services, "execute_code", {"code": "x = 1"}, client=Client("tester"))
+        await invoke(services, "execute_code", {"code": "x = 1"}, caller=Caller("tester"))
 
         def fail(*_: object, **__: object) -> None:
             raise Unavailable("The disk is full.", hint="Free some space.")
 
         with monkeypatch.context() as broken, anyio.fail_after(5):
             broken.setattr(Journal, "update_execution", fail)
-            answer = await invoke(services, "execute_code", {"code": "x + 1"}, client=Client("tester"))
+            answer = await invoke(services, "execute_code", {"code": "x + 1"}, caller=Caller("tester"))
             assert answer.data["status"] == "lost"
             assert "The disk is full. Free some space." in answer.text
         with anyio.fail_after(5):
-            assert "2" in (await invoke(services, "execute_code", {"code": "x + 1"}, client=Client("tester"))).text
+            assert "2" in (await invoke(services, "execute_code", {"code": "x + 1"}, caller=Caller("tester"))).text
 
 
 async def test_a_silent_cell_is_reported_on_by_the_heartbeat(tmp_path: Path) -> None:
@@ -53,12 +53,12 @@ async def test_a_silent_cell_is_reported_on_by_the_heartbeat(tmp_path: Path) -> 
 
     async with open_services(Settings.load(options, {})) as services:
         arguments = {"code": "import time; time.sleep(60)", "timeout_seconds": 0.05}
-        answer = await invoke(services, "execute_code", arguments, client=Client("tester"))
+        answer = await invoke(services, "execute_code", arguments, caller=Caller("tester"))
         execution = services.executions.get(answer.data["execution_id"])
         assert execution is not None
         await services.executions.wait(execution, 2.5, note, heartbeat=0.1)
         assert len(reports) >= 3
-        await invoke(services, "interrupt_kernel", {}, client=Client("tester"))
+        await invoke(services, "interrupt_kernel", {}, caller=Caller("tester"))
 
 
 def test_the_heartbeat_comes_at_least_every_fifteen_seconds() -> None:

@@ -15,7 +15,7 @@ import anyio
 import pytest
 
 from mcp_server_jupyter.errors import JupyterMcpError
-from mcp_server_jupyter.operations import Client
+from mcp_server_jupyter.operations import Caller
 from mcp_server_jupyter.operations.bind import invoke
 from mcp_server_jupyter.services import Services, open_services
 from mcp_server_jupyter.settings import Settings
@@ -54,7 +54,7 @@ class Agent:
     async def call(self, operation: str, **arguments: Any) -> str:
         try:
             with anyio.fail_after(30):
-                answer = await invoke(self.services, operation, arguments, client=Client(self.name))
+                answer = await invoke(self.services, operation, arguments, caller=Caller(self.name))
         except JupyterMcpError as error:
             return str(error)
         return answer.text

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from .. import __version__
 from ..errors import JupyterMcpError
-from ..operations import Client
+from ..operations import Caller
 from ..operations.bind import invoke
 from ..ownership import TOKEN, find_server
 from ..services import Services, open_services
@@ -138,7 +138,7 @@ async def _sum(services: Services) -> Finding:
     session = await services.sessions.start(None)
     ready = time.perf_counter()
     arguments = {"code": "print(1 + 1)", "kernel_id": session.id}
-    answer = await invoke(services, "execute_code", arguments, client=Client("doctor"))
+    answer = await invoke(services, "execute_code", arguments, caller=Caller("doctor"))
     done = time.perf_counter()
     if answer.data.get("status") != "ok" or "2" not in answer.text.split():
         return Finding(False, f"Kernel {name} cannot add: {answer.text}")

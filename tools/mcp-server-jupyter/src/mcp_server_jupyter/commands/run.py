@@ -17,7 +17,7 @@ import anyio
 
 from ..errors import InvalidRequest, NotFound, Unsupported
 from ..notebooks import new_cell
-from ..operations import Client
+from ..operations import Caller
 from ..operations.bind import invoke
 from ..services import Services
 
@@ -112,14 +112,14 @@ async def run_notebook(
     async with anyio.create_task_group() as tasks:
         await tasks.start(_report, services, indexes, total, say)
         answer = await invoke(
-            services, "run_all_cells", {"notebook_path": path, "timeout_seconds": _DAY}, client=Client("run")
+            services, "run_all_cells", {"notebook_path": path, "timeout_seconds": _DAY}, caller=Caller("run")
         )
         tasks.cancel_scope.cancel()
     await services.contents.flush(path)
     executions = answer.data["executions"]
     bad = next((entry for entry in executions if entry["status"] != "ok"), None)
     if bad is not None:
-        detail = await invoke(services, "get_execution", {"execution_id": bad["execution_id"]}, client=Client("run"))
+        detail = await invoke(services, "get_execution", {"execution_id": bad["execution_id"]}, caller=Caller("run"))
         say(detail.text)
     return bad is None
 

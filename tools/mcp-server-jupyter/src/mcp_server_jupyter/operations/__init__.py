@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import cells, files, history, kernels, notebooks, run, variables
-from .call import Answer, Answers, Call, Client, Link, Operation, Param, Picture
+from .call import Answer, Answers, Call, Caller, Link, Operation, Param, Picture
 
 _ALL = (
     Operation(notebooks.list_notebooks, "List notebooks", "Notebooks below a folder.", read_only=True),
@@ -101,7 +101,7 @@ __all__ = [
     "Answer",
     "Answers",
     "Call",
-    "Client",
+    "Caller",
     "Link",
     "Operation",
     "Param",

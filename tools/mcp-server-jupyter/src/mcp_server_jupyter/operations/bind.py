@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from ..errors import InvalidRequest, JupyterMcpError
 from ..services import Services
-from . import ALIASES, ARGUMENT_ALIASES, OPERATIONS, Answer, Call, Client, Operation, Param
+from . import ALIASES, ARGUMENT_ALIASES, OPERATIONS, Answer, Call, Caller, Operation, Param
 from .call import Progress, never
 
 logger = logging.getLogger(__name__)
@@ -159,7 +159,7 @@ async def invoke(
     name: str,
     arguments: Mapping[str, Any],
     *,
-    client: Client,
+    caller: Caller,
     progress: Progress | None = None,
     cancelled_by_caller: Callable[[], bool] = never,
 ) -> Answer:
@@ -174,7 +174,7 @@ async def invoke(
     started = time.perf_counter()
     outcome = "cancelled"
     try:
-        call = Call(services, client, progress, cancelled_by_caller)
+        call = Call(services, caller, progress, cancelled_by_caller)
         answer = await operation.run(call, **check_arguments(operation, arguments))
         outcome = "error" if answer.is_error else "ok"
         return answer
@@ -186,12 +186,12 @@ async def invoke(
         services.events.publish(
             "operation.finished",
             name=operation.name,
-            author=client.author,
+            author=caller.author,
             seconds=seconds,
             ok=outcome == "ok",
             outcome=outcome,
         )
         logger.info(
             "operation",
-            extra={"operation": operation.name, "author": client.author, "outcome": outcome, "seconds": seconds},
+            extra={"operation": operation.name, "author": caller.author, "outcome": outcome, "seconds": seconds},
         )

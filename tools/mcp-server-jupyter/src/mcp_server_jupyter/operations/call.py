@@ -41,7 +41,7 @@ class Answers:
 
 
 @dataclass(frozen=True, slots=True)
-class Client:
+class Caller:
     """Whoever calls, and what travels with its connection rather than with the server.
 
     `author` is who its edits are journaled for: a client's name and, where the connection has one, an id that is stable
@@ -63,22 +63,22 @@ class Call:
     """
 
     services: Services
-    client: Client
+    caller: Caller
     progress: Progress | None = None
     cancelled_by_caller: Callable[[], bool] = never
 
     @property
     def author(self) -> str:
-        return self.client.author
+        return self.caller.author
 
     @property
     def answers(self) -> Answers:
-        return self.client.answers or Answers.of(self.services.settings)
+        return self.caller.answers or Answers.of(self.services.settings)
 
     @property
     def default_notebook(self) -> str | None:
         """What a call that names no notebook means: the client's own default, else the server's."""
-        return self.client.notebook or self.services.default_notebook
+        return self.caller.notebook or self.services.default_notebook
 
     def path(self, notebook_path: str | None) -> str:
         """The notebook this call means, in its one canonical spelling.
@@ -86,7 +86,7 @@ class Call:
         Raises:
             InvalidRequest: none was named and there is no default.
         """
-        return self.services.path(notebook_path or self.client.notebook)
+        return self.services.path(notebook_path or self.caller.notebook)
 
 
 @dataclass(frozen=True, slots=True)

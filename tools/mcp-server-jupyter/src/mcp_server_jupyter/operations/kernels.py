@@ -122,7 +122,7 @@ async def start_kernel(
         if present is not None:
             await services.sessions.shutdown(present)
     session = await services.sessions.start(
-        python or kernel_name or None, cwd=cwd, notebook=path, env=call.client.environment
+        python or kernel_name or None, cwd=cwd, notebook=path, env=call.caller.environment
     )
     kernel = session.kernel
     return Answer(

@@ -232,7 +232,7 @@ async def _session(call: Call, path: str, notebook: NotebookNode | None = None) 
     if notebook is None:
         notebook = await services.contents.read(path)
     name = notebook.metadata.get("kernelspec", {}).get("name") or services.settings.kernel_name
-    session, started = await services.sessions.of_notebook(path, await _kernelspec(call, name), call.client.environment)
+    session, started = await services.sessions.of_notebook(path, await _kernelspec(call, name), call.caller.environment)
     if not started:
         return session, session.notice()
     lost = [index for index, cell in enumerate(notebook.cells) if cell.get("execution_count") is not None]

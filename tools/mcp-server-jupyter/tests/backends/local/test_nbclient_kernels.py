@@ -12,7 +12,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 from acceptance_notebooks import BEHAVIOURS
-from mcp_server_jupyter.operations import Client
+from mcp_server_jupyter.operations import Caller
 from mcp_server_jupyter.operations.bind import invoke
 from mcp_server_jupyter.services import Services, open_services
 from mcp_server_jupyter.settings import Settings
@@ -50,7 +50,7 @@ async def test_outputs_equal_those_of_nbclient(behaviour: str, services: Service
         await client.async_execute()
     except CellExecutionError:
         assert "stop" in behaviour
-    answer = await invoke(services, "run_all_cells", {"notebook_path": "b.ipynb"}, client=Client("tester"))
+    answer = await invoke(services, "run_all_cells", {"notebook_path": "b.ipynb"}, caller=Caller("tester"))
     assert "running" not in answer.text
     await services.contents.flush()
     ours = nbformat.read(path, as_version=4)

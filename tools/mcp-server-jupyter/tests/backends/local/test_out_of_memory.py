@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mcp_server_jupyter.errors import KernelDead
-from mcp_server_jupyter.operations import Client
+from mcp_server_jupyter.operations import Caller
 from mcp_server_jupyter.operations.bind import invoke
 from mcp_server_jupyter.services import open_services
 from mcp_server_jupyter.settings import Settings
@@ -38,12 +38,12 @@ async def test_a_kernel_out_of_memory_is_named_as_such(small_group: Path, tmp_pa
     settings = Settings.load({"root": tmp_path / "root", "state_dir": tmp_path / "state", "notebook": "a.ipynb"}, {})
     async with open_services(settings) as services:
         first = await invoke(
-            services, "execute_code", {"code": "import os; print(os.getpid())"}, client=Client("tester")
+            services, "execute_code", {"code": "import os; print(os.getpid())"}, caller=Caller("tester")
         )
         (small_group / "cgroup.procs").write_text(first.text.split()[-1])
         code = "kept = [bytearray(b'1' * 10**7) for _ in range(100)]"
-        answer = await invoke(services, "append_execute_code_cell", {"cell_source": code}, client=Client("tester"))
+        answer = await invoke(services, "append_execute_code_cell", {"cell_source": code}, caller=Caller("tester"))
         assert answer.data["status"] == "died"
         assert "signal 9 (out of memory)" in answer.text
         with pytest.raises(KernelDead, match=r"out of memory.*restart_kernel"):
-            await invoke(services, "execute_code", {"code": "1"}, client=Client("tester"))
+            await invoke(services, "execute_code", {"code": "1"}, caller=Caller("tester"))

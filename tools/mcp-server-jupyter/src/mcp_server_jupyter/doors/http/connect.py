@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ...errors import InvalidRequest, NotFound, Unauthorized, Unsupported
-from ...operations import Client
+from ...operations import Caller
 from ...operations.bind import invoke
 from ...services import Services
 from .security import LOOPBACK
@@ -58,7 +58,7 @@ async def _use(services: Services, notebook: str) -> bool:
     try:
         await services.contents.read(notebook)
     except NotFound:
-        await invoke(services, "create_notebook", {"notebook_path": notebook}, client=Client("user"))
+        await invoke(services, "create_notebook", {"notebook_path": notebook}, caller=Caller("user"))
         created = True
     services.connect(notebook)
     return created

@@ -27,7 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ... import __version__
 from ...errors import InvalidRequest, JupyterMcpError, Unavailable
-from ...operations import Client
+from ...operations import Caller
 from ...operations.bind import invoke
 from ...ownership import announced, load_token
 from ...services import Services, open_services
@@ -161,7 +161,7 @@ class _Rest:
 
     async def operate(self, request: Request) -> Response:
         arguments = await self._object(request)
-        answer = await invoke(self._services, request.path_params["name"], arguments, client=Client("user"))
+        answer = await invoke(self._services, request.path_params["name"], arguments, caller=Caller("user"))
         return JSONResponse(
             {
                 "text": answer.text,

@@ -9,7 +9,7 @@ from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
 
 from ...errors import JupyterMcpError, NotFound
-from ...operations import Client
+from ...operations import Caller
 from ...operations.bind import invoke
 from ...services import Services
 
@@ -54,13 +54,13 @@ async def _notebook(services: Services, path: str) -> str:
     text = str(nbformat.writes(node))  # type: ignore[no-untyped-call]
     if len(text) <= MAX_NOTEBOOK_CHARS:
         return text
-    answer = await invoke(services, "get_notebook_info", {"notebook_path": path}, client=Client("resource"))
+    answer = await invoke(services, "get_notebook_info", {"notebook_path": path}, caller=Caller("resource"))
     return f"{len(text)} characters are too many for one resource; the outline:\n{answer.text}"
 
 
 async def _output(services: Services, execution_id: str, cursor: int) -> str:
     answer = await invoke(
-        services, "get_execution", {"execution_id": execution_id, "cursor": cursor}, client=Client("resource")
+        services, "get_execution", {"execution_id": execution_id, "cursor": cursor}, caller=Caller("resource")
     )
     following = answer.data.get("next_cursor")
     return f"{answer.text}\noutput://{execution_id}/{following}" if following is not None else answer.text

@@ -15,7 +15,7 @@ from mcp.server.subscriptions import InMemorySubscriptionBus, ResourceUpdated
 
 from ... import __version__
 from ...errors import JupyterMcpError
-from ...operations import OPERATIONS, Answer, Client, Operation
+from ...operations import OPERATIONS, Answer, Caller, Operation
 from ...operations.bind import input_schema, invoke, resolve
 from ...ports import Entry
 from ...services import Services
@@ -77,7 +77,7 @@ class JupyterMcp(MCPServer[dict[str, Any]]):
                 self.services,
                 name,
                 arguments,
-                client=Client(client_name(request)),
+                caller=Caller(client_name(request)),
                 progress=None if context is None else _progress(context),
                 cancelled_by_caller=lambda: caller_cancelled(request),
             )
