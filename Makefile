@@ -9,6 +9,8 @@ BIN := $(PACKAGE)/.venv/bin
 ROOT ?= notebooks
 DIST ?= dist
 ARGS ?=
+# Processes that run tests side by side; auto: one a core.
+WORKERS ?= auto
 
 # One shell line: the newest suitable Python runs the set-up script, which ends at once when nothing changed.
 setup = python=$$($(PACKAGE)/scripts/find-python) && "$$python" $(PACKAGE)/scripts/bootstrap.py
@@ -30,9 +32,11 @@ run: env-run ## Start the server on ROOT (default: ./notebooks, filled with a sa
 	@mkdir -p $(ROOT)
 	@exec $(BIN)/mcp-server-jupyter serve --root $(ROOT) --sample $(ARGS)
 
-.PHONY: test
+.PHONY: test test-long
 test: env-dev ## Run the tests; ARGS go to pytest, e.g. ARGS="-k notebooks"
-	@cd $(PACKAGE) && .venv/bin/python -m pytest $(ARGS)
+	@cd $(PACKAGE) && .venv/bin/python -m pytest -n $(WORKERS) $(ARGS)
+test-long: env-dev ## Run the long ones: chaos, fuzz, conformance, soak; ARGS go to pytest
+	@cd $(PACKAGE) && .venv/bin/python -m pytest -n $(WORKERS) -m long --timeout=600 $(ARGS)
 
 .PHONY: check check-format check-lint check-types check-layers
 check: check-format check-lint check-types check-layers ## Format, lint, types and layers
