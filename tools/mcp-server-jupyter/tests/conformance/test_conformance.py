@@ -11,7 +11,8 @@ import pytest
 
 from conformance import suite
 
-pytestmark = pytest.mark.timeout(400)  # the first run installs the suite
+# The first run installs the suite; one worker has the server under test.
+pytestmark = [pytest.mark.timeout(600), pytest.mark.long, pytest.mark.xdist_group("conformance")]
 
 # Optional by definition: protocol extensions that this server does not claim.
 EXTENSIONS = "tasks-"

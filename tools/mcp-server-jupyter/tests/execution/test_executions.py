@@ -52,7 +52,7 @@ async def test_a_silent_cell_is_reported_on_by_the_heartbeat(tmp_path: Path) -> 
         reports.append(execution.status)
 
     async with open_services(Settings.load(options, {})) as services:
-        arguments = {"code": "import time; time.sleep(60)", "timeout_seconds": 0.05}
+        arguments = {"code": "while True: pass", "timeout_seconds": 0.05}
         answer = await invoke(services, "execute_code", arguments, caller=Caller("tester"))
         execution = services.executions.get(answer.data["execution_id"])
         assert execution is not None

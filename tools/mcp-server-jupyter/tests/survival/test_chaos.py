@@ -20,7 +20,7 @@ from mcp_server_jupyter.operations.bind import invoke
 from mcp_server_jupyter.services import Services, open_services
 from mcp_server_jupyter.settings import Settings
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.long]
 
 SOURCES = [
     "1 + 1",

@@ -23,6 +23,7 @@ from mcp_server_jupyter.errors import InvalidNotebook
 from mcp_server_jupyter.settings import Settings
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
+pytestmark = pytest.mark.long
 
 # --------------------------------------------------------------------------- layouts
 
