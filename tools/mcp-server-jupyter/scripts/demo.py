@@ -1,13 +1,15 @@
 """An agent's session, scripted: the official client works through the sample analysis with our server over stdio.
 
-    python scripts/demo.py FOLDER
+    python scripts/demo.py FOLDER [--picture FILE]
 
-Writes FOLDER/analysis-demo.ipynb, executed, and prints what a client was answered. Exits with 1 when a step did not
-go as an agent would expect.
+Writes FOLDER/analysis-demo.ipynb, executed, and prints what a client was answered; with `--picture` draws the session
+into an SVG file, as the README shows it. Exits with 1 when a step did not go as an agent would expect.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import shutil
 import sys
@@ -19,6 +21,8 @@ from typing import Any
 import anyio
 from mcp import Client, StdioServerParameters
 
+from picture import Exchange, draw
+
 NOTEBOOK = "analysis-demo.ipynb"
 QUESTION = """monthly = table.pivot(index="month", columns="station", values="temperature")
 monthly.corr().round(2)"""
@@ -29,6 +33,7 @@ class Demo:
     def __init__(self, client: Client) -> None:
         self._client = client
         self.surprises: list[str] = []
+        self.exchanges: list[Exchange] = []
 
     async def call(self, tool: str, *, expect: str = "", **arguments: Any) -> str:
         """Call a tool, show the exchange, and note an answer without the text it should have."""
@@ -38,6 +43,7 @@ class Demo:
         text = "\n".join(block.text for block in result.content if block.type == "text")
         images = [block for block in result.content if block.type == "image"]
         print("\n".join(f"  {line}" for line in text.splitlines()))
+        self.exchanges.append(Exchange(f"{tool}({shown})", text, len(images)))
         for image in images:
             print(f"  [{image.mime_type}, {len(image.data) * 3 // 4:,} bytes]")
         if result.is_error or expect not in text:
@@ -45,7 +51,7 @@ class Demo:
         return text
 
 
-async def main(folder: Path) -> None:
+async def main(folder: Path) -> list[Exchange]:
     sample = files("mcp_server_jupyter").joinpath("sample")
     (folder / "measurements.csv").write_bytes(sample.joinpath("measurements.csv").read_bytes())
     (folder / NOTEBOOK).write_bytes(sample.joinpath("analysis.ipynb").read_bytes())
@@ -58,6 +64,19 @@ async def main(folder: Path) -> None:
     print(f"\nWritten: {folder / NOTEBOOK}")
     if demo.surprises:
         sys.exit("\n".join(demo.surprises))
+    return demo.exchanges
+
+
+def draw_picture(exchanges: list[Exchange], notebook: Path, picture: Path) -> None:
+    """The session and its notebook as an SVG file."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    picture.write_text(draw(_telling(exchanges), cells[3:5] + cells[8:]), encoding="utf-8")
+    print(f"Drawn: {picture}")
+
+
+def _telling(exchanges: list[Exchange]) -> list[Exchange]:
+    """The steps that fit a picture: the first look, the question, the mistake and its repair."""
+    return [exchanges[0], *exchanges[3:8]]
 
 
 async def session(demo: Demo) -> None:
@@ -75,4 +94,10 @@ async def session(demo: Demo) -> None:
 
 
 if __name__ == "__main__":
-    anyio.run(main, Path(sys.argv[1]).resolve())
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--picture", type=Path, metavar="FILE")
+    given = parser.parse_args()
+    told = anyio.run(main, given.folder.resolve())
+    if given.picture is not None:
+        draw_picture(told, given.folder / NOTEBOOK, given.picture)
