@@ -13,7 +13,7 @@ import os
 import secrets
 import signal
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -126,6 +126,10 @@ class LocalKernel:
         # An event loop that sleeps in `await asyncio.sleep()` sees the signal only once something wakes it
         # (ipykernel #881); any shell message does. Its answer also ends a request that the signal left without one.
         wire.request("kernel_info_request", {})
+
+    def stray(self) -> AsyncIterator[Message]:
+        """See `ports.Kernel.stray`."""
+        return self._connected.stray.messages()
 
     async def stats(self) -> KernelStats:
         """See `ports.Kernel.stats`."""

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ...errors import JupyterMcpError, KernelDead
 from ...ports import Channel, KernelState, Message
+from .stray import Stray
 
 if TYPE_CHECKING:
     import zmq
@@ -156,7 +157,6 @@ class Wire:
             address or, for ipc, the path prefix of the sockets.
         identity: the session and ZMQ identity. Two living clients must never share one: the kernel would answer the
             second. A server that adopts the kernel uses its predecessor's, and so receives what was meant for it.
-        listener: gets iopub messages that belong to no request of ours.
         reconnect_ms: how often a channel whose peer is not there tries again.
         idle_timeout: seconds of silence on iopub after a reply until a missing idle status is given up.
     """
@@ -166,7 +166,6 @@ class Wire:
         info: Mapping[str, Any],
         *,
         identity: str | None = None,
-        listener: Callable[[Message], None] | None = None,
         reconnect_ms: int = 100,
         idle_timeout: float = 5.0,
     ) -> None:
@@ -176,7 +175,7 @@ class Wire:
         self.dropped = 0
         self.loop = asyncio.get_running_loop()
         self._info = info
-        self._listener = listener
+        self.stray = Stray()
         self._reconnect_ms = reconnect_ms
         self._requests: dict[str, Request] = {}
         # Their status messages may come after their reply has ended them.
@@ -241,6 +240,7 @@ class Wire:
                 pass
         self._error = error
         self.state = "dead"
+        self.stray.end()
         for request in tuple(self._requests.values()):
             request.finish(error)
 
@@ -392,8 +392,8 @@ class Wire:
             self._overtake(request)
         if request is not None:
             request.feed(message)
-        elif channel == "iopub" and self._listener is not None:
-            self._listener(message)
+        elif channel == "iopub" and self._is_late(message, parent):
+            self.stray.feed(message, sum(map(len, frames)))
 
     def _overtake(self, answered: Request) -> None:
         # The kernel answers what came over shell in that order.
@@ -402,6 +402,11 @@ class Wire:
                 return
             if earlier.channel == "shell":
                 earlier.overtake()
+
+    def _is_late(self, message: Message, parent: Mapping[str, Any]) -> bool:
+        # One identity for the kernel's whole life: requests of an earlier server are ours, too.
+        ours = parent.get("session") == self.identity and parent.get("msg_type") == "execute_request"
+        return ours and message.msg_type != "status"
 
     def _track(self, message: Message, parent: Mapping[str, Any]) -> None:
         if message.parent_id in self._control_ids or parent.get("msg_type") in _CONTROL_ONLY:
