@@ -16,8 +16,10 @@ import anyio
 import pytest
 import zmq
 
+from mcp_server_jupyter.backends.zmq.codec import DELIMITER
+from mcp_server_jupyter.backends.zmq.request import IDLE, REPLY, Request
 from mcp_server_jupyter.backends.zmq.stray import Stray
-from mcp_server_jupyter.backends.zmq.wire import _IDLE, _REPLY, DELIMITER, Request, Wire
+from mcp_server_jupyter.backends.zmq.wire import Wire
 from mcp_server_jupyter.errors import KernelDead
 from mcp_server_jupyter.ports import Message
 
@@ -284,7 +286,7 @@ async def test_requests_and_input_replies_carry_the_same_identity(wire: Wire, pe
 
 @pytest.mark.parametrize("idle_first", [True, False])
 async def test_a_request_whose_reply_was_overtaken_ends_with_its_idle_status(idle_first: bool) -> None:
-    request = Request(Wire({}), "one", "execute_request", "shell", _REPLY | _IDLE)
+    request = Request(Wire({}), "one", "execute_request", "shell", REPLY | IDLE)
     idle = Message("iopub", "status", "2", "one", {"execution_state": "idle"})
     if idle_first:
         request.feed(idle)

@@ -22,7 +22,8 @@ import anyio
 from ...errors import JupyterMcpError, KernelDead, KernelStartFailed, Unavailable
 from ...ports import Death, Kernelspec, KernelState, KernelStats, Message, Replay
 from ...settings import Settings
-from ..zmq.wire import Request, Wire
+from ..zmq.request import Request
+from ..zmq.wire import Wire
 from . import kernelspecs, recorder
 from .process import KernelProcess, kill_leftover, read_death, resident_bytes
 from .replay import replay

@@ -10,7 +10,8 @@ from pathlib import Path
 import anyio
 
 from ...ports import Message, Replay
-from ..zmq.wire import Request, Wire
+from ..zmq.request import Request
+from ..zmq.wire import Wire
 from . import recorder
 
 _BARRIER_SECONDS = 2.0
@@ -78,7 +79,7 @@ def _recorded(wire: Wire, folder: Path, msg_id: str) -> tuple[list[Message], boo
         for _, body in recorder.records(data):
             if parent not in body:
                 continue
-            decoded = wire.decode("iopub", recorder.frames(body))
+            decoded = wire.codec.decode("iopub", recorder.frames(body))
             if decoded is not None and decoded[0].parent_id == msg_id:
                 found.append(decoded[0])
     return found, not (names and names[0].endswith("iopub.1.log"))

@@ -11,142 +11,25 @@ every wake-up *and* after every send; a reader handles a bounded burst and then 
 from __future__ import annotations
 
 import asyncio
-import hmac
 import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from ...errors import JupyterMcpError, KernelDead
 from ...ports import Channel, KernelState, Message
+from .codec import PROTOCOL, Codec
+from .request import IDLE, REPLY, Request
 from .stray import Stray
 
 if TYPE_CHECKING:
     import zmq
-    from jupyter_client.session import Session
 
-DELIMITER = b"<IDS|MSG>"
-PROTOCOL = "5.4"
 _BURST = 64
-_REPLY, _IDLE = 1, 2
 # Requests that only the control channel carries: their status messages say nothing about the shell's state.
 _CONTROL_ONLY = frozenset({"interrupt_request", "shutdown_request", "debug_request", "usage_request"})
-
-
-class Request:
-    """The messages of one request, as they come. Made by `Wire.request` and `Wire.follow`."""
-
-    __slots__ = (
-        "_done",
-        "_error",
-        "_heard",
-        "_messages",
-        "_missing",
-        "_overtaken",
-        "_timer",
-        "_waiter",
-        "_wire",
-        "channel",
-        "msg_id",
-        "msg_type",
-    )
-
-    def __init__(self, wire: Wire, msg_id: str, msg_type: str, channel: Channel, missing: int) -> None:
-        self.msg_id = msg_id
-        self.msg_type = msg_type
-        self.channel = channel
-        self._wire = wire
-        self._missing = missing
-        self._overtaken = False
-        self._messages: deque[Message] = deque()
-        self._waiter: asyncio.Future[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._heard = 0.0
-        self._done = False
-        self._error: Callable[[], JupyterMcpError] | None = None
-
-    def __aiter__(self) -> Request:
-        return self
-
-    async def __anext__(self) -> Message:
-        while not self._messages:
-            if self._done:
-                if self._error is not None:
-                    raise self._error()
-                raise StopAsyncIteration
-            self._waiter = self._wire.loop.create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-        return self._messages.popleft()
-
-    async def aclose(self) -> None:
-        """Stop listening; the kernel is not told."""
-        self._messages.clear()
-        self.finish()
-
-    def feed(self, message: Message) -> None:
-        """Take one message; the dispatcher's side."""
-        self._messages.append(message)
-        if message.channel == "iopub":
-            if message.msg_type == "status" and message.content.get("execution_state") == "idle":
-                self._missing &= ~_IDLE
-        elif message.channel == self.channel:
-            self._missing &= ~_REPLY
-        if not self._missing:
-            self.finish()
-            return
-        if self._missing == _IDLE:
-            self._await_idle()
-        self._end_without_reply()
-        self._wake()
-
-    def overtake(self) -> None:
-        """A later request has been answered: this one's reply, if it has not come, never will.
-
-        ipykernel sends none if an interrupt meets it outside the cell's code. Its idle status may still be on its way.
-        """
-        self._overtaken = True
-        self._end_without_reply()
-
-    def _end_without_reply(self) -> None:
-        if not self._overtaken or self._missing != _REPLY:
-            return
-        if self.msg_type == "execute_request":
-            why = "The interrupt came before or after the cell's own code."
-            content = {"status": "error", "ename": "KeyboardInterrupt", "evalue": why, "traceback": []}
-            self._messages.append(Message("shell", "execute_reply", uuid.uuid4().hex, self.msg_id, content))
-        self.finish()
-
-    def finish(self, error: Callable[[], JupyterMcpError] | None = None) -> None:
-        """No more messages will come; what has come is still delivered, then `error` is raised if there is one."""
-        if self._done:
-            return
-        self._done = True
-        self._error = error
-        if self._timer is not None:
-            self._timer.cancel()
-        self._wire.forget(self)
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def _await_idle(self) -> None:
-        # PUB sockets may drop messages: an idle that never comes must not hang its request for ever.
-        self._heard = self._wire.loop.time()
-        if self._timer is None:
-            self._timer = self._wire.loop.call_later(self._wire.idle_timeout, self._check_idle)
-
-    def _check_idle(self) -> None:
-        quiet = self._wire.loop.time() - self._heard
-        if quiet >= self._wire.idle_timeout * 0.9:
-            self.finish()
-        else:
-            self._timer = self._wire.loop.call_later(self._wire.idle_timeout - quiet, self._check_idle)
 
 
 class Wire:
@@ -183,20 +66,17 @@ class Wire:
         self._sockets: dict[Channel, zmq.Socket[bytes]] = {}
         self._subscribed = asyncio.Event()
         self._error: Callable[[], JupyterMcpError] | None = None
-        self._session: Session
+
+    @cached_property
+    def codec(self) -> Codec:
+        """Packs and verifies messages. Made with the first of them: its imports take their time."""
+        return Codec(self._info, self.identity)
 
     def open(self, context: zmq.Context[Any]) -> None:
         """Connect the four channels and start to read them. Connecting does not need the kernel to be up."""
-        # zmq and jupyter_client cost 0.2 s to import: paid by who opens a kernel, while the kernel itself starts.
+        # 0.1 s to import: paid by who opens a kernel, while the kernel itself starts.
         import zmq  # noqa: PLC0415
-        from jupyter_client.session import Session  # noqa: PLC0415
 
-        key = self._info.get("key", b"")
-        self._session = Session(
-            key=key if isinstance(key, bytes) else key.encode(),
-            signature_scheme=self._info.get("signature_scheme") or "hmac-sha256",
-            session=self.identity,
-        )
         self._again = zmq.Again
         self._noblock = int(zmq.NOBLOCK)
         kinds: tuple[tuple[Channel, int], ...] = (
@@ -206,7 +86,8 @@ class Wire:
             ("shell", zmq.DEALER),
         )
         for channel, kind in kinds:
-            socket = context.socket(kind)
+            # Known at once: whatever fails below, `close` closes it.
+            socket = self._sockets[channel] = context.socket(kind)
             socket.linger = 0
             socket.rcvhwm = socket.sndhwm = 0
             socket.reconnect_ivl = self._reconnect_ms
@@ -218,7 +99,6 @@ class Wire:
                 socket.identity = self.identity.encode()
             _encrypt(socket, self._info)
             socket.connect(_url(self._info, channel))
-            self._sockets[channel] = socket
             self.loop.add_reader(int(socket.getsockopt(zmq.FD)), self._drain, channel)
             self._drain(channel)
 
@@ -256,7 +136,7 @@ class Wire:
     ) -> Request:
         """Send a request at once; its messages are what the result yields. See `ports.Kernel.request`."""
         msg_id = msg_id or uuid.uuid4().hex
-        request = Request(self, msg_id, msg_type, channel, _REPLY | _IDLE if channel == "shell" else _REPLY)
+        request = Request(self, msg_id, msg_type, channel, REPLY | IDLE if channel == "shell" else REPLY)
         if self._error is not None:
             request.finish(self._error)
             return request
@@ -268,7 +148,7 @@ class Wire:
 
     def follow(self, msg_id: str) -> Request:
         """Listen to a request that another process sent. Ends at its idle status: the reply may have gone before."""
-        request = Request(self, msg_id, "", "shell", _IDLE)
+        request = Request(self, msg_id, "", "shell", IDLE)
         if self._error is not None:
             request.finish(self._error)
         else:
@@ -285,17 +165,8 @@ class Wire:
         parent: Mapping[str, Any] | None = None,
     ) -> None:
         """Send one message without listening for its answer."""
-        header = {
-            "msg_id": msg_id or uuid.uuid4().hex,
-            "session": self.identity,
-            "username": "mcp-server-jupyter",
-            "date": datetime.now(UTC).isoformat(),
-            "msg_type": msg_type,
-            "version": PROTOCOL,
-        }
-        pack = self._session.pack
-        frames = [pack(header), pack(parent or {}), b"{}", pack(content)]
-        self._sockets[channel].send_multipart([DELIMITER, self._session.sign(frames), *frames], self._noblock)
+        frames = self.codec.encode(msg_type, content, msg_id=msg_id, parent=parent)
+        self._sockets[channel].send_multipart(frames, self._noblock)
         self._drain(channel)
 
     def answer(self, text: str, request: Message) -> None:
@@ -323,31 +194,6 @@ class Wire:
 
     # ------------------------------------------------------------------ receiving
 
-    def decode(self, channel: Channel, frames: list[bytes]) -> tuple[Message, dict[str, Any]] | None:
-        """Verify and unpack; the message and its parent's header, or None for one that is not the kernel's."""
-        session = self._session
-        try:
-            at = frames.index(DELIMITER)
-            signature, header, parent, metadata, content = frames[at + 1 : at + 6]
-            signed = session.sign([header, parent, metadata, content])
-            if session.auth is not None and not hmac.compare_digest(signature, signed):
-                return None
-            unpack = session.unpack
-            head, parent_header = unpack(header), unpack(parent) or {}
-            message = Message(
-                channel,
-                head["msg_type"],
-                head["msg_id"],
-                parent_header.get("msg_id", ""),
-                unpack(content),
-                unpack(metadata) if metadata != b"{}" else {},
-                frames[at + 6 :],
-            )
-        except (ValueError, KeyError, TypeError, AttributeError):
-            # What a stranger, or a broken kernel, sent in place of the protocol's frames.
-            return None
-        return message, parent_header
-
     def forget(self, request: Request) -> None:
         """Stop dispatching to a request that has ended."""
         self._requests.pop(request.msg_id, None)
@@ -374,7 +220,7 @@ class Wire:
         return True
 
     def _dispatch(self, channel: Channel, frames: list[bytes]) -> None:
-        decoded = self.decode(channel, frames)
+        decoded = self.codec.decode(channel, frames)
         if decoded is None:
             self.dropped += 1
             return
@@ -425,17 +271,16 @@ def _url(info: Mapping[str, Any], channel: str) -> str:
 
 
 def _encrypt(socket: zmq.Socket[bytes], info: Mapping[str, Any]) -> None:
-    public, secret = info.get("curve_publickey"), info.get("curve_secretkey")
-    if not public:
+    if not info.get("curve_publickey"):
         return
     import zmq  # noqa: PLC0415
 
     # The kernel's public key authenticates it; the client's pair is its own when none was provisioned.
-    socket.curve_serverkey = public if isinstance(public, bytes) else public.encode()
-    if secret:
-        socket.curve_publickey, socket.curve_secretkey = socket.curve_serverkey, _as_bytes(secret)
-    else:
-        socket.curve_publickey, socket.curve_secretkey = zmq.curve_keypair()
+    public = _as_bytes(info["curve_publickey"])
+    secret = info.get("curve_secretkey")
+    ours = (public, _as_bytes(secret)) if secret else zmq.curve_keypair()
+    socket.curve_serverkey = public
+    socket.curve_publickey, socket.curve_secretkey = ours
 
 
 def _as_bytes(value: str | bytes) -> bytes:
