@@ -343,7 +343,7 @@ def kill() -> Killer:
         import os
         import signal
 
-        if isinstance(kernel, local.kernels.LocalKernel):
+        if isinstance(kernel, local.kernel.LocalKernel):
             pid = kernel._process.pid if kernel._process else None
             assert pid is not None
             os.kill(pid, signal.SIGKILL)

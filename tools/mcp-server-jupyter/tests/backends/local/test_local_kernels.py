@@ -19,10 +19,11 @@ import psutil
 import pytest
 
 from mcp_server_jupyter.backends.local import recorder
-from mcp_server_jupyter.backends.local.kernels import LocalKernel, LocalKernels, open_kernels
+from mcp_server_jupyter.backends.local.kernel import LocalKernel
+from mcp_server_jupyter.backends.local.kernels import LocalKernels, open_kernels
 from mcp_server_jupyter.backends.local.system import runtime_folder
 from mcp_server_jupyter.errors import InvalidRequest, KernelDead, KernelStartFailed, NotFound
-from mcp_server_jupyter.ports import Message
+from mcp_server_jupyter.ports import Death, Message
 from mcp_server_jupyter.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -399,17 +400,53 @@ async def test_a_record_whose_beginning_was_dropped_says_so(settings: Settings) 
     assert "second" in printed(messages)
 
 
-async def test_a_kernel_that_died_while_no_server_ran_is_told_and_tidied(settings: Settings) -> None:
+async def test_a_kernel_that_died_while_no_server_ran_is_adopted_dead_with_its_cause(settings: Settings) -> None:
     identity = await killed_server(settings, "print(1, flush=True)\nimport time; time.sleep(600)")
     folder = settings.state_dir / "kernels" / identity
     pids = json.loads((folder / "process.json").read_bytes())
     os.kill(pids["kernel"][0], signal.SIGKILL)
     await until(lambda: is_gone(pids["recorder"][0]))
     async with open_kernels(settings) as kernels:
-        assert list(await kernels.adopt()) == []
-        [(lost, death)] = kernels.lost
-        assert (lost, death.exit_code) == (identity, -9)
+        [kernel] = await kernels.adopt()
+        with anyio.fail_after(5):
+            assert await kernel.wait_dead() == Death(-9, "SIGKILL")
+            replay = await kernel.resume("running")
+            recorded = []
+            with pytest.raises(KernelDead, match="SIGKILL"):
+                async for message in replay.messages:
+                    recorded.append(message)
+        assert (kernel.id, kernel.state, kernel.epoch) == (identity, "dead", 1)
+        assert printed(recorded) == "1\n"
+        with pytest.raises(KernelDead):
+            await run(kernel, "1")
+        with anyio.fail_after(20):
+            await kernel.restart()
+        assert (kernel.epoch, kernel.death, printed(await run(kernel, "print('new')"))) == (2, None, "new\n")
     assert not folder.exists()
+
+
+async def test_a_kernel_that_dies_with_its_server_is_adopted_with_its_cause(settings: Settings) -> None:
+    code = "print(1, flush=True)\nimport os, time\ntime.sleep(0.3)\nos._exit(7)"
+    await killed_server(settings, code)
+    async with open_kernels(settings) as kernels:
+        [kernel] = await kernels.adopt()
+        with anyio.fail_after(5):
+            assert await kernel.wait_dead() == Death(7, "exit code 7")
+
+
+async def test_a_dead_kernel_is_offered_until_it_is_shut_down(settings: Settings) -> None:
+    identity = await killed_server(settings, "print(1, flush=True)\nimport os; os._exit(7)")
+    await until(lambda: (settings.state_dir / "kernels" / identity / "exit.json").exists())
+    for _ in range(2):
+        async with open_kernels(settings) as kernels:
+            [kernel] = await kernels.adopt()
+            assert kernel.death == Death(7, "exit code 7")
+            await kernels.release()
+    async with open_kernels(settings) as kernels:
+        [kernel] = await kernels.adopt()
+        await kernel.shutdown()
+    async with open_kernels(settings) as kernels:
+        assert list(await kernels.adopt()) == []
 
 
 async def test_released_kernels_are_adopted_by_the_next_server(settings: Settings) -> None:
@@ -435,7 +472,8 @@ async def test_a_recycled_pid_is_never_taken_for_a_kernel(settings: Settings) ->
         [recorder, born], [kernel, _] = pids["recorder"], pids["kernel"]
         (folder / "process.json").write_text(json.dumps({"recorder": [victim.pid, born], "kernel": [victim.pid, born]}))
         async with open_kernels(settings) as kernels:
-            assert list(await kernels.adopt()) == []
+            [adopted] = await kernels.adopt()
+            assert adopted.state == "dead"
         assert victim.poll() is None
         os.kill(kernel, signal.SIGKILL)
         await until(lambda: is_gone(recorder))

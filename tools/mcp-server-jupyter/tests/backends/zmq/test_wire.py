@@ -199,17 +199,32 @@ async def test_the_state_follows_shell_requests_and_not_control_ones(wire: Wire,
 
 
 async def test_a_request_that_the_kernel_left_without_a_reply_ends_with_a_later_reply(wire: Wire, peer: Peer) -> None:
+    # As ipykernel does when an interrupt meets it outside the cell's own code.
     stream = wire.request("execute_request", {"code": ""}, msg_id="left")
     identity, _ = await anyio.to_thread.run_sync(peer.received)
     peer.status("left", "idle")
     with anyio.fail_after(5):
         await anext(stream)
+    wire.interrupted()
     wire.request("kernel_info_request", {}, msg_id="later")
     peer.send("shell", "kernel_info_reply", "later", {}, to=identity)
     with anyio.fail_after(5):
         [reply] = [message async for message in stream]
 
     assert (reply.msg_type, reply.content["ename"]) == ("execute_reply", "KeyboardInterrupt")
+
+
+async def test_a_kernel_that_is_idle_but_owes_a_reply_is_asked(wire: Wire, peer: Peer) -> None:
+    stream = wire.request("execute_request", {"code": ""}, msg_id="failed")
+    identity, _ = await anyio.to_thread.run_sync(peer.received)
+    peer.status("failed", "idle")
+    with anyio.fail_after(5):
+        await anext(stream)
+        _, asked = await anyio.to_thread.run_sync(peer.received)
+        peer.send("shell", asked["msg_type"].replace("request", "reply"), asked["msg_id"], {}, to=identity)
+        [reply] = [message async for message in stream]
+
+    assert (reply.msg_type, reply.content["ename"]) == ("execute_reply", "NoReply")
 
 
 async def test_a_kernel_that_floods_does_not_starve_the_loop(wire: Wire, peer: Peer) -> None:
@@ -287,6 +302,7 @@ async def test_requests_and_input_replies_carry_the_same_identity(wire: Wire, pe
 @pytest.mark.parametrize("idle_first", [True, False])
 async def test_a_request_whose_reply_was_overtaken_ends_with_its_idle_status(idle_first: bool) -> None:
     request = Request(Wire({}), "one", "execute_request", "shell", REPLY | IDLE)
+    request.interrupted = True
     idle = Message("iopub", "status", "2", "one", {"execution_state": "idle"})
     if idle_first:
         request.feed(idle)

@@ -344,7 +344,6 @@ class MemoryKernels:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.lost: list[tuple[str, Death]] = []
         self._kernels: dict[str, MemoryKernel] = {}
 
     async def __aenter__(self) -> MemoryKernels:
@@ -362,7 +361,7 @@ class MemoryKernels:
         """See `ports.Kernels.start`. `env` has no effect: the kernel is this process."""
         if name != _SPEC.name:
             raise NotFound(f"There is no kernelspec {name!r}.", hint="There are: python3.")
-        if len(self._kernels) >= self.settings.max_kernels:
+        if sum(kernel.death is None for kernel in self._kernels.values()) >= self.settings.max_kernels:
             raise Unavailable("There are as many kernels as --max-kernels allows.", hint="Shut one down.")
         root = self.settings.root.resolve()
         folder = (root / cwd).resolve()

@@ -12,6 +12,8 @@ from ...errors import JupyterMcpError
 from ...ports import Channel, Message
 
 REPLY, IDLE = 1, 2
+# After its idle status, how long a cell's reply may take until the kernel is asked.
+REPLY_SECONDS = 1.0
 
 
 class Owner(Protocol):
@@ -20,7 +22,11 @@ class Owner(Protocol):
     idle_timeout: float
     loop: asyncio.AbstractEventLoop
 
-    def forget(self, request: Request) -> None: ...
+    def forget(self, request: Request) -> None:
+        """Stop dispatching to a request that has ended."""
+
+    def probe(self) -> None:
+        """Send a shell request that any kernel answers: it overtakes those that are left without a reply."""
 
 
 class Request:
@@ -37,6 +43,7 @@ class Request:
         "_timer",
         "_waiter",
         "channel",
+        "interrupted",
         "msg_id",
         "msg_type",
     )
@@ -45,6 +52,7 @@ class Request:
         self.msg_id = msg_id
         self.msg_type = msg_type
         self.channel = channel
+        self.interrupted = False
         self._owner = owner
         self._missing = missing
         self._overtaken = False
@@ -89,13 +97,16 @@ class Request:
             return
         if self._missing == IDLE:
             self._await_idle()
+        elif self._missing == REPLY:
+            self._await_reply()
         self._end_without_reply()
         self._wake()
 
     def overtake(self) -> None:
         """A later request has been answered: this one's reply, if it has not come, never will.
 
-        ipykernel sends none if an interrupt meets it outside the cell's code. Its idle status may still be on its way.
+        ipykernel sends none if an interrupt meets it outside the cell's code, or if it fails there itself. Its idle
+        status may still be on its way.
         """
         self._overtaken = True
         self._end_without_reply()
@@ -104,8 +115,10 @@ class Request:
         if not self._overtaken or self._missing != REPLY:
             return
         if self.msg_type == "execute_request":
-            why = "The interrupt came before or after the cell's own code."
-            content = {"status": "error", "ename": "KeyboardInterrupt", "evalue": why, "traceback": []}
+            ename, why = "NoReply", "The kernel failed outside the cell's own code; its log says why."
+            if self.interrupted:
+                ename, why = "KeyboardInterrupt", "The interrupt came before or after the cell's own code."
+            content = {"status": "error", "ename": ename, "evalue": why, "traceback": []}
             self._messages.append(Message("shell", "execute_reply", uuid.uuid4().hex, self.msg_id, content))
         self.finish()
 
@@ -129,6 +142,11 @@ class Request:
         self._heard = self._owner.loop.time()
         if self._timer is None:
             self._timer = self._owner.loop.call_later(self._owner.idle_timeout, self._check_idle)
+
+    def _await_reply(self) -> None:
+        # The reply comes first, as a rule. What the kernel answers to a request sent now tells whether it ever will.
+        if self._timer is None and self.msg_type == "execute_request":
+            self._timer = self._owner.loop.call_later(REPLY_SECONDS, self._owner.probe)
 
     def _check_idle(self) -> None:
         quiet = self._owner.loop.time() - self._heard

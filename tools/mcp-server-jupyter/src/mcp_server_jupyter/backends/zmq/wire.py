@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from ...errors import JupyterMcpError, KernelDead
+from ...errors import JupyterMcpError, KernelDead, Unavailable
 from ...ports import Channel, KernelState, Message
 from .codec import PROTOCOL, Codec
 from .request import IDLE, REPLY, Request
@@ -73,11 +73,16 @@ class Wire:
         return Codec(self._info, self.identity)
 
     def open(self, context: zmq.Context[Any]) -> None:
-        """Connect the four channels and start to read them. Connecting does not need the kernel to be up."""
+        """Connect the four channels and start to read them. Connecting does not need the kernel to be up.
+
+        Raises:
+            Unavailable: there is no descriptor left.
+        """
         # 0.1 s to import: paid by who opens a kernel, while the kernel itself starts.
         import zmq  # noqa: PLC0415
 
         self._again = zmq.Again
+        self._fd = int(zmq.FD)
         self._noblock = int(zmq.NOBLOCK)
         kinds: tuple[tuple[Channel, int], ...] = (
             ("iopub", zmq.SUB),
@@ -85,32 +90,40 @@ class Wire:
             ("control", zmq.DEALER),
             ("shell", zmq.DEALER),
         )
-        for channel, kind in kinds:
-            # Known at once: whatever fails below, `close` closes it.
-            socket = self._sockets[channel] = context.socket(kind)
-            socket.linger = 0
-            socket.rcvhwm = socket.sndhwm = 0
-            socket.reconnect_ivl = self._reconnect_ms
-            if channel == "iopub":
-                socket.subscribe(b"")
-                # A kernel with iopub_welcome greets each *new* topic: one of our own proves that both were taken.
-                socket.subscribe(self._topic)
-            else:
-                socket.identity = self.identity.encode()
-            _encrypt(socket, self._info)
-            socket.connect(_url(self._info, channel))
-            self.loop.add_reader(int(socket.getsockopt(zmq.FD)), self._drain, channel)
-            self._drain(channel)
+        try:
+            for channel, kind in kinds:
+                self._open(context, channel, kind)
+        except zmq.ZMQError as error:
+            self.close()
+            raise Unavailable(
+                f"The channels of a kernel cannot be opened: {error.strerror}.",
+                hint="Shut a kernel down, or start the server with a higher limit of open files (ulimit -n).",
+            ) from error
+
+    def _open(self, context: zmq.Context[Any], channel: Channel, kind: int) -> None:
+        # Known at once: whatever fails below, `close` closes it.
+        socket = self._sockets[channel] = context.socket(kind)
+        socket.linger = 0
+        socket.rcvhwm = socket.sndhwm = 0
+        socket.reconnect_ivl = self._reconnect_ms
+        if channel == "iopub":
+            socket.subscribe(b"")
+            # A kernel with iopub_welcome greets each *new* topic: one of our own proves that both were taken.
+            socket.subscribe(self._topic)
+        else:
+            socket.identity = self.identity.encode()
+        _encrypt(socket, self._info)
+        socket.connect(_url(self._info, channel))
+        self.loop.add_reader(int(socket.getsockopt(self._fd)), self._drain, channel)
+        self._drain(channel)
 
     def close(self) -> None:
         """Close the channels. Requests that still wait end as the last `fail` said, else as closed ones."""
-        import zmq  # noqa: PLC0415
-
         if self._error is None:
             self.fail(lambda: KernelDead("The connection to the kernel was closed.", hint="Start it again."))
         sockets, self._sockets = self._sockets, {}
         for socket in sockets.values():
-            self.loop.remove_reader(int(socket.getsockopt(zmq.FD)))
+            self.loop.remove_reader(int(socket.getsockopt(self._fd)))
             socket.close()
 
     def fail(self, error: Callable[[], JupyterMcpError]) -> None:
@@ -174,6 +187,15 @@ class Wire:
         parent = {"msg_id": request.msg_id, "msg_type": request.msg_type, "session": self.identity, "username": ""}
         parent |= {"date": datetime.now(UTC).isoformat(), "version": PROTOCOL}
         self.send("stdin", "input_reply", {"status": "ok", "value": text}, parent=parent)
+
+    def probe(self) -> None:
+        """See `request.Owner.probe`."""
+        self.request("kernel_info_request", {})
+
+    def interrupted(self) -> None:
+        """The kernel is being interrupted: what ends without a reply now ends for that."""
+        for request in self._requests.values():
+            request.interrupted = True
 
     async def greet(self) -> dict[str, Any]:
         """Ask for kernel_info until it is answered and the iopub subscription is known to be live; its content."""
