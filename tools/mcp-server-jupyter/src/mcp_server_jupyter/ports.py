@@ -156,7 +156,7 @@ class Kernel(Protocol):
         """
 
     async def shutdown(self) -> None:
-        """End the process: a request first, then signals. Idempotent. When it is cancelled, the process ends at once."""
+        """End the process: a request first, then signals. Idempotent. Cancelled, it ends the process at once."""
 
     async def wait_dead(self) -> Death:
         """Return when this epoch's process has ended unasked (not for `restart` or `shutdown`)."""

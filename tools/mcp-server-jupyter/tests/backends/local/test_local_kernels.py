@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -52,6 +53,17 @@ async def run(kernel: LocalKernel, code: str) -> list[Message]:
 
 def printed(messages: list[Message]) -> str:
     return "".join(message.content["text"] for message in messages if message.msg_type == "stream")
+
+
+async def until_dead(messages: AsyncIterator[Message]) -> tuple[list[Message], KernelDead]:
+    """What came before the kernel died, and the error that says so."""
+    found = []
+    try:
+        async for message in messages:
+            found.append(message)
+    except KernelDead as error:
+        return found, error
+    raise AssertionError("it did not die")
 
 
 def processes(settings: Settings) -> list[psutil.Process]:
@@ -411,12 +423,9 @@ async def test_a_kernel_that_died_while_no_server_ran_is_adopted_dead_with_its_c
         with anyio.fail_after(5):
             assert await kernel.wait_dead() == Death(-9, "SIGKILL")
             replay = await kernel.resume("running")
-            recorded = []
-            with pytest.raises(KernelDead, match="SIGKILL"):
-                async for message in replay.messages:
-                    recorded.append(message)
+            recorded, end = await until_dead(replay.messages)
         assert (kernel.id, kernel.state, kernel.epoch) == (identity, "dead", 1)
-        assert printed(recorded) == "1\n"
+        assert (printed(recorded), end.reason) == ("1\n", "SIGKILL")
         with pytest.raises(KernelDead):
             await run(kernel, "1")
         with anyio.fail_after(20):
@@ -524,6 +533,42 @@ async def test_long_outputs_keep_their_order(kernels: LocalKernels) -> None:
     assert printed(await run(kernel, "for n in range(20_000): print(f'é{n}')")) == lines
     raw = "import os\nfor n in range(20_000): os.write(1, f'é{n}\\n'.encode())\n0"
     assert printed(await run(kernel, raw)) == lines
+
+
+@pytest.mark.parametrize("bad", ["None", "object()", "open(os.devnull, 'w'); sys.stdout.close()"])
+async def test_a_cell_that_breaks_the_output_streams_does_not_silence_those_after_it(
+    kernels: LocalKernels, bad: str
+) -> None:
+    kernel = await kernels.start("python3")
+    with anyio.fail_after(10):
+        broke = await run(kernel, f"import os, sys; sys.stdout = {bad}")
+        after = await run(kernel, "print('heard')\n6 * 7")
+
+    assert "sys.stdout" in printed(broke)
+    assert printed(after) == "heard\n"
+    assert [m.content["data"]["text/plain"] for m in after if m.msg_type == "execute_result"] == ["42"]
+
+
+async def test_output_redirected_by_a_cell_stays_redirected(kernels: LocalKernels) -> None:
+    kernel = await kernels.start("python3")
+    await run(kernel, "import io, sys; kept = sys.stdout; sys.stdout = io.StringIO()")
+    silent = await run(kernel, "print('into the buffer')")
+    await run(kernel, "buffer, sys.stdout = sys.stdout, kept")
+    after = await run(kernel, "print(buffer.getvalue())")
+
+    assert printed(silent) == ""
+    assert printed(after).strip() == "into the buffer"
+
+
+async def test_a_kernel_that_fails_around_a_cell_answers_all_the_same(settings: Settings) -> None:
+    slow = dataclasses.replace(settings, fast_kernels=False)
+    async with open_kernels(slow) as kernels:
+        kernel = await kernels.start("python3")
+        await run(kernel, "import sys; sys.stdout = None")
+        with anyio.fail_after(8):
+            messages = await run(kernel, "1 + 1")
+    [reply] = [m.content for m in messages if m.channel == "shell"]
+    assert (reply["status"], reply["ename"]) == ("error", "NoReply")
 
 
 async def test_a_fast_kernel_shows_the_user_what_any_kernel_does(kernels: LocalKernels) -> None:
