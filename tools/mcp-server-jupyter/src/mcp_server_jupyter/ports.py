@@ -129,21 +129,34 @@ class Kernel(Protocol):
             KernelDead: the kernel ended before the request did (within 2 s of its death), or was dead already.
         """
 
+    def stray(self) -> AsyncIterator[Message]:
+        """Iopub messages of execute requests that have ended: what threads and tasks print later.
+
+        `parent_id` names the request, also one of an earlier server or one whose iterator was closed; status messages
+        are left out. Has one reader at a time and ends with this epoch's process: call it again after a restart. What
+        came since the epoch began is kept until it is taken, within bounds; then the oldest are dropped.
+        """
+
     async def send_input(self, text: str, request: Message) -> None:
         """Answer an `input_request` (a Message of channel "stdin")."""
 
     async def interrupt(self) -> None:
-        """Interrupt what runs (signal or message, as the kernelspec says), and wake an idle event loop."""
+        """Interrupt what runs (signal or message, as the kernelspec says), and wake an idle event loop.
+
+        Returns within seconds, also when the kernel is stuck and takes no notice; `restart` then helps.
+        """
 
     async def restart(self) -> None:
         """End the process, start a new one with the same id; `epoch` rises. Works on a dead kernel too.
 
         Raises:
+            NotFound: its kernelspec or its folder is there no more; the process still runs.
+            Unavailable: it was dead, and there are `max_kernels` others; or it cannot be started now.
             KernelStartFailed
         """
 
     async def shutdown(self) -> None:
-        """End the process: a request first, then signals. Idempotent."""
+        """End the process: a request first, then signals. Idempotent. Cancelled, it ends the process at once."""
 
     async def wait_dead(self) -> Death:
         """Return when this epoch's process has ended unasked (not for `restart` or `shutdown`)."""
@@ -170,14 +183,27 @@ class Kernels(AbstractAsyncContextManager["Kernels", None], Protocol):
 
         Raises:
             NotFound: no such kernelspec; the message lists those there are.
+            Unavailable: there are `max_kernels` living ones already, or the system has no room or no descriptor left.
             KernelStartFailed: it did not come up; carries the end of its log.
         """
 
     async def adopt(self) -> Sequence[Kernel]:
-        """Kernels an earlier server of the same state directory left running, taken over with their state."""
+        """Kernels an earlier server of the same state directory left, taken over with their state.
+
+        Those that have ended meanwhile are among them: `state` is "dead", `death` says how they ended as far as that is
+        known, `wait_dead` returns at once and `resume` answers what had been recorded. They can be restarted, which
+        raises their epoch, and are kept, for a later server too, until they are restarted or shut down.
+
+        Raises:
+            Unavailable: a record cannot be read now. All kernels are left as they were.
+        """
 
     async def release(self) -> None:
-        """Leave the kernels running when the context ends, for the next server to adopt."""
+        """Leave the kernels running when the context ends, for the next server to adopt.
+
+        Adopted kernels are also left when an exception ends the context: a server that fails to start takes nobody's
+        variables with it.
+        """
 
 
 # --------------------------------------------------------------------------- contents

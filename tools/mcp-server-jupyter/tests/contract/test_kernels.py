@@ -256,6 +256,38 @@ async def test_a_request_the_kernel_never_got_is_said_to_be_lost(kernel: Kernel)
     assert "never received" in replay.lost
 
 
+async def test_what_a_thread_prints_after_its_cell_has_ended_is_not_lost(kernel: Kernel, tmp_path: Path) -> None:
+    code = f"""
+import os, threading, time
+def work():
+    while not os.path.exists({str(tmp_path / "go")!r}):
+        time.sleep(0.01)
+    print("late", flush=True)
+threading.Thread(target=work).start()
+"""
+    messages = await run(kernel, code)
+    (tmp_path / "go").touch()
+    with anyio.fail_after(10):
+        late = await anext(kernel.stray())
+
+    assert (late.msg_type, late.content["text"]) == ("stream", "late\n")
+    assert late.parent_id == messages[0].parent_id
+
+
+async def test_stray_messages_end_with_the_process(kernel: Kernel) -> None:
+    found = []
+
+    async def listen() -> None:
+        found.extend([message async for message in kernel.stray()])
+
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(listen)
+            await anyio.lowlevel.checkpoint()
+            await kernel.restart()
+    assert found == []
+
+
 async def test_an_unknown_kernelspec_is_refused_with_the_names_there_are(kernels: Kernels) -> None:
     with pytest.raises(NotFound, match="python3"):
         await kernels.start("fortran77")
@@ -311,7 +343,7 @@ def kill() -> Killer:
         import os
         import signal
 
-        if isinstance(kernel, local.kernels.LocalKernel):
+        if isinstance(kernel, local.kernel.LocalKernel):
             pid = kernel._process.pid if kernel._process else None
             assert pid is not None
             os.kill(pid, signal.SIGKILL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -19,10 +20,11 @@ import psutil
 import pytest
 
 from mcp_server_jupyter.backends.local import recorder
-from mcp_server_jupyter.backends.local.kernels import LocalKernel, LocalKernels, open_kernels
+from mcp_server_jupyter.backends.local.kernel import LocalKernel
+from mcp_server_jupyter.backends.local.kernels import LocalKernels, open_kernels
 from mcp_server_jupyter.backends.local.system import runtime_folder
 from mcp_server_jupyter.errors import InvalidRequest, KernelDead, KernelStartFailed, NotFound
-from mcp_server_jupyter.ports import Message
+from mcp_server_jupyter.ports import Death, Message
 from mcp_server_jupyter.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -51,6 +53,17 @@ async def run(kernel: LocalKernel, code: str) -> list[Message]:
 
 def printed(messages: list[Message]) -> str:
     return "".join(message.content["text"] for message in messages if message.msg_type == "stream")
+
+
+async def until_dead(messages: AsyncIterator[Message]) -> tuple[list[Message], KernelDead]:
+    """What came before the kernel died, and the error that says so."""
+    found = []
+    try:
+        async for message in messages:
+            found.append(message)
+    except KernelDead as error:
+        return found, error
+    raise AssertionError("it did not die")
 
 
 def processes(settings: Settings) -> list[psutil.Process]:
@@ -399,17 +412,50 @@ async def test_a_record_whose_beginning_was_dropped_says_so(settings: Settings) 
     assert "second" in printed(messages)
 
 
-async def test_a_kernel_that_died_while_no_server_ran_is_told_and_tidied(settings: Settings) -> None:
+async def test_a_kernel_that_died_while_no_server_ran_is_adopted_dead_with_its_cause(settings: Settings) -> None:
     identity = await killed_server(settings, "print(1, flush=True)\nimport time; time.sleep(600)")
     folder = settings.state_dir / "kernels" / identity
     pids = json.loads((folder / "process.json").read_bytes())
     os.kill(pids["kernel"][0], signal.SIGKILL)
     await until(lambda: is_gone(pids["recorder"][0]))
     async with open_kernels(settings) as kernels:
-        assert list(await kernels.adopt()) == []
-        [(lost, death)] = kernels.lost
-        assert (lost, death.exit_code) == (identity, -9)
+        [kernel] = await kernels.adopt()
+        with anyio.fail_after(5):
+            assert await kernel.wait_dead() == Death(-9, "SIGKILL")
+            replay = await kernel.resume("running")
+            recorded, end = await until_dead(replay.messages)
+        assert (kernel.id, kernel.state, kernel.epoch) == (identity, "dead", 1)
+        assert (printed(recorded), end.reason) == ("1\n", "SIGKILL")
+        with pytest.raises(KernelDead):
+            await run(kernel, "1")
+        with anyio.fail_after(20):
+            await kernel.restart()
+        assert (kernel.epoch, kernel.death, printed(await run(kernel, "print('new')"))) == (2, None, "new\n")
     assert not folder.exists()
+
+
+async def test_a_kernel_that_dies_with_its_server_is_adopted_with_its_cause(settings: Settings) -> None:
+    code = "print(1, flush=True)\nimport os, time\ntime.sleep(0.3)\nos._exit(7)"
+    await killed_server(settings, code)
+    async with open_kernels(settings) as kernels:
+        [kernel] = await kernels.adopt()
+        with anyio.fail_after(5):
+            assert await kernel.wait_dead() == Death(7, "exit code 7")
+
+
+async def test_a_dead_kernel_is_offered_until_it_is_shut_down(settings: Settings) -> None:
+    identity = await killed_server(settings, "print(1, flush=True)\nimport os; os._exit(7)")
+    await until(lambda: (settings.state_dir / "kernels" / identity / "exit.json").exists())
+    for _ in range(2):
+        async with open_kernels(settings) as kernels:
+            [kernel] = await kernels.adopt()
+            assert kernel.death == Death(7, "exit code 7")
+            await kernels.release()
+    async with open_kernels(settings) as kernels:
+        [kernel] = await kernels.adopt()
+        await kernel.shutdown()
+    async with open_kernels(settings) as kernels:
+        assert list(await kernels.adopt()) == []
 
 
 async def test_released_kernels_are_adopted_by_the_next_server(settings: Settings) -> None:
@@ -435,7 +481,8 @@ async def test_a_recycled_pid_is_never_taken_for_a_kernel(settings: Settings) ->
         [recorder, born], [kernel, _] = pids["recorder"], pids["kernel"]
         (folder / "process.json").write_text(json.dumps({"recorder": [victim.pid, born], "kernel": [victim.pid, born]}))
         async with open_kernels(settings) as kernels:
-            assert list(await kernels.adopt()) == []
+            [adopted] = await kernels.adopt()
+            assert adopted.state == "dead"
         assert victim.poll() is None
         os.kill(kernel, signal.SIGKILL)
         await until(lambda: is_gone(recorder))
@@ -486,6 +533,42 @@ async def test_long_outputs_keep_their_order(kernels: LocalKernels) -> None:
     assert printed(await run(kernel, "for n in range(20_000): print(f'é{n}')")) == lines
     raw = "import os\nfor n in range(20_000): os.write(1, f'é{n}\\n'.encode())\n0"
     assert printed(await run(kernel, raw)) == lines
+
+
+@pytest.mark.parametrize("bad", ["None", "object()", "open(os.devnull, 'w'); sys.stdout.close()"])
+async def test_a_cell_that_breaks_the_output_streams_does_not_silence_those_after_it(
+    kernels: LocalKernels, bad: str
+) -> None:
+    kernel = await kernels.start("python3")
+    with anyio.fail_after(10):
+        broke = await run(kernel, f"import os, sys; sys.stdout = {bad}")
+        after = await run(kernel, "print('heard')\n6 * 7")
+
+    assert "sys.stdout" in printed(broke)
+    assert printed(after) == "heard\n"
+    assert [m.content["data"]["text/plain"] for m in after if m.msg_type == "execute_result"] == ["42"]
+
+
+async def test_output_redirected_by_a_cell_stays_redirected(kernels: LocalKernels) -> None:
+    kernel = await kernels.start("python3")
+    await run(kernel, "import io, sys; kept = sys.stdout; sys.stdout = io.StringIO()")
+    silent = await run(kernel, "print('into the buffer')")
+    await run(kernel, "buffer, sys.stdout = sys.stdout, kept")
+    after = await run(kernel, "print(buffer.getvalue())")
+
+    assert printed(silent) == ""
+    assert printed(after).strip() == "into the buffer"
+
+
+async def test_a_kernel_that_fails_around_a_cell_answers_all_the_same(settings: Settings) -> None:
+    slow = dataclasses.replace(settings, fast_kernels=False)
+    async with open_kernels(slow) as kernels:
+        kernel = await kernels.start("python3")
+        await run(kernel, "import sys; sys.stdout = None")
+        with anyio.fail_after(8):
+            messages = await run(kernel, "1 + 1")
+    [reply] = [m.content for m in messages if m.channel == "shell"]
+    assert (reply["status"], reply["ename"]) == ("error", "NoReply")
 
 
 async def test_a_fast_kernel_shows_the_user_what_any_kernel_does(kernels: LocalKernels) -> None:

@@ -34,7 +34,7 @@ def order(folder: Path, argv: list[str], **more: Any) -> None:
     lock = folder / "lock"
     lock.touch()
     wanted = {"argv": argv, "cwd": str(folder), "lock": str(lock), "orphan_seconds": 3600.0, "segments": 3}
-    wanted |= {"segment_bytes": 2000, "path": _zmq_path(), **more}
+    wanted |= {"segment_bytes": 2000, "descriptors": None, "path": _zmq_path(), **more}
     recorder.write_json(str(folder / recorder.LAUNCH), wanted)
     recorder.write_json(
         str(folder / recorder.CONNECTION), {"transport": "ipc", "ip": str(folder / "k"), "iopub_port": 2}
@@ -141,6 +141,7 @@ class Loner(recorder.Recorder):
         self.wakeup, _ = os.pipe()
         os.set_blocking(self.wakeup, False)
         self.alone_since = None
+        self.ended = None
         self.idle = True
 
 

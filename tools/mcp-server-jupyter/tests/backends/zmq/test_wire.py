@@ -16,7 +16,10 @@ import anyio
 import pytest
 import zmq
 
-from mcp_server_jupyter.backends.zmq.wire import _IDLE, _REPLY, DELIMITER, Request, Wire
+from mcp_server_jupyter.backends.zmq.codec import DELIMITER
+from mcp_server_jupyter.backends.zmq.request import IDLE, REPLY, Request
+from mcp_server_jupyter.backends.zmq.stray import Stray
+from mcp_server_jupyter.backends.zmq.wire import Wire
 from mcp_server_jupyter.errors import KernelDead
 from mcp_server_jupyter.ports import Message
 
@@ -61,11 +64,11 @@ class Peer:
         to: bytes = b"",
         key: bytes = KEY,
         parent_type: str = "execute_request",
+        session: str = "",
     ) -> None:
         header = {"msg_id": uuid.uuid4().hex, "msg_type": msg_type, "session": "k", "date": "x", "username": ""}
-        parts = [
-            json.dumps(p).encode() for p in (header, {"msg_id": parent, "msg_type": parent_type}, {}, content or {})
-        ]
+        parent_header = {"msg_id": parent, "msg_type": parent_type, "session": session}
+        parts = [json.dumps(part).encode() for part in (header, parent_header, {}, content or {})]
         signature = hmac.new(key, b"".join(parts), hashlib.sha256).hexdigest().encode()
         self.sockets[channel].send_multipart([to or msg_type.encode(), DELIMITER, signature, *parts])
 
@@ -96,9 +99,7 @@ def peer(context: zmq.Context[Any], tmp_path: Path) -> Any:
 
 @pytest.fixture
 async def wire(context: zmq.Context[Any], peer: Peer) -> AsyncIterator[Wire]:
-    unclaimed: list[Message] = []
-    wire = Wire(peer.info, listener=unclaimed.append, reconnect_ms=10, idle_timeout=0.2)
-    wire.unclaimed = unclaimed  # type: ignore[attr-defined]
+    wire = Wire(peer.info, reconnect_ms=10, idle_timeout=0.2)
     wire.open(context)
     await anyio.to_thread.run_sync(peer.subscribed)
     yield wire
@@ -142,14 +143,43 @@ async def test_messages_with_a_wrong_signature_are_dropped_and_counted(wire: Wir
     assert wire.dropped == 3
 
 
-async def test_messages_of_others_go_to_the_listener(wire: Wire, peer: Peer) -> None:
-    peer.send("iopub", "stream", "someone-else", {"name": "stdout", "text": "theirs"})
-    unclaimed: list[Message] = wire.unclaimed  # type: ignore[attr-defined]
+async def test_what_comes_after_its_request_has_ended_is_stray(wire: Wire, peer: Peer) -> None:
+    stream = wire.request("execute_request", {"code": ""}, msg_id="m")
+    identity, header = await anyio.to_thread.run_sync(peer.received)
+    peer.status("m", "idle")
+    peer.send("shell", "execute_reply", "m", {"status": "ok"}, to=identity)
+    await collect(stream)
+    ours = {"session": header["session"]}
+    peer.status("m", "idle", **ours)
+    peer.send("iopub", "stream", "theirs", {"name": "stdout", "text": "of another client"}, session="another")
+    peer.send("iopub", "stream", "c", {"name": "stdout", "text": "of no cell"}, parent_type="comm_msg", **ours)
+    peer.send("iopub", "stream", "m", {"name": "stdout", "text": "late"}, **ours)
     with anyio.fail_after(5):
-        while not unclaimed:  # noqa: ASYNC110
-            await anyio.sleep(0.01)
+        found = await anext(wire.stray.messages())
 
-    assert unclaimed[0].content["text"] == "theirs"
+    assert (found.parent_id, found.content["text"]) == ("m", "late")
+
+
+async def test_stray_messages_are_bounded_and_the_oldest_go_first() -> None:
+    stray = Stray(most=3, most_bytes=100)
+    messages = [Message("iopub", "stream", str(number), "m", {}) for number in range(6)]
+    for message in messages[:5]:
+        stray.feed(message, 10)
+    assert stray.dropped == 2
+    stray.feed(messages[5], 1000)
+    stray.end()
+
+    assert [message.msg_id async for message in stray.messages()] == ["5"]
+    assert stray.dropped == 5
+
+
+async def test_stray_messages_end_with_the_kernel_after_what_had_come(wire: Wire, peer: Peer) -> None:
+    peer.send("iopub", "stream", "before", {"name": "stdout", "text": "x"}, session=wire.identity)
+    stream = wire.stray.messages()
+    with anyio.fail_after(5):
+        await anext(stream)
+        wire.fail(lambda: KernelDead("It ended."))
+        assert [message async for message in stream] == []
 
 
 async def test_the_state_follows_shell_requests_and_not_control_ones(wire: Wire, peer: Peer) -> None:
@@ -161,26 +191,40 @@ async def test_the_state_follows_shell_requests_and_not_control_ones(wire: Wire,
     peer.status("c", "busy", parent_type="kernel_info_request")
     peer.status("c", "idle", parent_type="kernel_info_request")
     peer.status("x", "idle", parent_type="interrupt_request")
-    peer.send("iopub", "stream", "mark")
+    peer.send("iopub", "stream", "mark", session=wire.identity)
     with anyio.fail_after(5):
-        while not any(m.msg_type == "stream" for m in wire.unclaimed):  # type: ignore[attr-defined]  # noqa: ASYNC110
-            await anyio.sleep(0.01)
+        await anext(wire.stray.messages())
 
     assert wire.state == "busy"
 
 
 async def test_a_request_that_the_kernel_left_without_a_reply_ends_with_a_later_reply(wire: Wire, peer: Peer) -> None:
+    # As ipykernel does when an interrupt meets it outside the cell's own code.
     stream = wire.request("execute_request", {"code": ""}, msg_id="left")
     identity, _ = await anyio.to_thread.run_sync(peer.received)
     peer.status("left", "idle")
     with anyio.fail_after(5):
         await anext(stream)
+    wire.interrupted()
     wire.request("kernel_info_request", {}, msg_id="later")
     peer.send("shell", "kernel_info_reply", "later", {}, to=identity)
     with anyio.fail_after(5):
         [reply] = [message async for message in stream]
 
     assert (reply.msg_type, reply.content["ename"]) == ("execute_reply", "KeyboardInterrupt")
+
+
+async def test_a_kernel_that_is_idle_but_owes_a_reply_is_asked(wire: Wire, peer: Peer) -> None:
+    stream = wire.request("execute_request", {"code": ""}, msg_id="failed")
+    identity, _ = await anyio.to_thread.run_sync(peer.received)
+    peer.status("failed", "idle")
+    with anyio.fail_after(5):
+        await anext(stream)
+        _, asked = await anyio.to_thread.run_sync(peer.received)
+        peer.send("shell", asked["msg_type"].replace("request", "reply"), asked["msg_id"], {}, to=identity)
+        [reply] = [message async for message in stream]
+
+    assert (reply.msg_type, reply.content["ename"]) == ("execute_reply", "NoReply")
 
 
 async def test_a_kernel_that_floods_does_not_starve_the_loop(wire: Wire, peer: Peer) -> None:
@@ -257,7 +301,8 @@ async def test_requests_and_input_replies_carry_the_same_identity(wire: Wire, pe
 
 @pytest.mark.parametrize("idle_first", [True, False])
 async def test_a_request_whose_reply_was_overtaken_ends_with_its_idle_status(idle_first: bool) -> None:
-    request = Request(Wire({}), "one", "execute_request", "shell", _REPLY | _IDLE)
+    request = Request(Wire({}), "one", "execute_request", "shell", REPLY | IDLE)
+    request.interrupted = True
     idle = Message("iopub", "status", "2", "one", {"execution_state": "idle"})
     if idle_first:
         request.feed(idle)

@@ -17,6 +17,8 @@ import threading
 import time
 from typing import Any
 
+from IPython.core.getipython import get_ipython
+
 _STREAM = ("_flush_pending", "_schedule_flush")
 _DESCRIPTOR = ("_original_stdstream_copy", "_original_stdstream_fd", "_should_watch", "watch_fd_thread")
 _AT_MOST = 1 << 20
@@ -34,6 +36,34 @@ def install() -> None:
             _quicken(stream, None)
         elif _has(stream, _DESCRIPTOR):
             _quicken(stream, _watch_descriptor(stream))
+
+
+def keep_streams() -> None:
+    """After each cell, put stdout and stderr back where the cell has left something that cannot be written to.
+
+    IPython fails around the next cell otherwise, and never answers it or any other.
+    """
+    shell = get_ipython()
+    ours = {"stdout": sys.stdout, "stderr": sys.stderr}
+
+    def put_back() -> None:
+        for name, stream in ours.items():
+            if not _is_writable(getattr(sys, name, None)):
+                setattr(sys, name, stream)
+                print(f"sys.{name} could not be written to any more and is the notebook's again.", file=stream)
+
+    if shell is not None:
+        shell.events.register("post_execute", put_back)
+
+
+def _is_writable(stream: Any) -> bool:
+    try:
+        stream.flush()
+        # As IPython does around each cell.
+        stream.write = stream.write
+    except Exception:  # noqa: BLE001  (whatever a user's object raises)
+        return False
+    return True
 
 
 def _has(stream: Any, names: tuple[str, ...]) -> bool:
@@ -123,3 +153,4 @@ def _watch_descriptor(stream: Any) -> Any:
 
 
 install()
+keep_streams()

@@ -1,7 +1,7 @@
 """One kernel process and its recorder, as the server sees them: start, watch, signal.
 
-The recorder (see `recorder`) is the kernel's parent, so the server needs to watch one process only: when the
-recorder ends, the kernel has ended, and `exit.json` says how.
+The recorder (see `recorder`) is the kernel's parent. When it ends, the kernel has ended, and `exit.json` says how. A
+recorder that is stopped, or could not write that, does not hide the kernel's end: the kernel is watched, too.
 """
 
 from __future__ import annotations
@@ -13,31 +13,62 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ...errors import KernelStartFailed, Unsupported
 from ...ports import Death
 from . import recorder
+from .watch import Watch, exit_code, is_same
 
 SEGMENTS, SEGMENT_BYTES = 8, 32 << 20
 _LOG_TAIL = 4000
+# How long a kernel's end waits for what its recorder says about it.
+_RECORDER_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What a recorder is told: the kernel's command, where it runs, and the rules by which it ends.
+
+    Args:
+        lock: a file that a living server holds locked.
+        orphan_seconds: how long an idle kernel without a server goes on.
+        descriptors: the kernel's soft limit of open files; None leaves it as the server's is.
+    """
+
+    argv: Sequence[str]
+    cwd: str
+    lock: str
+    orphan_seconds: float
+    descriptors: int | None = None
+    segments: int = SEGMENTS
+    segment_bytes: int = SEGMENT_BYTES
 
 
 class KernelProcess:
-    """A kernel's recorder, and through it the kernel. `exited` resolves once, when both are gone."""
+    """A kernel's recorder, and through it the kernel.
 
-    def __init__(self, folder: Path, recorder: int, on_exit: Callable[[Death], None]) -> None:
+    `exited` resolves once, when the kernel has ended; `gone` is set when the recorder has, which is mostly the same
+    moment.
+    """
+
+    def __init__(self, folder: Path, recorder: int, on_exit: Callable[[KernelProcess, Death], None]) -> None:
         self.folder = folder
         self.recorder = recorder
         self.pid: int | None = None
         self.loop = asyncio.get_running_loop()
         self.exited: asyncio.Future[Death] = self.loop.create_future()
+        self.gone = asyncio.Event()
         self.recording = asyncio.Event()
         self._on_exit = on_exit
+        self._born: str | None = None
         self._status = -1
         self._text = b""
-        self._pidfd = -1
+        self._code: int | None = None
+        self._watches: list[Watch] = []
+        self._timer: asyncio.TimerHandle | None = None
 
     # ------------------------------------------------------------------ beginning
 
@@ -45,35 +76,23 @@ class KernelProcess:
     def launch(
         cls,
         folder: Path,
-        *,
-        argv: Sequence[str],
-        cwd: Path,
+        order: Launch,
         env: Mapping[str, str],
-        lock: Path,
-        orphan_seconds: float,
-        on_exit: Callable[[Death], None],
+        on_exit: Callable[[KernelProcess, Death], None],
     ) -> KernelProcess:
         """Spawn the recorder, which spawns the kernel. FOLDER holds connection.json already.
 
         Raises:
             KernelStartFailed: the system refused a new process.
             Unsupported: this system has no POSIX processes.
+            OSError: the order could not be written, or there is no descriptor left.
         """
         if sys.platform == "win32":
             raise Unsupported(
                 "Kernels cannot be started here: this system has no POSIX processes.",
                 hint="Run the server in WSL, or use --kernels jupyter with a Jupyter server.",
             )
-        order = {
-            "argv": list(argv),
-            "cwd": str(cwd),
-            "lock": str(lock),
-            "orphan_seconds": orphan_seconds,
-            "segments": SEGMENTS,
-            "segment_bytes": SEGMENT_BYTES,
-            "path": _zmq_path(),
-        }
-        recorder.write_json(str(folder / recorder.LAUNCH), order)
+        recorder.write_json(str(folder / recorder.LAUNCH), {**asdict(order), "path": _zmq_path()})
         read, write = os.pipe()
         try:
             pid = _spawn(folder, env, write)
@@ -86,28 +105,44 @@ class KernelProcess:
             os.close(write)
         process = cls(folder, pid, on_exit)
         process._listen(read)
-        process._watch()
+        try:
+            process._watch(pid, process._recorder_ended)
+        except OSError:
+            process.end_recorder()
+            process._recorder_ended()
+            raise
         return process
 
     @classmethod
-    def meet(cls, folder: Path, on_exit: Callable[[Death], None]) -> KernelProcess | None:
+    def meet(cls, folder: Path, on_exit: Callable[[KernelProcess, Death], None]) -> KernelProcess | None:
         """A recorder that an earlier server started, or None if it has ended."""
         try:
             pids = json.loads((folder / recorder.PROCESS).read_bytes())
-        except (OSError, ValueError):
+        except (FileNotFoundError, ValueError):
             return None
         pid, born = pids["recorder"]
-        process = cls(folder, pid, on_exit)
-        process.pid = pids["kernel"][0]
-        process.recording.set()
-        if not _is_alive(pid, born) or (folder / recorder.EXIT).exists():
+        if not is_same(pid, born, folder) or (folder / recorder.EXIT).exists():
             return None
-        process._watch()
+        process = cls(folder, pid, on_exit)
+        process.recording.set()
+        process._watch(pid, process._recorder_ended)
         # Looked at again after the watch was set: the watched process is the one that was meant.
-        if not _is_alive(pid, born):
+        if not is_same(pid, born, folder):
             process.forget()
             return None
+        process._know(*pids["kernel"])
         return process
+
+    def _know(self, pid: int, born: str | None) -> None:
+        self.pid, self._born = pid, born
+        # Without pidfds nothing tells of the end of a process that is not a child of ours but asking all the time.
+        if hasattr(os, "pidfd_open"):
+            # Its recorder is watched already: where descriptors run out, that has to do.
+            with suppress(OSError):
+                self._watch(pid, self._kernel_ended)
+
+    def _watch(self, pid: int, ended: Callable[[], None]) -> None:
+        self._watches.append(Watch(pid, ended))
 
     def _listen(self, status: int) -> None:
         os.set_blocking(status, False)
@@ -122,7 +157,8 @@ class KernelProcess:
         *lines, self._text = (self._text + data).split(b"\n")
         for line in lines:
             told = json.loads(line)
-            self.pid = told.get("pid", self.pid)
+            if "pid" in told:
+                self._know(told["pid"], told["born"])
             if told.get("recording"):
                 self.recording.set()
         if not data:
@@ -136,50 +172,62 @@ class KernelProcess:
 
     # ------------------------------------------------------------------ end
 
-    def _watch(self) -> None:
-        if not hasattr(os, "pidfd_open"):
-            # Systems without pidfd: a thread that waits costs nothing while it does.
-            self.loop.run_in_executor(None, _wait, self.recorder).add_done_callback(lambda _: self._ended())
+    def _kernel_ended(self) -> None:
+        if self.gone.is_set() or self.pid is None:
             return
-        try:
-            self._pidfd = os.pidfd_open(self.recorder)
-        except ProcessLookupError:
-            self.loop.call_soon(self._ended)
-            return
-        self.loop.add_reader(self._pidfd, self._ended)
+        self._code = exit_code(self.pid)
+        # It has something to write, should somebody have stopped it.
+        self._signal_recorder(signal.SIGCONT)
+        self._timer = self.loop.call_later(_RECORDER_SECONDS, self._tell_end)
 
-    def _ended(self) -> None:
-        if self.exited.done():
-            return
+    def _recorder_ended(self) -> None:
         if self._status >= 0:
             self._hear()
+        self.gone.set()
         self.forget()
         with suppress(ChildProcessError):
             os.waitpid(self.recorder, os.WNOHANG)
+        self._tell_end()
+
+    def _tell_end(self) -> None:
+        if self.exited.done():
+            return
         death = read_death(self.folder)
+        if death is None and self._code is not None:
+            death = named(self._code)
         if death is None:
             kill_leftover(self.folder)
             death = Death(None, "its recorder was killed")
         self.exited.set_result(death)
-        self._on_exit(death)
+        self._on_exit(self, death)
 
     def forget(self) -> None:
         """Stop watching; the processes go on."""
         self._stop_listening()
-        if self._pidfd >= 0:
-            self.loop.remove_reader(self._pidfd)
-            os.close(self._pidfd)
-            self._pidfd = -1
+        if self._timer is not None:
+            self._timer.cancel()
+        while self._watches:
+            self._watches.pop().close()
 
     # ------------------------------------------------------------------ while it lives
 
     def signal(self, number: int) -> None:
         """Send a signal to the kernel and its children, if it still runs."""
-        if self.pid is None or self.exited.done() or (self.folder / recorder.EXIT).exists():
+        if self.pid is None or self.exited.done() or not is_same(self.pid, self._born, self.folder):
             return
         # Between fork and setsid the kernel leads no group yet; a moment later it does.
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
+
+    def end_recorder(self) -> None:
+        """End a recorder that has outlived its kernel, or that is stopped and so keeps the kernel's end to itself."""
+        self._signal_recorder(signal.SIGKILL)
+
+    def _signal_recorder(self, number: int) -> None:
+        # It is watched, and so its number is its own, until `gone` is set.
+        if not self.gone.is_set():
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(self.recorder, number)
 
     def log(self) -> str:
         """The end of what the kernel printed on its own streams, and of the recorder's complaints."""
@@ -198,15 +246,18 @@ def read_death(folder: Path) -> Death | None:
         ended = json.loads((folder / recorder.EXIT).read_bytes())
     except (OSError, ValueError):
         return None
-    code = ended["exit_code"]
-    if ended["oom"]:
-        return Death(code, "out of memory")
-    if code < 0:
-        try:
-            return Death(code, signal.Signals(-code).name)
-        except ValueError:
-            return Death(code, f"signal {-code}")
-    return Death(code, f"exit code {code}")
+    code = int(ended["exit_code"])
+    return Death(code, "out of memory") if ended["oom"] else named(code)
+
+
+def named(code: int) -> Death:
+    """An end by its exit code, which is negative for a signal."""
+    if code >= 0:
+        return Death(code, f"exit code {code}")
+    try:
+        return Death(code, signal.Signals(-code).name)
+    except ValueError:
+        return Death(code, f"signal {-code}")
 
 
 def kill_leftover(folder: Path) -> None:
@@ -215,43 +266,9 @@ def kill_leftover(folder: Path) -> None:
         pid, born = json.loads((folder / recorder.PROCESS).read_bytes())["kernel"]
     except (OSError, ValueError):
         return
-    if _is_alive(pid, born):
+    if is_same(pid, born, folder):
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)
-
-
-def resident_bytes(pid: int) -> int | None:
-    """Resident memory of a process and its children, pages they share counted for each; None once it has ended."""
-    psutil = _psutil()
-    try:
-        kernel = psutil.Process(pid)
-        family = (kernel, *kernel.children(recursive=True))
-        return sum(int(process.memory_info().rss) for process in family)
-    except psutil.Error:
-        return None
-
-
-def _psutil() -> Any:
-    import psutil  # type: ignore[import-untyped]  # noqa: PLC0415  (listings, and systems without /proc)
-
-    return psutil
-
-
-def _is_alive(pid: int, born: str | None) -> bool:
-    now = recorder.birth(pid)
-    if now == "":
-        return bool(_psutil().pid_exists(pid))
-    return now is not None and now == born
-
-
-def _wait(pid: int) -> None:
-    try:
-        os.waitpid(pid, 0)
-    except ChildProcessError:
-        # Another server's child, on a system without pidfd.
-        psutil = _psutil()
-        if psutil.pid_exists(pid):
-            psutil.Process(pid).wait()
 
 
 def _spawn(folder: Path, env: Mapping[str, str], status: int) -> int:
@@ -267,6 +284,9 @@ def _spawn(folder: Path, env: Mapping[str, str], status: int) -> int:
     try:
         actions.append((os.POSIX_SPAWN_DUP2, copy, 3))
         return os.posix_spawn(sys.executable, argv, dict(env), file_actions=actions, setsid=True)
+    except NotImplementedError:
+        # An old macOS: the recorder then leaves the session itself, a moment later.
+        return os.posix_spawn(sys.executable, argv, dict(env), file_actions=actions)
     finally:
         if copy != status:
             os.close(copy)

@@ -134,6 +134,9 @@ class Recorder:
         self.status = status
         if status >= 0:
             os.set_inheritable(status, False)
+        # Its leader already, where the system can spawn one as such.
+        with suppress(PermissionError):
+            os.setsid()
         with open(os.path.join(folder, LAUNCH)) as file:
             self.launch = json.load(file)
         self.wakeup, wakeup_write = os.pipe()
@@ -143,6 +146,7 @@ class Recorder:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         for ignored in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE):
             signal.signal(ignored, signal.SIG_IGN)
+        self.ended: tuple[int, Any] | None = None
         self.segment = 0
         self.file = -1
         self.size = 0
@@ -183,7 +187,7 @@ class Recorder:
             os.path.join(self.folder, PROCESS),
             {"recorder": [me, birth(me)], "kernel": [self.pid, birth(self.pid)]},
         )
-        self.tell(pid=self.pid)
+        self.tell(pid=self.pid, born=birth(self.pid))
         reason = os.read(failed, 4096).decode()
         os.close(failed)
         if reason:
@@ -199,6 +203,13 @@ class Recorder:
         for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         signal.set_wakeup_fd(-1)
+        if self.launch["descriptors"] is not None:
+            # Programs that close every possible descriptor take long where there are a million.
+            import resource  # noqa: PLC0415  (POSIX only)
+
+            resource.setrlimit(
+                resource.RLIMIT_NOFILE, (self.launch["descriptors"], resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+            )
         os.chdir(self.launch["cwd"])
         null = os.open(os.devnull, os.O_RDONLY)
         for target, source in ((0, null), (1, output), (2, output)):
@@ -233,7 +244,13 @@ class Recorder:
 
     def has_ended(self) -> bool:
         """Whether the kernel is a zombie: left one until the end, so that nobody else gets its pid meanwhile."""
-        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        if self.ended is None and hasattr(os, "waitid"):
+            return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        # macOS before Python 3.13 cannot look without taking. The number is given to others only after all the rest.
+        if self.ended is None:
+            pid, status, usage = os.wait4(self.pid, os.WNOHANG)
+            self.ended = (status, usage) if pid else None
+        return self.ended is not None
 
     # ------------------------------------------------------------------ recording
 
@@ -367,7 +384,7 @@ class Recorder:
         deadline = time.monotonic() + 1
         while select.select([self.output], [], [], 0)[0] and self.copy_output() and time.monotonic() < deadline:
             pass
-        _, status, usage = os.wait4(self.pid, 0)
+        status, usage = self.ended or os.wait4(self.pid, 0)[1:]
         code = os.waitstatus_to_exitcode(status)
         after = oom_kills()
         killed = any(after[name] > self.oom_before.get(name, 0) for name in after)
@@ -377,7 +394,8 @@ class Recorder:
             "oom": code == -signal.SIGKILL and killed,
             "maxrss": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
         }
-        with suppress(FileNotFoundError):
+        # A folder that is gone, or a full disk: a server that runs has seen the end itself.
+        with suppress(OSError):
             write_json(os.path.join(self.folder, EXIT), ended)
 
 

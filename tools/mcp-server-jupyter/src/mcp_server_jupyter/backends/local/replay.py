@@ -10,7 +10,8 @@ from pathlib import Path
 import anyio
 
 from ...ports import Message, Replay
-from ..zmq.wire import Request, Wire
+from ..zmq.request import Request
+from ..zmq.wire import Wire
 from . import recorder
 
 _BARRIER_SECONDS = 2.0
@@ -20,7 +21,11 @@ async def replay(wire: Wire, folder: Path, msg_id: str) -> Replay:
     """See `ports.Kernel.resume`. Listens first and reads the record then, so that nothing falls between."""
     live = wire.follow(msg_id)
     await _barrier(wire, folder)
-    recorded, rotated = await anyio.to_thread.run_sync(_recorded, wire, folder, msg_id)
+    try:
+        recorded, rotated = await anyio.to_thread.run_sync(_recorded, wire, folder, msg_id)
+    except OSError as error:
+        lost = f"The kernel's record cannot be read: {error.strerror}."
+        return Replay(_messages([], live, wire.state == "idle"), complete=False, lost=lost)
     ended = any(_is_idle(message) for message in recorded)
     if recorded and _is_beginning(recorded[0]):
         return Replay(_messages(recorded, live, ended), complete=True)
@@ -54,13 +59,17 @@ async def _barrier(wire: Wire, folder: Path) -> None:
 
 
 def _contains(folder: Path, mark: bytes) -> bool:
-    newest = recorder.segments(str(folder))[-1:]
-    if not newest:
+    try:
+        newest = recorder.segments(str(folder))[-1:]
+        if not newest:
+            return False
+        with open(newest[0], "rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - (1 << 20)))
+            return mark in file.read()
+    except OSError:
+        # Dropped this moment, for the next segment.
         return False
-    with open(newest[0], "rb") as file:
-        file.seek(0, 2)
-        file.seek(max(0, file.tell() - (1 << 20)))
-        return mark in file.read()
 
 
 def _recorded(wire: Wire, folder: Path, msg_id: str) -> tuple[list[Message], bool]:
@@ -78,7 +87,7 @@ def _recorded(wire: Wire, folder: Path, msg_id: str) -> tuple[list[Message], boo
         for _, body in recorder.records(data):
             if parent not in body:
                 continue
-            decoded = wire.decode("iopub", recorder.frames(body))
+            decoded = wire.codec.decode("iopub", recorder.frames(body))
             if decoded is not None and decoded[0].parent_id == msg_id:
                 found.append(decoded[0])
     return found, not (names and names[0].endswith("iopub.1.log"))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import socket
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
 _SECRETS = ("MCP_JUPYTER_TOKEN", "JUPYTER_TOKEN", "JPY_API_TOKEN", "JUPYTERHUB_API_TOKEN", "CONFIGPROXY_AUTH_TOKEN")
 # Describes the server's process; ipykernel captures no file descriptors where it finds it.
 _SERVERS_OWN = ("PYTEST_CURRENT_TEST",)
-# Socket names hold the runtime folder, a prefix and a number; sun_path takes 107 bytes (unix(7)).
+# Socket names hold the runtime folder, a prefix and a number; sun_path takes 107 bytes (unix(7)), 103 on macOS.
 _LONGEST_FOLDER = 80
+# More than anybody needs; some containers allow a thousand times that.
+_MOST_DESCRIPTORS, _OPEN_MAX = 1 << 20, 10_240
 
 
 def below(root: Path, cwd: str) -> str:
@@ -50,19 +53,117 @@ def fast_request() -> dict[str, Any]:
 
 
 def runtime_folder() -> Path:
-    """A folder for sockets that is ours alone and has a short name."""
-    wanted = os.environ.get("XDG_RUNTIME_DIR")
-    for base in (wanted, tempfile.gettempdir(), "/tmp"):
-        if not base or not os.path.isdir(base):
-            continue
-        folder = Path(base) / f"mcpj-{os.getuid()}"
+    """A folder for sockets that is ours alone and has a short name.
+
+    Raises:
+        Unavailable: no folder there is can be used.
+    """
+    for base in _runtime_bases():
+        folder = base / f"mcpj-{os.getuid()}"
         if len(os.fsencode(folder)) > _LONGEST_FOLDER:
             continue
-        folder.mkdir(mode=0o700, exist_ok=True)
-        found = folder.lstat()
-        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077:
+        try:
+            folder.mkdir(mode=0o700, exist_ok=True)
+            found = folder.lstat()
+        except OSError:
+            # Of another user, or on a disk that is full or cannot be written: the next one will do.
+            continue
+        private = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
+        if private and os.access(folder, os.W_OK | os.X_OK):
             return folder
     raise Unavailable("There is no private folder for sockets.", hint="Set XDG_RUNTIME_DIR to a folder of your own.")
+
+
+def _runtime_bases() -> Iterator[Path]:
+    wanted = os.environ.get("XDG_RUNTIME_DIR")
+    # The XDG Base Directory Specification: it is the user's own. One left by `su` or `sudo -E` goes with its owner.
+    with suppress(OSError):
+        if wanted and os.stat(wanted).st_uid == os.getuid():
+            yield Path(wanted)
+    # Raises where no temporary folder can be written.
+    with suppress(OSError):
+        yield Path(tempfile.gettempdir())
+    yield Path("/tmp")
+
+
+def connection(identity: str, epoch: int, name: str, *, ipc: bool) -> tuple[dict[str, Any], list[int]]:
+    """A connection file's content for a new process, and the TCP ports in it.
+
+    ipc has no ports to race for and lets no other user in; kernels in other languages may not speak it.
+    """
+    info: dict[str, Any] = {"signature_scheme": "hmac-sha256", "key": secrets.token_hex(32), "kernel_name": name}
+    if ipc:
+        info |= {"transport": "ipc", "ip": str(runtime_folder() / f"{identity[:8]}.{epoch}")}
+        info |= {f"{channel}_port": number for number, channel in enumerate(CHANNELS, 1)}
+        return info, []
+    ports = free_ports(len(CHANNELS))
+    info |= {"transport": "tcp", "ip": "127.0.0.1"}
+    info |= {f"{channel}_port": port for channel, port in zip(CHANNELS, ports, strict=True)}
+    return info, ports
+
+
+@contextmanager
+def disk(what: str) -> Iterator[None]:
+    """Translate what the system says of files and descriptors.
+
+    Raises:
+        Unavailable: `what` and why.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise Unavailable(
+            f"{what}: {error.strerror}.", hint=f"See to {error.filename or 'the disk'}, then try again."
+        ) from error
+
+
+@contextmanager
+def most_descriptors() -> Iterator[int | None]:
+    """Let this process open as many files as the system allows, for a while; the soft limit it had, None if none.
+
+    A kernel takes about ten, and the soft limit is 1,024 or, on macOS, 256 by default.
+    """
+    try:
+        # Not there on Windows.
+        import resource  # noqa: PLC0415
+    except ImportError:
+        yield None
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
+    if soft == resource.RLIM_INFINITY or soft >= most:
+        yield None
+        return
+    # macOS says infinity and takes no more than its OPEN_MAX.
+    for limit in (most, min(most, _OPEN_MAX)):
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+            break
+    try:
+        yield soft
+    finally:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def require_descriptors(count: int) -> None:
+    """Look whether so many files could be opened now: what runs out of them halfway is harder to undo.
+
+    Raises:
+        Unavailable
+    """
+    held: list[int] = []
+    try:
+        held.append(os.open(os.devnull, os.O_RDONLY))
+        held += [os.dup(held[0]) for _ in range(count - 1)]
+    except OSError as error:
+        raise Unavailable(
+            f"Another kernel cannot be started: {error.strerror}.",
+            hint="Shut a kernel down, or start the server with a higher limit of open files (ulimit -n).",
+        ) from error
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
 
 
 def free_ports(count: int) -> list[int]:
@@ -94,10 +195,11 @@ def is_free(port: int) -> bool:
     return True
 
 
-def clean(folder: Path) -> None:
-    """Remove what an earlier epoch left in a kernel's folder."""
+def clean(folder: Path, keep: Collection[str]) -> None:
+    """Remove what an earlier epoch left in a kernel's folder, but for the files of these names."""
     for path in folder.iterdir():
-        path.unlink()
+        if path.name not in keep:
+            path.unlink()
 
 
 def remove(folder: Path) -> None:

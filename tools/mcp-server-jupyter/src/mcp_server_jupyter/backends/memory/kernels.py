@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ from ...ports import Channel, Death, Kernelspec, KernelState, KernelStats, Messa
 from ...settings import Settings
 
 _Queue = asyncio.Queue[tuple[str, str, Mapping[str, Any]]]
+_STRAY = 1000
 _SPEC = Kernelspec("python3", "Python 3 (in memory)", "python", ())
 
 
@@ -101,6 +102,7 @@ class MemoryKernel:
             self._unasked = self._loop.create_future()
         self._interpreter = _Interpreter(self.epoch, self._send)
         self._queue: _Queue = asyncio.Queue()
+        self._stray: asyncio.Queue[Message | None] = asyncio.Queue()
         self._worker = self._loop.create_task(self._work(self._queue, self._interpreter))
 
     # ------------------------------------------------------------------ work
@@ -125,6 +127,13 @@ class MemoryKernel:
         else:
             self._answer(msg_id, msg_type, "control")
         return _Stream(record)
+
+    async def stray(self) -> AsyncIterator[Message]:
+        """See `ports.Kernel.stray`."""
+        waiting = self._stray
+        while (message := await waiting.get()) is not None:
+            yield message
+        waiting.put_nowait(None)
 
     async def send_input(self, text: str, request: Message) -> None:
         """See `ports.Kernel.send_input`."""
@@ -184,6 +193,11 @@ class MemoryKernel:
         record = self._records.get(parent)
         if record is None or self.death is not None:
             return
+        if not record.missing:
+            if self._stray.qsize() >= _STRAY:
+                self._stray.get_nowait()
+            self._stray.put_nowait(Message(channel, msg_type, uuid.uuid4().hex, parent, content))
+            return
         ends = 0
         if msg_type == "status" and content["execution_state"] == "idle":
             ends = 2
@@ -218,6 +232,7 @@ class MemoryKernel:
         if self.death is not None:
             return
         self.state, self.death = "dead", death
+        self._stray.put_nowait(None)
         self._worker.cancel()
         self._interpreter.stop()
         for record in self._records.values():
@@ -329,7 +344,6 @@ class MemoryKernels:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.lost: list[tuple[str, Death]] = []
         self._kernels: dict[str, MemoryKernel] = {}
 
     async def __aenter__(self) -> MemoryKernels:
@@ -347,7 +361,7 @@ class MemoryKernels:
         """See `ports.Kernels.start`. `env` has no effect: the kernel is this process."""
         if name != _SPEC.name:
             raise NotFound(f"There is no kernelspec {name!r}.", hint="There are: python3.")
-        if len(self._kernels) >= self.settings.max_kernels:
+        if sum(kernel.death is None for kernel in self._kernels.values()) >= self.settings.max_kernels:
             raise Unavailable("There are as many kernels as --max-kernels allows.", hint="Shut one down.")
         root = self.settings.root.resolve()
         folder = (root / cwd).resolve()

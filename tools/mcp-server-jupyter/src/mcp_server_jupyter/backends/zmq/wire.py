@@ -11,141 +11,25 @@ every wake-up *and* after every send; a reader handles a bounded burst and then 
 from __future__ import annotations
 
 import asyncio
-import hmac
 import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from ...errors import JupyterMcpError, KernelDead
+from ...errors import JupyterMcpError, KernelDead, Unavailable
 from ...ports import Channel, KernelState, Message
+from .codec import PROTOCOL, Codec
+from .request import IDLE, REPLY, Request
+from .stray import Stray
 
 if TYPE_CHECKING:
     import zmq
-    from jupyter_client.session import Session
 
-DELIMITER = b"<IDS|MSG>"
-PROTOCOL = "5.4"
 _BURST = 64
-_REPLY, _IDLE = 1, 2
 # Requests that only the control channel carries: their status messages say nothing about the shell's state.
 _CONTROL_ONLY = frozenset({"interrupt_request", "shutdown_request", "debug_request", "usage_request"})
-
-
-class Request:
-    """The messages of one request, as they come. Made by `Wire.request` and `Wire.follow`."""
-
-    __slots__ = (
-        "_done",
-        "_error",
-        "_heard",
-        "_messages",
-        "_missing",
-        "_overtaken",
-        "_timer",
-        "_waiter",
-        "_wire",
-        "channel",
-        "msg_id",
-        "msg_type",
-    )
-
-    def __init__(self, wire: Wire, msg_id: str, msg_type: str, channel: Channel, missing: int) -> None:
-        self.msg_id = msg_id
-        self.msg_type = msg_type
-        self.channel = channel
-        self._wire = wire
-        self._missing = missing
-        self._overtaken = False
-        self._messages: deque[Message] = deque()
-        self._waiter: asyncio.Future[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._heard = 0.0
-        self._done = False
-        self._error: Callable[[], JupyterMcpError] | None = None
-
-    def __aiter__(self) -> Request:
-        return self
-
-    async def __anext__(self) -> Message:
-        while not self._messages:
-            if self._done:
-                if self._error is not None:
-                    raise self._error()
-                raise StopAsyncIteration
-            self._waiter = self._wire.loop.create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-        return self._messages.popleft()
-
-    async def aclose(self) -> None:
-        """Stop listening; the kernel is not told."""
-        self._messages.clear()
-        self.finish()
-
-    def feed(self, message: Message) -> None:
-        """Take one message; the dispatcher's side."""
-        self._messages.append(message)
-        if message.channel == "iopub":
-            if message.msg_type == "status" and message.content.get("execution_state") == "idle":
-                self._missing &= ~_IDLE
-        elif message.channel == self.channel:
-            self._missing &= ~_REPLY
-        if not self._missing:
-            self.finish()
-            return
-        if self._missing == _IDLE:
-            self._await_idle()
-        self._end_without_reply()
-        self._wake()
-
-    def overtake(self) -> None:
-        """A later request has been answered: this one's reply, if it has not come, never will.
-
-        ipykernel sends none if an interrupt meets it outside the cell's code. Its idle status may still be on its way.
-        """
-        self._overtaken = True
-        self._end_without_reply()
-
-    def _end_without_reply(self) -> None:
-        if not self._overtaken or self._missing != _REPLY:
-            return
-        if self.msg_type == "execute_request":
-            why = "The interrupt came before or after the cell's own code."
-            content = {"status": "error", "ename": "KeyboardInterrupt", "evalue": why, "traceback": []}
-            self._messages.append(Message("shell", "execute_reply", uuid.uuid4().hex, self.msg_id, content))
-        self.finish()
-
-    def finish(self, error: Callable[[], JupyterMcpError] | None = None) -> None:
-        """No more messages will come; what has come is still delivered, then `error` is raised if there is one."""
-        if self._done:
-            return
-        self._done = True
-        self._error = error
-        if self._timer is not None:
-            self._timer.cancel()
-        self._wire.forget(self)
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def _await_idle(self) -> None:
-        # PUB sockets may drop messages: an idle that never comes must not hang its request for ever.
-        self._heard = self._wire.loop.time()
-        if self._timer is None:
-            self._timer = self._wire.loop.call_later(self._wire.idle_timeout, self._check_idle)
-
-    def _check_idle(self) -> None:
-        quiet = self._wire.loop.time() - self._heard
-        if quiet >= self._wire.idle_timeout * 0.9:
-            self.finish()
-        else:
-            self._timer = self._wire.loop.call_later(self._wire.idle_timeout - quiet, self._check_idle)
 
 
 class Wire:
@@ -156,7 +40,6 @@ class Wire:
             address or, for ipc, the path prefix of the sockets.
         identity: the session and ZMQ identity. Two living clients must never share one: the kernel would answer the
             second. A server that adopts the kernel uses its predecessor's, and so receives what was meant for it.
-        listener: gets iopub messages that belong to no request of ours.
         reconnect_ms: how often a channel whose peer is not there tries again.
         idle_timeout: seconds of silence on iopub after a reply until a missing idle status is given up.
     """
@@ -166,7 +49,6 @@ class Wire:
         info: Mapping[str, Any],
         *,
         identity: str | None = None,
-        listener: Callable[[Message], None] | None = None,
         reconnect_ms: int = 100,
         idle_timeout: float = 5.0,
     ) -> None:
@@ -176,7 +58,7 @@ class Wire:
         self.dropped = 0
         self.loop = asyncio.get_running_loop()
         self._info = info
-        self._listener = listener
+        self.stray = Stray()
         self._reconnect_ms = reconnect_ms
         self._requests: dict[str, Request] = {}
         # Their status messages may come after their reply has ended them.
@@ -184,21 +66,23 @@ class Wire:
         self._sockets: dict[Channel, zmq.Socket[bytes]] = {}
         self._subscribed = asyncio.Event()
         self._error: Callable[[], JupyterMcpError] | None = None
-        self._session: Session
+
+    @cached_property
+    def codec(self) -> Codec:
+        """Packs and verifies messages. Made with the first of them: its imports take their time."""
+        return Codec(self._info, self.identity)
 
     def open(self, context: zmq.Context[Any]) -> None:
-        """Connect the four channels and start to read them. Connecting does not need the kernel to be up."""
-        # zmq and jupyter_client cost 0.2 s to import: paid by who opens a kernel, while the kernel itself starts.
-        import zmq  # noqa: PLC0415
-        from jupyter_client.session import Session  # noqa: PLC0415
+        """Connect the four channels and start to read them. Connecting does not need the kernel to be up.
 
-        key = self._info.get("key", b"")
-        self._session = Session(
-            key=key if isinstance(key, bytes) else key.encode(),
-            signature_scheme=self._info.get("signature_scheme") or "hmac-sha256",
-            session=self.identity,
-        )
+        Raises:
+            Unavailable: there is no descriptor left.
+        """
+        # 0.1 s to import: paid by who opens a kernel, while the kernel itself starts.
+        import zmq  # noqa: PLC0415
+
         self._again = zmq.Again
+        self._fd = int(zmq.FD)
         self._noblock = int(zmq.NOBLOCK)
         kinds: tuple[tuple[Channel, int], ...] = (
             ("iopub", zmq.SUB),
@@ -206,32 +90,40 @@ class Wire:
             ("control", zmq.DEALER),
             ("shell", zmq.DEALER),
         )
-        for channel, kind in kinds:
-            socket = context.socket(kind)
-            socket.linger = 0
-            socket.rcvhwm = socket.sndhwm = 0
-            socket.reconnect_ivl = self._reconnect_ms
-            if channel == "iopub":
-                socket.subscribe(b"")
-                # A kernel with iopub_welcome greets each *new* topic: one of our own proves that both were taken.
-                socket.subscribe(self._topic)
-            else:
-                socket.identity = self.identity.encode()
-            _encrypt(socket, self._info)
-            socket.connect(_url(self._info, channel))
-            self._sockets[channel] = socket
-            self.loop.add_reader(int(socket.getsockopt(zmq.FD)), self._drain, channel)
-            self._drain(channel)
+        try:
+            for channel, kind in kinds:
+                self._open(context, channel, kind)
+        except zmq.ZMQError as error:
+            self.close()
+            raise Unavailable(
+                f"The channels of a kernel cannot be opened: {error.strerror}.",
+                hint="Shut a kernel down, or start the server with a higher limit of open files (ulimit -n).",
+            ) from error
+
+    def _open(self, context: zmq.Context[Any], channel: Channel, kind: int) -> None:
+        # Known at once: whatever fails below, `close` closes it.
+        socket = self._sockets[channel] = context.socket(kind)
+        socket.linger = 0
+        socket.rcvhwm = socket.sndhwm = 0
+        socket.reconnect_ivl = self._reconnect_ms
+        if channel == "iopub":
+            socket.subscribe(b"")
+            # A kernel with iopub_welcome greets each *new* topic: one of our own proves that both were taken.
+            socket.subscribe(self._topic)
+        else:
+            socket.identity = self.identity.encode()
+        _encrypt(socket, self._info)
+        socket.connect(_url(self._info, channel))
+        self.loop.add_reader(int(socket.getsockopt(self._fd)), self._drain, channel)
+        self._drain(channel)
 
     def close(self) -> None:
         """Close the channels. Requests that still wait end as the last `fail` said, else as closed ones."""
-        import zmq  # noqa: PLC0415
-
         if self._error is None:
             self.fail(lambda: KernelDead("The connection to the kernel was closed.", hint="Start it again."))
         sockets, self._sockets = self._sockets, {}
         for socket in sockets.values():
-            self.loop.remove_reader(int(socket.getsockopt(zmq.FD)))
+            self.loop.remove_reader(int(socket.getsockopt(self._fd)))
             socket.close()
 
     def fail(self, error: Callable[[], JupyterMcpError]) -> None:
@@ -241,6 +133,7 @@ class Wire:
                 pass
         self._error = error
         self.state = "dead"
+        self.stray.end()
         for request in tuple(self._requests.values()):
             request.finish(error)
 
@@ -256,7 +149,7 @@ class Wire:
     ) -> Request:
         """Send a request at once; its messages are what the result yields. See `ports.Kernel.request`."""
         msg_id = msg_id or uuid.uuid4().hex
-        request = Request(self, msg_id, msg_type, channel, _REPLY | _IDLE if channel == "shell" else _REPLY)
+        request = Request(self, msg_id, msg_type, channel, REPLY | IDLE if channel == "shell" else REPLY)
         if self._error is not None:
             request.finish(self._error)
             return request
@@ -268,7 +161,7 @@ class Wire:
 
     def follow(self, msg_id: str) -> Request:
         """Listen to a request that another process sent. Ends at its idle status: the reply may have gone before."""
-        request = Request(self, msg_id, "", "shell", _IDLE)
+        request = Request(self, msg_id, "", "shell", IDLE)
         if self._error is not None:
             request.finish(self._error)
         else:
@@ -285,17 +178,8 @@ class Wire:
         parent: Mapping[str, Any] | None = None,
     ) -> None:
         """Send one message without listening for its answer."""
-        header = {
-            "msg_id": msg_id or uuid.uuid4().hex,
-            "session": self.identity,
-            "username": "mcp-server-jupyter",
-            "date": datetime.now(UTC).isoformat(),
-            "msg_type": msg_type,
-            "version": PROTOCOL,
-        }
-        pack = self._session.pack
-        frames = [pack(header), pack(parent or {}), b"{}", pack(content)]
-        self._sockets[channel].send_multipart([DELIMITER, self._session.sign(frames), *frames], self._noblock)
+        frames = self.codec.encode(msg_type, content, msg_id=msg_id, parent=parent)
+        self._sockets[channel].send_multipart(frames, self._noblock)
         self._drain(channel)
 
     def answer(self, text: str, request: Message) -> None:
@@ -303,6 +187,15 @@ class Wire:
         parent = {"msg_id": request.msg_id, "msg_type": request.msg_type, "session": self.identity, "username": ""}
         parent |= {"date": datetime.now(UTC).isoformat(), "version": PROTOCOL}
         self.send("stdin", "input_reply", {"status": "ok", "value": text}, parent=parent)
+
+    def probe(self) -> None:
+        """See `request.Owner.probe`."""
+        self.request("kernel_info_request", {})
+
+    def interrupted(self) -> None:
+        """The kernel is being interrupted: what ends without a reply now ends for that."""
+        for request in self._requests.values():
+            request.interrupted = True
 
     async def greet(self) -> dict[str, Any]:
         """Ask for kernel_info until it is answered and the iopub subscription is known to be live; its content."""
@@ -322,31 +215,6 @@ class Wire:
             await request.aclose()
 
     # ------------------------------------------------------------------ receiving
-
-    def decode(self, channel: Channel, frames: list[bytes]) -> tuple[Message, dict[str, Any]] | None:
-        """Verify and unpack; the message and its parent's header, or None for one that is not the kernel's."""
-        session = self._session
-        try:
-            at = frames.index(DELIMITER)
-            signature, header, parent, metadata, content = frames[at + 1 : at + 6]
-            signed = session.sign([header, parent, metadata, content])
-            if session.auth is not None and not hmac.compare_digest(signature, signed):
-                return None
-            unpack = session.unpack
-            head, parent_header = unpack(header), unpack(parent) or {}
-            message = Message(
-                channel,
-                head["msg_type"],
-                head["msg_id"],
-                parent_header.get("msg_id", ""),
-                unpack(content),
-                unpack(metadata) if metadata != b"{}" else {},
-                frames[at + 6 :],
-            )
-        except (ValueError, KeyError, TypeError, AttributeError):
-            # What a stranger, or a broken kernel, sent in place of the protocol's frames.
-            return None
-        return message, parent_header
 
     def forget(self, request: Request) -> None:
         """Stop dispatching to a request that has ended."""
@@ -374,7 +242,7 @@ class Wire:
         return True
 
     def _dispatch(self, channel: Channel, frames: list[bytes]) -> None:
-        decoded = self.decode(channel, frames)
+        decoded = self.codec.decode(channel, frames)
         if decoded is None:
             self.dropped += 1
             return
@@ -392,8 +260,8 @@ class Wire:
             self._overtake(request)
         if request is not None:
             request.feed(message)
-        elif channel == "iopub" and self._listener is not None:
-            self._listener(message)
+        elif channel == "iopub" and self._is_late(message, parent):
+            self.stray.feed(message, sum(map(len, frames)))
 
     def _overtake(self, answered: Request) -> None:
         # The kernel answers what came over shell in that order.
@@ -402,6 +270,11 @@ class Wire:
                 return
             if earlier.channel == "shell":
                 earlier.overtake()
+
+    def _is_late(self, message: Message, parent: Mapping[str, Any]) -> bool:
+        # One identity for the kernel's whole life: requests of an earlier server are ours, too.
+        ours = parent.get("session") == self.identity and parent.get("msg_type") == "execute_request"
+        return ours and message.msg_type != "status"
 
     def _track(self, message: Message, parent: Mapping[str, Any]) -> None:
         if message.parent_id in self._control_ids or parent.get("msg_type") in _CONTROL_ONLY:
@@ -420,17 +293,16 @@ def _url(info: Mapping[str, Any], channel: str) -> str:
 
 
 def _encrypt(socket: zmq.Socket[bytes], info: Mapping[str, Any]) -> None:
-    public, secret = info.get("curve_publickey"), info.get("curve_secretkey")
-    if not public:
+    if not info.get("curve_publickey"):
         return
     import zmq  # noqa: PLC0415
 
     # The kernel's public key authenticates it; the client's pair is its own when none was provisioned.
-    socket.curve_serverkey = public if isinstance(public, bytes) else public.encode()
-    if secret:
-        socket.curve_publickey, socket.curve_secretkey = socket.curve_serverkey, _as_bytes(secret)
-    else:
-        socket.curve_publickey, socket.curve_secretkey = zmq.curve_keypair()
+    public = _as_bytes(info["curve_publickey"])
+    secret = info.get("curve_secretkey")
+    ours = (public, _as_bytes(secret)) if secret else zmq.curve_keypair()
+    socket.curve_serverkey = public
+    socket.curve_publickey, socket.curve_secretkey = ours
 
 
 def _as_bytes(value: str | bytes) -> bytes:

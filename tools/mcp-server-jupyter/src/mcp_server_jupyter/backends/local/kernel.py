@@ -1,0 +1,392 @@
+"""One kernel on this machine and its record. What its folder holds is told in `kernels`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import aclosing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import anyio
+
+from ...errors import JupyterMcpError, KernelDead, KernelStartFailed
+from ...ports import Death, KernelState, KernelStats, Message, Replay
+from ...settings import Settings
+from ..zmq.request import Request
+from ..zmq.wire import Wire
+from . import kernelspecs, recorder
+from .process import KernelProcess, Launch, kill_leftover, read_death
+from .replay import replay
+from .system import below, clean, connection, disk, environment, fast_request, is_free, remove, remove_sockets
+from .watch import resident_bytes
+
+if TYPE_CHECKING:
+    import zmq
+
+RECORD = "record.json"
+START_SECONDS = 60.0
+ADOPT_SECONDS = 5.0
+# How long an interrupt that goes by message waits for its answer.
+INTERRUPT_SECONDS = 3.0
+_FAST_ARGUMENTS = ("--IPythonKernel._execute_sleep=0", "--HistoryManager.enabled=False")
+
+
+class Owner(Protocol):
+    """What a kernel needs of the collection it is in."""
+
+    @property
+    def settings(self) -> Settings: ...
+
+    @property
+    def context(self) -> zmq.Context[Any]: ...
+
+    @property
+    def descriptors(self) -> int | None:
+        """The soft limit of open files that kernels get."""
+
+    def require_room(self) -> None:
+        """Raise `Unavailable` if one more living kernel would be too many."""
+
+    def forget(self, kernel: LocalKernel) -> None:
+        """Count a kernel no more."""
+
+
+class LocalKernel:
+    """One kernel and its record. See `ports.Kernel`."""
+
+    def __init__(self, owner: Owner, folder: Path, record: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.adopted = False
+        self._owner = owner
+        self._record = dict(record)
+        self._wire: Wire | None = None
+        self._process: KernelProcess | None = None
+        self._death: Death | None = None
+        self._asked = False
+        self._unasked: asyncio.Future[Death] = asyncio.get_running_loop().create_future()
+        self._lock = asyncio.Lock()
+
+    @property
+    def id(self) -> str:
+        return str(self._record["id"])
+
+    @property
+    def name(self) -> str:
+        return str(self._record["name"])
+
+    @property
+    def language(self) -> str:
+        return str(self._record["language"])
+
+    @property
+    def cwd(self) -> str:
+        return str(self._record["cwd"])
+
+    @property
+    def epoch(self) -> int:
+        return int(self._record["epoch"])
+
+    @property
+    def state(self) -> KernelState:
+        if self._death is not None:
+            return "dead"
+        return self._wire.state if self._wire is not None else "starting"
+
+    @property
+    def death(self) -> Death | None:
+        return self._death
+
+    # ------------------------------------------------------------------ work
+
+    def request(
+        self,
+        msg_type: str,
+        content: Mapping[str, Any],
+        *,
+        channel: Literal["shell", "control"] = "shell",
+        msg_id: str | None = None,
+    ) -> Request:
+        """See `ports.Kernel.request`. The request is sent at once, not when the first message is asked for."""
+        return self._connected.request(msg_type, content, channel=channel, msg_id=msg_id)
+
+    def stray(self) -> AsyncIterator[Message]:
+        """See `ports.Kernel.stray`."""
+        return self._connected.stray.messages()
+
+    async def send_input(self, text: str, request: Message) -> None:
+        """See `ports.Kernel.send_input`."""
+        self._alive().answer(text, request)
+
+    async def interrupt(self) -> None:
+        """See `ports.Kernel.interrupt`."""
+        wire = self._alive()
+        wire.interrupted()
+        if self._record["interrupt_mode"] == "message":
+            # A kernel that is stuck does not answer, and whoever interrupts it must not be stuck, too.
+            with anyio.move_on_after(INTERRUPT_SECONDS):
+                async with aclosing(wire.request("interrupt_request", {}, channel="control")) as answer:
+                    async for _ in answer:
+                        pass
+        elif self._process is not None:
+            self._process.signal(signal.SIGINT)
+        # An event loop that sleeps in `await asyncio.sleep()` sees the signal only once something wakes it
+        # (ipykernel #881); any shell message does. Its answer also ends a request that the signal left without one.
+        wire.request("kernel_info_request", {})
+
+    async def stats(self) -> KernelStats:
+        """See `ports.Kernel.stats`."""
+        pid = self._process.pid if self._process is not None and self._death is None else None
+        memory = await anyio.to_thread.run_sync(resident_bytes, pid) if pid is not None else None
+        return KernelStats(memory_bytes=memory, pid=pid)
+
+    async def resume(self, msg_id: str) -> Replay:
+        """See `ports.Kernel.resume`."""
+        return await replay(self._connected, self.folder, msg_id)
+
+    # ------------------------------------------------------------------ life
+
+    async def restart(self) -> None:
+        """See `ports.Kernel.restart`. What can be known to be missing is looked for before the old process ends."""
+        async with self._lock:
+            if self._death is not None:
+                self._owner.require_room()
+            below(self._owner.settings.root, self.cwd)
+            await self._find()
+            await self._end(restart=True)
+            self._disconnect(lambda: KernelDead("The kernel was restarted.", reason="restarted"))
+            self._death = self._death or Death(None, "restarted")
+            if self._unasked.done():
+                self._unasked = asyncio.get_running_loop().create_future()
+            await self.begin(self.epoch + 1)
+
+    async def shutdown(self) -> None:
+        """See `ports.Kernel.shutdown`. Begun once, it ends: cancelled, without patience for the kernel."""
+        async with self._lock:
+            try:
+                await self._end(restart=False)
+            finally:
+                await self.discard()
+
+    async def wait_dead(self) -> Death:
+        """See `ports.Kernel.wait_dead`."""
+        return await asyncio.shield(self._unasked)
+
+    async def begin(self, epoch: int) -> None:
+        """Start the process of an epoch and return once it answers.
+
+        Raises:
+            NotFound, KernelStartFailed
+            Unavailable: the record could not be written, or there was no descriptor left.
+        """
+        for attempt in range(3):
+            with disk("The kernel's record cannot be written"):
+                ports = await self._begin_once(epoch)
+            if ports is None:
+                return
+            # A kernel that got none of its ports died because somebody else was faster: take others.
+            if attempt == 2 or all(map(is_free, ports)):
+                raise self._start_failed("The kernel ended while it was starting")
+            self._disconnect(lambda: KernelDead("The kernel did not start.", reason="no port"))
+
+    async def _begin_once(self, epoch: int) -> list[int] | None:
+        recipe = await self._find()
+        info, ports = connection(self.id, epoch, self.name, ipc=recipe.is_ipykernel)
+        self._save(recipe, epoch, info)
+        await anyio.to_thread.run_sync(clean, self.folder, (RECORD, recorder.CONNECTION))
+        argv = recipe.command(str(self.folder / recorder.CONNECTION))
+        settings = self._owner.settings
+        fast = settings.fast_kernels and recipe.is_ipykernel
+        order = Launch(
+            [*argv, *_FAST_ARGUMENTS] if fast else argv,
+            cwd=str(settings.root / self.cwd),
+            lock=str(settings.state_dir / recorder.SERVER_LOCK),
+            orphan_seconds=settings.orphan_hours * 3600,
+            descriptors=self._owner.descriptors,
+        )
+        env = {**environment(self._record["env"]), **recipe.env}
+        self._process = KernelProcess.launch(self.folder, order, env, self._exited)
+        self._death, self._asked = None, False
+        try:
+            self._connect(info)
+            with anyio.fail_after(START_SECONDS):
+                if fast:
+                    self._connected.request("execute_request", fast_request())
+                await self._connected.greet()
+                with anyio.move_on_after(1):
+                    await self._process.recording.wait()
+        except KernelDead:
+            return ports
+        except TimeoutError:
+            error = self._start_failed(f"The kernel did not answer in {START_SECONDS:.0f} s")
+            await self._kill()
+            raise error from None
+        except JupyterMcpError:
+            await self._kill()
+            raise
+        return None
+
+    async def _find(self) -> kernelspecs.Recipe:
+        return await anyio.to_thread.run_sync(kernelspecs.find, self.name, self._owner.settings.root)
+
+    def _save(self, recipe: kernelspecs.Recipe, epoch: int, info: Mapping[str, Any]) -> None:
+        record = {
+            **self._record,
+            "epoch": epoch,
+            "language": recipe.spec.language,
+            "interrupt_mode": recipe.interrupt_mode,
+            "session": uuid.uuid4().hex,
+        }
+        recorder.write_json(str(self.folder / RECORD), record)
+        recorder.write_json(str(self.folder / recorder.CONNECTION), info)
+        self._record = record
+
+    def _connect(self, info: Mapping[str, Any]) -> None:
+        self._wire = Wire(info, identity=self._record["session"], reconnect_ms=10)
+        if self._death is None:
+            self._wire.open(self._owner.context)
+        else:
+            self._wire.fail(_dead_as(self._death))
+
+    # ------------------------------------------------------------------ adoption
+
+    async def adopt(self) -> None:
+        """Take over from an earlier server, be the kernel alive or dead.
+
+        Raises:
+            OSError: its record cannot be read now. The kernel is left as it is.
+            Unavailable: there is no descriptor left. The same.
+        """
+        self.adopted = True
+        try:
+            info = json.loads((self.folder / recorder.CONNECTION).read_bytes())
+        except (FileNotFoundError, ValueError):
+            info = {}
+        self._process = KernelProcess.meet(self.folder, self._exited) if info else None
+        if self._process is None:
+            self._death = read_death(self.folder) or Death(None, "it ended while no server ran")
+            kill_leftover(self.folder)
+            self._connect(info)
+            self._unasked.set_result(self._death)
+            return
+        try:
+            self._connect(info)
+            await self._meet(self._connected)
+        except BaseException:
+            self.release()
+            raise
+
+    async def _meet(self, wire: Wire) -> None:
+        wire.state = "busy"
+        try:
+            with anyio.move_on_after(ADOPT_SECONDS):
+                async for _ in wire.request("kernel_info_request", {}, channel="control"):
+                    pass
+            with anyio.move_on_after(0.3):
+                await wire.greet()
+        except KernelDead:
+            # It ended just now; `death` says how.
+            return
+
+    def release(self) -> None:
+        """Stop watching and listening; the kernel goes on."""
+        if self._process is not None:
+            self._process.forget()
+        self._close(lambda: KernelDead("The server is ending; the kernel goes on.", reason="released"))
+
+    # ------------------------------------------------------------------ end
+
+    async def _end(self, *, restart: bool) -> None:
+        process = self._process
+        if process is None:
+            return
+        self._asked = True
+        if not process.exited.done():
+            # A busy kernel stops only after its cell, and a person who shuts it down does not want to wait for that.
+            patience = 0.3 if self.state == "busy" else 2.0
+            if self._wire is not None and self.state != "dead":
+                self._wire.send("control", "shutdown_request", {"restart": restart})
+                await _wait_for(process.exited, patience)
+        if not process.exited.done():
+            process.signal(signal.SIGTERM)
+            await _wait_for(process.exited, 0.5)
+        await self._kill()
+
+    async def _kill(self) -> None:
+        self._asked = True
+        process = self._process
+        if process is None:
+            return
+        with anyio.CancelScope(shield=True):
+            # Repeated: a kernel that is being forked just now has no group to be signalled yet.
+            for attempt in range(40):
+                if process.exited.done():
+                    break
+                process.signal(signal.SIGKILL)
+                if attempt >= 8:
+                    process.end_recorder()
+                await _wait_for(process.exited, 0.25)
+            # It must not write into the folder any more.
+            process.end_recorder()
+            with anyio.move_on_after(1):
+                await process.gone.wait()
+            process.forget()
+
+    def _exited(self, process: KernelProcess, death: Death) -> None:
+        if process is not self._process:
+            return
+        self._death = death
+        if self._wire is not None:
+            self._wire.fail(_dead_as(death))
+        if not self._asked and not self._unasked.done():
+            self._unasked.set_result(death)
+
+    def _close(self, error: Callable[[], JupyterMcpError]) -> None:
+        if self._wire is not None:
+            self._wire.fail(error)
+            self._wire.close()
+
+    def _disconnect(self, error: Callable[[], JupyterMcpError]) -> None:
+        self._close(error)
+        remove_sockets(self.folder)
+
+    async def discard(self) -> None:
+        """End the kernel at once and remove every trace of it."""
+        await self._kill()
+        self._death = self._death or Death(None, "it was shut down")
+        self._disconnect(lambda: KernelDead("The kernel was shut down.", reason="shut down"))
+        self._owner.forget(self)
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(remove, self.folder)
+
+    def _start_failed(self, what: str) -> KernelStartFailed:
+        log = self._process.log() if self._process is not None else ""
+        reason = f" ({self._death.reason})" if self._death is not None else ""
+        return KernelStartFailed(f"{what}{reason}.", log=log, hint="The end of its log says why.")
+
+    @property
+    def _connected(self) -> Wire:
+        if self._wire is None:
+            raise KernelDead("The kernel has not been started.", hint="Start it again.")
+        return self._wire
+
+    def _alive(self) -> Wire:
+        if self._death is not None:
+            raise _dead_as(self._death)()
+        return self._connected
+
+
+def _dead_as(death: Death) -> Callable[[], KernelDead]:
+    return lambda: KernelDead(
+        f"The kernel ended: {death.reason}.",
+        exit_code=death.exit_code,
+        reason=death.reason,
+        hint="Its variables are lost; restart_kernel starts a new process.",
+    )
+
+
+async def _wait_for(future: asyncio.Future[Any], seconds: float) -> None:
+    await asyncio.wait([future], timeout=seconds)
