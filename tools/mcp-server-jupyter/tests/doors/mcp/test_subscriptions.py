@@ -182,9 +182,11 @@ async def test_nothing_is_kept_of_a_client_that_left(tmp_path: Path) -> None:
             await subscribe(client, "notebook://a.ipynb")
             assert services.events.listeners == before + 1
         assert services.events.listeners == before
-        async with Client(create_mcp(services)) as client:
-            async with client.listen(resource_subscriptions=["notebook://a.ipynb"]):
-                assert services.events.listeners == before + 1
+        async with (
+            Client(create_mcp(services)) as client,
+            client.listen(resource_subscriptions=["notebook://a.ipynb"]),
+        ):
+            assert services.events.listeners == before + 1
         assert services.events.listeners == before
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import anyio
 from mcp.server import MCPServer
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.transport_security import TransportSecuritySettings
@@ -13,7 +12,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from ...errors import JupyterMcpError
@@ -22,6 +21,7 @@ from ..mcp.sdk_compat import lowlevel
 from .bare_post import McpRoute
 from .events import EventLog
 from .in_flight import InFlight, Tracked
+from .json_text import Json
 from .metrics import Metrics
 from .rest import Rest
 from .security import Guard, error_response
@@ -41,11 +41,9 @@ def create_http(services: Services, mcp: MCPServer, token: str | None, *, port: 
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        async with mcp.session_manager.run(), plain.run(), anyio.create_task_group() as tasks:
-            tasks.start_soon(log.follow)
-            tasks.start_soon(metrics.follow)
-            yield
-            tasks.cancel_scope.cancel()
+        with log.following(), metrics.following():
+            async with mcp.session_manager.run(), plain.run():
+                yield
 
     app = Starlette(
         routes=[
@@ -81,9 +79,9 @@ def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "error")
     content = {"error": code, "message": error.detail, "hint": None}
-    return JSONResponse(content, status_code=error.status_code, headers=error.headers)
+    return Json(content, status_code=error.status_code, headers=error.headers)
 
 
 def _unknown(request: Request, error: Exception) -> Response:
     content = {"error": "internal", "message": "The server failed; its log says how.", "hint": None}
-    return JSONResponse(content, status_code=500)
+    return Json(content, status_code=500)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from mcp.server import MCPServer
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from ... import __version__
 from ...errors import InvalidRequest
@@ -15,6 +14,7 @@ from ...operations import Caller
 from ...operations.bind import invoke
 from ...services import Services
 from .connect import connect
+from .json_text import Json, read_json
 from .security import read_body
 
 NAME = "mcp-server-jupyter"
@@ -28,26 +28,26 @@ class Rest:
         self._port = port
 
     async def health(self, request: Request) -> Response:
-        return JSONResponse({"status": "ok", "service": NAME, "version": __version__})
+        return Json({"status": "ok", "service": NAME, "version": __version__})
 
     async def healthz(self, request: Request) -> Response:
-        return JSONResponse({"status": "healthy", "kernel_status": self._services.kernel_status()})
+        return Json({"status": "healthy", "kernel_status": self._services.kernel_status()})
 
     async def connect(self, request: Request) -> Response:
         own = (self._services.settings.host, self._port)
         body = await self._object(request)
-        return JSONResponse(await connect(self._services, body, own_address=own, token=self._token))
+        return Json(await connect(self._services, body, own_address=own, token=self._token))
 
     async def operations(self, request: Request) -> Response:
         tools = await self._mcp.list_tools()
         fields = {"name", "title", "description", "input_schema", "annotations"}
         listed = [tool.model_dump(mode="json", by_alias=True, exclude_none=True, include=fields) for tool in tools]
-        return JSONResponse({"operations": listed})
+        return Json({"operations": listed})
 
     async def operate(self, request: Request) -> Response:
         arguments = await self._object(request)
         answer = await invoke(self._services, request.path_params["name"], arguments, caller=Caller("user"))
-        return JSONResponse(
+        return Json(
             {
                 "text": answer.text,
                 "data": answer.data,
@@ -60,8 +60,8 @@ class Rest:
     async def _object(self, request: Request) -> dict[str, Any]:
         body = await read_body(request.receive, self._services.settings.max_body_bytes)
         try:
-            value = json.loads(body or b"{}")
-        except (ValueError, RecursionError) as error:
+            value = read_json(body or b"{}")
+        except ValueError as error:
             raise InvalidRequest("The body is not JSON, or nested too deep.", hint="Send a JSON object.") from error
         if not isinstance(value, dict):
             raise InvalidRequest("The body is not a JSON object.", hint="Send the arguments by name.")
