@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx2
 
-from mcp_server_jupyter.doors.http.server import create_http
+from mcp_server_jupyter.doors.http.app import create_http
 from mcp_server_jupyter.doors.mcp.server import create_mcp
 from mcp_server_jupyter.services import Services, open_services
 from mcp_server_jupyter.settings import Settings

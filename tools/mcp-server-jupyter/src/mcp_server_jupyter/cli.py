@@ -327,7 +327,7 @@ async def _share(services: Services) -> None:
     import anyio  # noqa: PLC0415 - see `_run_stdio`
 
     await anyio.sleep(0.5)
-    from .doors.http.server import share_http  # noqa: PLC0415 - see `_run_stdio`
+    from .doors.http.serve import share_http  # noqa: PLC0415 - see `_run_stdio`
 
     await share_http(services)
 
@@ -345,7 +345,7 @@ def _run_server(settings: Settings, *, sample: bool) -> None:
     if sample:
         settings = _with_sample(settings)
     with quick_import():
-        from .doors.http.server import serve_http  # noqa: PLC0415
+        from .doors.http.serve import serve_http  # noqa: PLC0415
     with own_state_dir(settings) as owned:
         configure(owned)
         anyio.run(serve_http, owned, lambda url, token: click.echo(welcome(settings, url, token)))

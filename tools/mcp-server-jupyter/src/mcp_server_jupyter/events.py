@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +19,9 @@ class Event:
     kind: str
     data: dict[str, Any]
     at: float = field(default_factory=time.time)
+
+
+Listener = Callable[[Event], None]
 
 
 class Subscription:
@@ -46,19 +49,37 @@ class Events:
     """Fan-out within the process. Publishing never waits and costs nothing while nobody listens."""
 
     def __init__(self) -> None:
-        self._subscriptions: list[Subscription] = []
+        self._listeners: dict[object, Listener] = {}
+
+    @property
+    def listeners(self) -> int:
+        """How many listen now."""
+        return len(self._listeners)
 
     def publish(self, kind: str, **data: Any) -> None:
-        if self._subscriptions:
+        if self._listeners:
             event = Event(kind, data)
-            for subscription in self._subscriptions:
-                subscription.put(event)
+            for listener in list(self._listeners.values()):
+                listener(event)
+
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        """Call `listener` with every event from now on; it must neither wait nor raise.
+
+        Returns what ends it, which may be called more than once.
+        """
+        token = object()
+        self._listeners[token] = listener
+
+        def stop() -> None:
+            self._listeners.pop(token, None)
+
+        return stop
 
     @contextmanager
     def subscribe(self, limit: int = 1_000) -> Iterator[Subscription]:
         subscription = Subscription(limit)
-        self._subscriptions.append(subscription)
+        stop = self.listen(subscription.put)
         try:
             yield subscription
         finally:
-            self._subscriptions.remove(subscription)
+            stop()

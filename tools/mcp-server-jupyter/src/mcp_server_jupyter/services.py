@@ -10,6 +10,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 
 from .errors import InvalidRequest, JupyterMcpError, NotFound
 from .events import Events
@@ -74,8 +75,6 @@ class Services:
                 fresh = last is not None and time.time() - last.at < TURN_SECONDS
                 edit.turn = last.turn if last is not None and fresh else f"t{time.time_ns() // 1_000_000:x}"
         self.journal.add_edits(edits)
-        for path in {edit.notebook for edit in edits}:
-            self.events.publish("notebook.changed", notebook=path)
 
     async def drain(self, seconds: float) -> None:
         """Let running executions finish within `seconds`."""
@@ -96,6 +95,7 @@ async def open_services(
         group = await stack.enter_async_context(anyio.create_task_group())
         tasks = Tasks(group)
         events = Events()
+        tasks.start_soon(_tell_changes, opened_contents.changes(), events)
         sessions = Sessions(opened_kernels, journal, events, tasks, settings.kernel_name)
         executions = Executions(opened_contents, journal, events, tasks, settings.max_output_bytes or None)
         services = Services(settings, opened_contents, opened_kernels, journal, events, sessions, executions)
@@ -108,6 +108,13 @@ async def open_services(
             with anyio.CancelScope(shield=True):
                 await _close(services)
             group.cancel_scope.cancel()
+
+
+async def _tell_changes(changes: AsyncIterator[str], events: Events) -> None:
+    """The one reader of the contents' changes, ours and other programs': whoever is to hear of them hears events."""
+    async for path in changes:
+        events.publish("notebook.changed", notebook=path)
+        await anyio.lowlevel.checkpoint()  # a checkout of a thousand notebooks lets others take their turn
 
 
 async def _open_default(services: Services, notebook: str) -> None:

@@ -14,7 +14,7 @@ import mcp.types as t
 import uvicorn
 
 from conformance import fixtures
-from mcp_server_jupyter.doors.http.server import create_http
+from mcp_server_jupyter.doors.http.app import create_http
 from mcp_server_jupyter.doors.mcp.server import create_mcp
 from mcp_server_jupyter.services import open_services
 from mcp_server_jupyter.settings import Settings

@@ -9,6 +9,7 @@ from ..journal import LastRun
 from ..notebooks import CellLine, new_notebook, outline
 from .call import Answer, Call, Param
 from .render import add_outputs, cell_data, cell_header, numbered
+from .uris import cell_uri
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -55,7 +56,6 @@ async def create_notebook(call: Call, notebook_path: str, kernel_name: str = "")
     notebook = new_notebook(name, spec.display_name if spec else None, spec.language if spec else "python")
     await services.contents.create(path, notebook)
     path = services.contents.resolve(path)
-    services.events.publish("notebook.changed", notebook=path)
     return Answer(f"Created {path} for kernel {name}.", {"notebook_path": path, "kernel_name": name})
 
 
@@ -174,6 +174,5 @@ async def _render_cell(
     answer = Answer(f"{cell_header(index, cell)}\n{source}", cell_data(index, cell))
     if include_outputs and cell.get("outputs"):
         answer.text += "\n--- outputs"
-        handle = f"notebook://{path}#{cell['id']}"
-        await add_outputs(answer, cell.outputs, answers, handle, budget)
+        await add_outputs(answer, cell.outputs, answers, cell_uri(path, cell["id"]), budget)
     return answer

@@ -14,6 +14,7 @@ from ..journal import ExecutionRow
 from ..notebooks import source_hash
 from ..outputs import is_heavy, view
 from .call import Answer, Answers, Link, Picture
+from .uris import output_uri
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -41,10 +42,6 @@ def cell_data(index: int, cell: NotebookNode) -> dict[str, Any]:
 def edited(index: int, cell: NotebookNode, what: str) -> Answer:
     """The answer of an edit: where the cell is now, and its hash for the next edit."""
     return Answer(f"{what} {cell_header(index, cell)}", cell_data(index, cell))
-
-
-def output_uri(execution_id: str) -> str:
-    return f"output://{execution_id}"
 
 
 async def add_outputs(

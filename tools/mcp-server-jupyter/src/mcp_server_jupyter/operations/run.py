@@ -14,7 +14,8 @@ from ..notebooks import find_cell, insert_cell, new_cell, source_hash
 from ..outputs import slice_text
 from .call import Answer, Call, Link, Param
 from .cells import Index, check_size, edit_row
-from .render import executed, output_uri, remembered
+from .render import executed, remembered
+from .uris import output_uri
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode

@@ -9,18 +9,17 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from starlette.responses import JSONResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from ...errors import JupyterMcpError
-from ..stdio.relay import SESSION_HEADER, VERSION_HEADER, VERSION_KEY
+from .json_text import Json, read_json
 from .security import error_response, read_body
 
 if TYPE_CHECKING:
     from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 
-_PROTOCOL = frozenset({SESSION_HEADER.encode(), VERSION_HEADER.encode()})
-_DEPTH = 200
+_PROTOCOL = frozenset({b"mcp-session-id", b"mcp-protocol-version"})
+_VERSION_KEY = "io.modelcontextprotocol/protocolVersion"
 
 
 class McpRoute:
@@ -39,11 +38,11 @@ class McpRoute:
             return
         try:
             body = await read_body(receive, self._max_body)
-            call = _parse(body)
+            call = read_json(body)
         except JupyterMcpError as error:
             await error_response(error)(scope, receive, send)
             return
-        except (ValueError, RecursionError):
+        except ValueError:
             await _parse_error()(scope, receive, send)
             return
         if _is_plain(call):
@@ -62,36 +61,12 @@ def _is_plain(call: Any) -> bool:
         return False
     params = call.get("params")
     meta = params.get("_meta") if isinstance(params, dict) else None
-    return not (isinstance(meta, dict) and VERSION_KEY in meta) and not call["method"].startswith("notifications/")
+    return not (isinstance(meta, dict) and _VERSION_KEY in meta) and not call["method"].startswith("notifications/")
 
 
-def _parse(body: bytes) -> Any:
-    """JSON of bounded depth.
-
-    Raises:
-        ValueError, RecursionError: it is not JSON, or nested too deep.
-    """
-    value = json.loads(body)
-    level = [value]
-    for _ in range(_DEPTH):
-        level = (
-            [
-                inner
-                for outer in level
-                for inner in (outer.values() if isinstance(outer, dict) else outer)
-                if isinstance(inner, dict | list)
-            ]
-            if isinstance(value, dict | list)
-            else []
-        )
-        if not level:
-            return value
-    raise ValueError("nested too deep")
-
-
-def _parse_error() -> JSONResponse:
+def _parse_error() -> Json:
     error = {"code": -32700, "message": "The body is not JSON, or nested too deep."}
-    return JSONResponse({"jsonrpc": "2.0", "id": None, "error": error}, status_code=400)
+    return Json({"jsonrpc": "2.0", "id": None, "error": error}, status_code=400)
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 
 import anyio
+from sse_starlette import ServerSentEvent
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from ...events import Event, Events
+from .json_text import write_json
 
 HEARTBEAT_SECONDS = 15.0
 KEPT = 2_000
+_MAX_DIGITS = 18
+_HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
 
 
 class EventLog:
@@ -27,55 +31,72 @@ class EventLog:
     def __init__(self, events: Events, *, kept: int = KEPT) -> None:
         self._events = events
         self._start = f"{time.time_ns() // 1_000_000:x}"
-        self._kept: deque[tuple[int, str, str]] = deque(maxlen=kept)
+        self._kept: deque[tuple[int, Event]] = deque(maxlen=kept)
         self._number = 0
         self._news = anyio.Event()
 
-    async def follow(self) -> None:
-        """Collect until cancelled."""
-        with self._events.subscribe(limit=KEPT) as subscription:
-            async for event in subscription:
-                self._append(event)
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        """Keep what happens meanwhile."""
+        stop = self._events.listen(self._append)
+        try:
+            yield
+        finally:
+            stop()
 
     def _append(self, event: Event) -> None:
         self._number += 1
-        text = json.dumps({"at": event.at, **event.data}, ensure_ascii=False, default=str)
-        self._kept.append((self._number, event.kind, text))
+        self._kept.append((self._number, event))
         self._news.set()
-        self._news = anyio.Event()
 
     def _position(self, last_id: str | None) -> tuple[int, bool]:
         """The number to go on after, and whether something was missed."""
         if last_id is None:
             return self._number, False
-        start, _, number = last_id.rpartition("-")
+        start, _, digits = last_id.rpartition("-")
+        number = int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= _MAX_DIGITS else -1
         oldest = self._kept[0][0] if self._kept else self._number + 1
-        if start == self._start and number.isdecimal() and oldest - 1 <= int(number) <= self._number:
-            return int(number), False
+        if start == self._start and oldest - 1 <= number <= self._number:
+            return number, False
         return oldest - 1, True
 
     async def stream(self, last_id: str | None) -> AsyncIterator[bytes]:
         """Everything after `last_id` (absent: from now on), with a comment every 15 s of silence."""
         position, missed = self._position(last_id)
-        yield b"retry: 1000\n\n"
+        yield _framed(retry=1000)
         if missed:
-            yield b"event: reset\ndata: {}\n\n"
+            yield _framed(event="reset", data="{}")
         while True:
-            news = self._news
-            for number, kind, text in list(self._kept):
+            for number, event in list(self._kept):
                 if number > position:
                     position = number
-                    yield f"id: {self._start}-{number}\nevent: {kind}\ndata: {text}\n\n".encode()
+                    yield self._event(number, event)
             if self._number > position:
                 continue
+            if self._news.is_set():
+                self._news = anyio.Event()
             with anyio.move_on_after(HEARTBEAT_SECONDS) as silence:
-                await news.wait()
+                await self._news.wait()
             if silence.cancelled_caught:
-                yield b": still here\n\n"
+                yield _framed(comment="still here")
+
+    def _event(self, number: int, event: Event) -> bytes:
+        data = write_json({"at": event.at, **event.data}).decode()
+        return _framed(id=f"{self._start}-{number}", event=event.kind, data=data)
 
     async def endpoint(self, request: Request) -> Response:
-        return StreamingResponse(
-            self.stream(request.headers.get("last-event-id")),
-            media_type="text/event-stream",
-            headers={"cache-control": "no-store", "x-accel-buffering": "no"},
-        )
+        if request.method == "HEAD":  # an endless body would never end, though nobody is to get it
+            return Response(media_type="text/event-stream", headers=_HEADERS)
+        stream = self.stream(request.headers.get("last-event-id"))
+        return StreamingResponse(stream, media_type="text/event-stream", headers=_HEADERS)
+
+
+def _framed(
+    *,
+    id: str | None = None,
+    event: str | None = None,
+    data: str | None = None,
+    retry: int | None = None,
+    comment: str | None = None,
+) -> bytes:
+    return ServerSentEvent(data, event=event, id=id, retry=retry, comment=comment, sep="\n").encode()

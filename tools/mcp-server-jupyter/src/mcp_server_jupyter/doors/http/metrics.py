@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter as Tally
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
@@ -45,11 +47,14 @@ class Metrics:
         self._active = Gauge(f"{name}_executions_active", "Executions queued or running.", registry=self.registry)
         Info(name, "The server.", registry=self.registry).info({"version": __version__})
 
-    async def follow(self) -> None:
-        """Count until cancelled."""
-        with self._services.events.subscribe(limit=10_000) as subscription:
-            async for event in subscription:
-                self._count(event)
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        """Count what happens meanwhile."""
+        stop = self._services.events.listen(self._count)
+        try:
+            yield
+        finally:
+            stop()
 
     def _count(self, event: Event) -> None:
         data = event.data

@@ -10,11 +10,12 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import JSONResponse
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ...errors import Conflict, InvalidRequest, JupyterMcpError, TooLarge, Unauthorized
 from ...settings import Settings
+from .json_text import Json
 
 OPEN_ROUTES = frozenset({"/health", "/api/healthz"})
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -72,12 +73,12 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def error_response(error: JupyterMcpError, headers: dict[str, str] | None = None) -> JSONResponse:
+def error_response(error: JupyterMcpError, headers: dict[str, str] | None = None) -> Response:
     """The one table from errors to HTTP."""
     content = {"error": error.code, "message": error.message, "hint": error.hint}
     if isinstance(error, Conflict):
         content["diff"] = error.diff
-    return JSONResponse(content, status_code=error.http_status, headers=headers)
+    return Json(content, status_code=error.http_status, headers=headers)
 
 
 def split_host(value: str) -> tuple[str, int | None] | None:
@@ -195,7 +196,7 @@ class Guard:
             return
         await self._app(scope, receive, guarded_send)
 
-    def _refusal(self, scope: Scope) -> JSONResponse | None:
+    def _refusal(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
         if error := self._wrong_name(scope, headers):
             return error_response(error)

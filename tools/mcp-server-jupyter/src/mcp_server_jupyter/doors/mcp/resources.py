@@ -1,76 +1,131 @@
-"""Resources: notebooks by path, and the whole output of an execution by handle."""
+"""Resources: notebooks by path, the outputs of a cell, and the whole output of an execution, by handle."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import anyio.to_thread
 import mcp.types as T
-from mcp.server.mcpserver import MCPServer
-from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
 
 from ...errors import JupyterMcpError, NotFound
-from ...operations import Caller
+from ...notebooks import find_cell
+from ...operations import Answers, Caller
 from ...operations.bind import invoke
+from ...operations.uris import NotebookHandle, OutputHandle, cell_uri, notebook_uri, output_uri, quote_path
+from ...outputs import slice_text
+from ...ports import Entry
 from ...services import Services
 
 MAX_NOTEBOOK_CHARS = 1_000_000
+NOTEBOOK_TYPE = "application/x-ipynb+json"
+TEXT_TYPE = "text/plain"
+_MAX_COMPLETIONS = 100
+
+TEMPLATES = (
+    T.ResourceTemplate(
+        uri_template="notebook://{+path}",
+        name="notebook",
+        title="Notebook",
+        description="A notebook as nbformat JSON; over 1 MB, its outline.",
+        mime_type=NOTEBOOK_TYPE,
+    ),
+    T.ResourceTemplate(
+        uri_template="notebook://{+path}{?cell,cursor}",
+        name="cell_outputs",
+        title="Outputs of a cell",
+        description="The text a cell has put out, page by page; the last line of a page is the URI of the next.",
+        mime_type=TEXT_TYPE,
+    ),
+    T.ResourceTemplate(
+        uri_template="output://{execution_id}",
+        name="output",
+        title="Output of an execution",
+        description="The first page of an execution's text and the URI of the next.",
+        mime_type=TEXT_TYPE,
+    ),
+    T.ResourceTemplate(
+        uri_template="output://{execution_id}/{cursor}",
+        name="output_page",
+        title="Output from a cursor",
+        description="An execution's text from a cursor on.",
+        mime_type=TEXT_TYPE,
+    ),
+)
 
 
-def register(server: MCPServer[Any], services: Services) -> None:
-    """Add the resource templates, the list of notebooks and the completion of paths to a server."""
-
-    @server.resource("notebook://{+path}", title="Notebook", mime_type="application/x-ipynb+json")
-    async def notebook(path: str) -> str:
-        """A notebook as nbformat JSON; over 1 MB, its outline."""
-        return await _or_resource_error(_notebook(services, path))
-
-    @server.resource("output://{execution_id}", title="Output of an execution", mime_type="text/plain")
-    async def output(execution_id: str) -> str:
-        """The first page of an execution's text and the cursor of the next."""
-        return await _or_resource_error(_output(services, execution_id, 0))
-
-    @server.resource("output://{execution_id}/{cursor}", title="Output from a cursor", mime_type="text/plain")
-    async def output_page(execution_id: str, cursor: int) -> str:
-        """An execution's text from a cursor on."""
-        return await _or_resource_error(_output(services, execution_id, cursor))
-
-    @server.completion()  # type: ignore[no-untyped-call,untyped-decorator]
-    async def complete(
-        ref: T.PromptReference | T.ResourceTemplateReference,
-        argument: T.CompletionArgument,
-        context: T.CompletionContext | None,
-    ) -> T.Completion | None:
-        if argument.name not in ("path", "notebook_path"):
-            return None
-        entries = await services.contents.list("", recursive=True)
-        paths = [e.path for e in entries if e.kind == "notebook" and e.path.startswith(argument.value)]
-        return T.Completion(values=paths[:100], total=len(paths), has_more=len(paths) > 100)
+def listed(entry: Entry) -> T.Resource:
+    """A notebook as `resources/list` names it."""
+    return T.Resource(uri=notebook_uri(entry.path), name=entry.path, mime_type=NOTEBOOK_TYPE, size=entry.size)
 
 
-async def _notebook(services: Services, path: str) -> str:
+async def read(services: Services, handle: NotebookHandle | OutputHandle, caller: Caller) -> tuple[str, str]:
+    """The text behind a handle, and its MIME type.
+
+    Raises:
+        JupyterMcpError
+    """
+    if isinstance(handle, OutputHandle):
+        return await _output(services, handle, caller), TEXT_TYPE
+    if handle.cell is not None:
+        return await _cell(services, handle, handle.cell, caller), TEXT_TYPE
+    return await _notebook(services, handle.path, caller), NOTEBOOK_TYPE
+
+
+async def _notebook(services: Services, path: str, caller: Caller) -> str:
     import nbformat  # noqa: PLC0415 - half of the start-up time, and only this resource writes whole notebooks
 
     node = await services.contents.read(path)
-    text = str(nbformat.writes(node))  # type: ignore[no-untyped-call]
-    if len(text) <= MAX_NOTEBOOK_CHARS:
-        return text
-    answer = await invoke(services, "get_notebook_info", {"notebook_path": path}, caller=Caller("resource"))
-    return f"{len(text)} characters are too many for one resource; the outline:\n{answer.text}"
+    if not _exceeds(node, MAX_NOTEBOOK_CHARS):
+        return str(await anyio.to_thread.run_sync(nbformat.writes, node))
+    answer = await invoke(services, "get_notebook_info", {"notebook_path": path}, caller=caller)
+    return f"Over {MAX_NOTEBOOK_CHARS} characters are too many for one resource; the outline:\n{answer.text}"
 
 
-async def _output(services: Services, execution_id: str, cursor: int) -> str:
-    answer = await invoke(
-        services, "get_execution", {"execution_id": execution_id, "cursor": cursor}, caller=Caller("resource")
-    )
+def _exceeds(value: Any, limit: int) -> bool:
+    """Whether the texts in a notebook are longer than `limit` together: known without writing all of it."""
+    rest, length = [value], 0
+    while rest:
+        inner = rest.pop()
+        if isinstance(inner, str):
+            length += len(inner)
+        elif isinstance(inner, dict):
+            rest += inner.values()
+        elif isinstance(inner, list):
+            rest += inner
+        if length > limit:
+            return True
+    return False
+
+
+async def _cell(services: Services, handle: NotebookHandle, cell_id: str, caller: Caller) -> str:
+    notebook = await services.contents.read(handle.path)
+    cell = notebook.cells[find_cell(notebook, cell_id=cell_id)]
+    limit = (caller.answers or Answers.of(services.settings)).max_chars
+    outputs = list(cell.get("outputs", ()))
+    text, following = await anyio.to_thread.run_sync(slice_text, outputs, handle.cursor, limit)
+    return text if following is None else f"{text}\n{cell_uri(handle.path, cell_id, following)}"
+
+
+async def _output(services: Services, handle: OutputHandle, caller: Caller) -> str:
+    arguments = {"execution_id": handle.execution_id, "cursor": handle.cursor}
+    answer = await invoke(services, "get_execution", arguments, caller=caller)
     following = answer.data.get("next_cursor")
-    return f"{answer.text}\noutput://{execution_id}/{following}" if following is not None else answer.text
+    return answer.text if following is None else f"{answer.text}\n{output_uri(handle.execution_id, following)}"
 
 
-async def _or_resource_error(reading: Any) -> str:
-    try:
-        text: str = await reading
-    except NotFound as error:
-        raise ResourceNotFoundError(str(error)) from error
-    except JupyterMcpError as error:
-        raise ResourceError(str(error)) from error
-    return text
+async def complete(
+    services: Services, ref: T.PromptReference | T.ResourceTemplateReference, argument: T.CompletionArgument
+) -> T.Completion | None:
+    """Notebooks whose path begins with what was typed: as a URI spells it for a template, as it is for a prompt."""
+    if argument.name not in ("path", "notebook_path"):
+        return None
+    entries = await services.contents.list("", recursive=True)
+    in_uri = isinstance(ref, T.ResourceTemplateReference)
+    spelled = [(e.path, quote_path(e.path) if in_uri else e.path) for e in entries if e.kind == "notebook"]
+    found = [text for path, text in spelled if path.startswith(argument.value) or text.startswith(argument.value)]
+    return T.Completion(values=found[:_MAX_COMPLETIONS], total=len(found), has_more=len(found) > _MAX_COMPLETIONS)
+
+
+def failed(error: JupyterMcpError) -> int:
+    """The JSON-RPC code of a reading that failed."""
+    return T.INTERNAL_ERROR if error.http_status >= 500 and not isinstance(error, NotFound) else T.INVALID_PARAMS

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mcp.server import MCPServer
+    from mcp.server.connection import Connection
     from mcp.server.lowlevel import Server
 
 
@@ -79,33 +80,7 @@ def caller_cancelled(request: Any) -> bool:
     return not getattr(request.request.app.state, "stopping", False)
 
 
-class Subscribers:
-    """`resources/subscribe` of the handshake eras, which `MCPServer` leaves to the protocol server below it."""
-
-    def __init__(self, mcp: MCPServer) -> None:
-        import mcp.types as types  # noqa: PLC0415 - see `quick_import`
-
-        self._sessions: dict[str, set[Any]] = {}
-        self._done = types.EmptyResult()
-        server = lowlevel(mcp)
-        server.add_request_handler("resources/subscribe", types.SubscribeRequestParams, self._subscribe)
-        server.add_request_handler("resources/unsubscribe", types.UnsubscribeRequestParams, self._unsubscribe)
-
-    async def _subscribe(self, ctx: Any, params: Any) -> Any:
-        self._sessions.setdefault(str(params.uri), set()).add(ctx.session)
-        return self._done
-
-    async def _unsubscribe(self, ctx: Any, params: Any) -> Any:
-        self._sessions.get(str(params.uri), set()).discard(ctx.session)
-        return self._done
-
-    async def notify(self, uri: str) -> None:
-        """Tell every subscriber of `uri`; one whose connection has ended is forgotten."""
-        import anyio  # noqa: PLC0415
-        from mcp import MCPError  # noqa: PLC0415 - see `quick_import`
-
-        for session in list(self._sessions.get(uri, ())):
-            try:
-                await session.send_resource_updated(uri)
-            except (anyio.ClosedResourceError, anyio.BrokenResourceError, MCPError):
-                self._sessions[uri].discard(session)
+def connection_of(request: Any) -> Connection:
+    """The connection a request came on. A session object lasts for one request; what it is a view of lasts longer."""
+    connection: Connection = request.session._connection
+    return connection

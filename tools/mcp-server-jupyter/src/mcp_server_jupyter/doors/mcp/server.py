@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -10,17 +10,19 @@ import anyio
 import mcp.types as T
 from mcp import MCPError
 from mcp.server.caching import CacheHint
+from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import Context, MCPServer
-from mcp.server.subscriptions import InMemorySubscriptionBus, ResourceUpdated
+from pydantic import AnyUrl
 
 from ... import __version__
 from ...errors import JupyterMcpError
 from ...operations import OPERATIONS, Answer, Caller, Operation
 from ...operations.bind import input_schema, invoke, resolve
-from ...ports import Entry
+from ...operations.uris import parse_handle
 from ...services import Services
 from . import prompts, resources
-from .sdk_compat import Subscribers, caller_cancelled, client_name
+from .sdk_compat import caller_cancelled, client_name
+from .subscriptions import ChangeBus, Subscribers
 
 INSTRUCTIONS = """Work in Jupyter notebooks on live kernels; people see the same notebooks and kernels.
 - notebook_path is optional: absent, the default notebook. A cell is named by cell_index or cell_id (ids are stable, \
@@ -41,18 +43,17 @@ class JupyterMcp(MCPServer[dict[str, Any]]):
 
     def __init__(self, services: Services) -> None:
         self.services = services
-        self._bus = InMemorySubscriptionBus()
         super().__init__(
             "mcp-server-jupyter",
             title="Jupyter",
             version=__version__,
             instructions=INSTRUCTIONS,
-            lifespan=_forward_changes,
-            subscriptions=self._bus,
+            lifespan=_transport,
+            subscriptions=ChangeBus(services.events),
             log_level="ERROR",
             cache_hints={"tools/list": CacheHint(ttl_ms=3_600_000, scope="public")},
         )
-        self.subscribers = Subscribers(self)
+        self.subscribers = Subscribers(self, services)
 
     async def list_tools(self) -> list[T.Tool]:
         return [_tool(operation) for operation in OPERATIONS.values()] + await super().list_tools()
@@ -61,7 +62,7 @@ class JupyterMcp(MCPServer[dict[str, Any]]):
         """Every notebook, the first 500 by path; beyond that, the template and its completion."""
         entries = await self.services.contents.list("", recursive=True)
         notebooks = [entry for entry in entries if entry.kind == "notebook"][:500]
-        return [_resource(entry) for entry in notebooks] + await super().list_resources()
+        return [resources.listed(entry) for entry in notebooks] + await super().list_resources()
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None
@@ -85,33 +86,44 @@ class JupyterMcp(MCPServer[dict[str, Any]]):
             return T.CallToolResult(content=[T.TextContent(type="text", text=str(error))], is_error=True)
         return _result(answer)
 
-    async def notify_changed(self, path: str) -> None:
-        """Tell subscribers of both eras that a notebook changed."""
-        uri = f"notebook://{path}"
-        await self._bus.publish(ResourceUpdated(uri=uri))
-        await self.subscribers.notify(uri)
+    async def list_resource_templates(self) -> list[T.ResourceTemplate]:
+        return [*resources.TEMPLATES, *await super().list_resource_templates()]
+
+    async def read_resource(
+        self, uri: AnyUrl | str, context: Context[Any, Any] | None = None
+    ) -> Iterable[ReadResourceContents] | T.InputRequiredResult:
+        """Read what a handle names; any other URI is looked up among the resources that were added."""
+        try:
+            handle = parse_handle(str(uri))
+            if handle is None:
+                return await super().read_resource(uri, context)
+            text, mime_type = await resources.read(self.services, handle, Caller("resource"))
+        except JupyterMcpError as error:
+            raise MCPError(code=resources.failed(error), message=str(error), data={"uri": str(uri)}) from error
+        return [ReadResourceContents(content=text, mime_type=mime_type)]
 
 
 def create_mcp(services: Services) -> JupyterMcp:
     """The MCP server of these services."""
     server = JupyterMcp(services)
-    resources.register(server, services)
     prompts.register(server)
+
+    @server.completion()  # type: ignore[no-untyped-call,untyped-decorator]
+    async def complete(
+        ref: T.PromptReference | T.ResourceTemplateReference,
+        argument: T.CompletionArgument,
+        context: T.CompletionContext | None,
+    ) -> T.Completion | None:
+        return await resources.complete(services, ref, argument)
+
     return server
 
 
 @asynccontextmanager
-async def _forward_changes(server: MCPServer[Any]) -> AsyncIterator[dict[str, Any]]:
-    """While a transport is served, notebook changes become resource notifications."""
-    assert isinstance(server, JupyterMcp)
-
-    async def forward() -> None:
-        async for path in server.services.contents.changes():
-            await server.notify_changed(path)
-
+async def _transport(server: MCPServer[Any]) -> AsyncIterator[dict[str, Any]]:
+    """What lasts as long as a transport is served: the tasks of its connections."""
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(forward)
-        yield {}
+        yield {"tasks": tasks}
         tasks.cancel_scope.cancel()
 
 
@@ -122,12 +134,6 @@ def _tool(operation: Operation) -> T.Tool:
         description=operation.doc,
         input_schema=input_schema(operation),
         annotations=_annotations(operation),
-    )
-
-
-def _resource(entry: Entry) -> T.Resource:
-    return T.Resource(
-        uri=f"notebook://{entry.path}", name=entry.path, mime_type="application/x-ipynb+json", size=entry.size
     )
 
 

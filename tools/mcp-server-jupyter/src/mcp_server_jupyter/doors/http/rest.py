@@ -1,0 +1,68 @@
+"""The REST routes: health, the operations by name, and `PUT /api/connect`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mcp.server import MCPServer
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ... import __version__
+from ...errors import InvalidRequest
+from ...operations import Caller
+from ...operations.bind import invoke
+from ...services import Services
+from .connect import connect
+from .json_text import Json, read_json
+from .security import read_body
+
+NAME = "mcp-server-jupyter"
+
+
+class Rest:
+    def __init__(self, services: Services, mcp: MCPServer, token: str | None, port: int) -> None:
+        self._services = services
+        self._mcp = mcp
+        self._token = token
+        self._port = port
+
+    async def health(self, request: Request) -> Response:
+        return Json({"status": "ok", "service": NAME, "version": __version__})
+
+    async def healthz(self, request: Request) -> Response:
+        return Json({"status": "healthy", "kernel_status": self._services.kernel_status()})
+
+    async def connect(self, request: Request) -> Response:
+        own = (self._services.settings.host, self._port)
+        body = await self._object(request)
+        return Json(await connect(self._services, body, own_address=own, token=self._token))
+
+    async def operations(self, request: Request) -> Response:
+        tools = await self._mcp.list_tools()
+        fields = {"name", "title", "description", "input_schema", "annotations"}
+        listed = [tool.model_dump(mode="json", by_alias=True, exclude_none=True, include=fields) for tool in tools]
+        return Json({"operations": listed})
+
+    async def operate(self, request: Request) -> Response:
+        arguments = await self._object(request)
+        answer = await invoke(self._services, request.path_params["name"], arguments, caller=Caller("user"))
+        return Json(
+            {
+                "text": answer.text,
+                "data": answer.data,
+                "is_error": answer.is_error,
+                "links": [{"uri": link.uri, "name": link.name} for link in answer.links],
+                "images": [{"data": image.data, "mime_type": image.mime_type} for image in answer.images],
+            }
+        )
+
+    async def _object(self, request: Request) -> dict[str, Any]:
+        body = await read_body(request.receive, self._services.settings.max_body_bytes)
+        try:
+            value = read_json(body or b"{}")
+        except ValueError as error:
+            raise InvalidRequest("The body is not JSON, or nested too deep.", hint="Send a JSON object.") from error
+        if not isinstance(value, dict):
+            raise InvalidRequest("The body is not a JSON object.", hint="Send the arguments by name.")
+        return value
