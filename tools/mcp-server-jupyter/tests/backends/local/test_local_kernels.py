@@ -10,90 +10,21 @@ import subprocess
 import sys
 import textwrap
 from collections import Counter
-from collections.abc import AsyncIterator
 from glob import glob
 from pathlib import Path
-from typing import Any
 
 import anyio
-import psutil
 import pytest
 
+from local_kernels import content, is_gone, kernelspec, printed, processes, run, until, until_dead
 from mcp_server_jupyter.backends.local import recorder
-from mcp_server_jupyter.backends.local.kernel import LocalKernel
 from mcp_server_jupyter.backends.local.kernels import LocalKernels, open_kernels
 from mcp_server_jupyter.backends.local.system import runtime_folder
 from mcp_server_jupyter.errors import InvalidRequest, KernelDead, KernelStartFailed, NotFound
-from mcp_server_jupyter.ports import Death, Message
+from mcp_server_jupyter.ports import Death
 from mcp_server_jupyter.settings import Settings
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    (tmp_path / "root").mkdir()
-    return Settings.load({"root": tmp_path / "root", "state_dir": tmp_path / "state"}, {})
-
-
-@pytest.fixture
-async def kernels(settings: Settings) -> AsyncIterator[LocalKernels]:
-    async with open_kernels(settings) as opened:
-        yield opened
-
-
-def content(code: str) -> dict[str, Any]:
-    return {"code": code, "silent": False, "store_history": True, "allow_stdin": False, "stop_on_error": False}
-
-
-async def run(kernel: LocalKernel, code: str) -> list[Message]:
-    with anyio.fail_after(30):
-        return [message async for message in kernel.request("execute_request", content(code))]
-
-
-def printed(messages: list[Message]) -> str:
-    return "".join(message.content["text"] for message in messages if message.msg_type == "stream")
-
-
-async def until_dead(messages: AsyncIterator[Message]) -> tuple[list[Message], KernelDead]:
-    """What came before the kernel died, and the error that says so."""
-    found = []
-    try:
-        async for message in messages:
-            found.append(message)
-    except KernelDead as error:
-        return found, error
-    raise AssertionError("it did not die")
-
-
-def processes(settings: Settings) -> list[psutil.Process]:
-    """Everything that works for this state folder: recorders and kernels name it in their arguments."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if any(str(settings.state_dir) in argument for argument in process.cmdline()):
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
-
-
-def is_gone(pid: int) -> bool:
-    return recorder.birth(pid) is None
-
-
-async def until(condition: Any, seconds: float = 10) -> None:
-    with anyio.fail_after(seconds):
-        # Processes and files of others cannot be waited for.
-        while not condition():  # noqa: ASYNC110
-            await anyio.sleep(0.02)
-
-
-def kernelspec(folder: Path, name: str, argv: list[str], **more: Any) -> None:
-    target = folder / "kernels" / name
-    target.mkdir(parents=True)
-    spec = {"argv": argv, "display_name": name, "language": "python", **more}
-    (target / "kernel.json").write_text(json.dumps(spec))
 
 
 # --------------------------------------------------------------------------- starting
