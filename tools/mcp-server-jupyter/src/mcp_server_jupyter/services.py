@@ -102,12 +102,19 @@ async def open_services(
         if settings.notebook:
             await _open_default(services, settings.notebook)
         services.recovered = await recover(opened_contents, opened_kernels, journal, sessions, executions)
+        tasks.start_soon(_tell_foreign_changes, opened_contents, events)
         try:
             yield services
         finally:
             with anyio.CancelScope(shield=True):
                 await _close(services)
             group.cancel_scope.cancel()
+
+
+async def _tell_foreign_changes(contents: Contents, events: Events) -> None:
+    """What another program wrote, as an event; our own edits are told where they are made."""
+    async for path in contents.changes(foreign=True):
+        events.publish("notebook.changed", notebook=path)
 
 
 async def _open_default(services: Services, notebook: str) -> None:

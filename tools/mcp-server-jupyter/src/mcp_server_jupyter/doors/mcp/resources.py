@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import anyio.to_thread
 import mcp.types as T
 from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
 
 from ...errors import JupyterMcpError, NotFound
+from ...notebooks import exceeds
 from ...operations import Caller
 from ...operations.bind import invoke
 from ...services import Services
@@ -48,14 +50,19 @@ def register(server: MCPServer[Any], services: Services) -> None:
 
 
 async def _notebook(services: Services, path: str) -> str:
+    node = await services.contents.read(path)
+    if not exceeds(node, MAX_NOTEBOOK_CHARS):
+        text = await anyio.to_thread.run_sync(_write, node)
+        if len(text) <= MAX_NOTEBOOK_CHARS:
+            return text
+    answer = await invoke(services, "get_notebook_info", {"notebook_path": path}, caller=Caller("resource"))
+    return f"More than {MAX_NOTEBOOK_CHARS:,} characters are too many for one resource; the outline:\n{answer.text}"
+
+
+def _write(node: Any) -> str:
     import nbformat  # noqa: PLC0415 - half of the start-up time, and only this resource writes whole notebooks
 
-    node = await services.contents.read(path)
-    text = str(nbformat.writes(node))  # type: ignore[no-untyped-call]
-    if len(text) <= MAX_NOTEBOOK_CHARS:
-        return text
-    answer = await invoke(services, "get_notebook_info", {"notebook_path": path}, caller=Caller("resource"))
-    return f"{len(text)} characters are too many for one resource; the outline:\n{answer.text}"
+    return str(nbformat.writes(node))  # type: ignore[no-untyped-call]
 
 
 async def _output(services: Services, execution_id: str, cursor: int) -> str:
