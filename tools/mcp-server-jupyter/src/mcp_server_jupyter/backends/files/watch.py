@@ -35,6 +35,7 @@ _DEBOUNCE_MS = 150
 _NO_TIMEOUT = 0
 _CLOCK_SECONDS = 0.02
 _ADDED, _DELETED = 1, 3
+_REMEMBERED = 1_000
 
 Noticed = Callable[[Path], Coroutine[Any, Any, None]]
 
@@ -50,6 +51,7 @@ async def watch(root: Path, noticed: Noticed) -> None:
     stop = threading.Event()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_set_when_cancelled, stop)
+        news = _News(lambda path: tasks.start_soon(noticed, path))
         try:
             while True:
                 folders = await anyio.to_thread.run_sync(_folders, root)
@@ -58,12 +60,29 @@ async def watch(root: Path, noticed: Noticed) -> None:
                 except FileNotFoundError:
                     continue  # one of them has gone meanwhile
                 for path in await anyio.to_thread.run_sync(_changed_since, folders, since):
-                    tasks.start_soon(noticed, path)
-                since = await _follow(watcher, set(folders), stop, lambda path: tasks.start_soon(noticed, path))
+                    news.tell(path)
+                since = await _follow(watcher, set(folders), stop, news)
         except (OSError, RuntimeError) as error:
             logger.warning("changes by other programs are noticed by the next call only: %s", error)
         finally:
             tasks.cancel_scope.cancel()
+
+
+class _News:
+    """Tells every change once, also if it was seen in two ways: by looking and by watching."""
+
+    def __init__(self, tell: Callable[[Path], object]) -> None:
+        self._tell = tell
+        self._told: dict[Path, float] = {}
+
+    def tell(self, path: Path) -> None:
+        changed_at = _changed_at(path)
+        if changed_at and self._told.get(path) == changed_at:
+            return
+        if len(self._told) >= _REMEMBERED:
+            self._told.clear()
+        self._told[path] = changed_at
+        self._tell(path)
 
 
 async def _set_when_cancelled(stop: threading.Event) -> None:
@@ -80,9 +99,7 @@ def _open_watcher(folders: Sequence[Path]) -> RustNotify:
     return RustNotify([str(folder) for folder in folders], False, False, 300, False, True)
 
 
-async def _follow(
-    watcher: RustNotify, folders: set[Path], stop: threading.Event, tell: Callable[[Path], object]
-) -> float:
+async def _follow(watcher: RustNotify, folders: set[Path], stop: threading.Event, news: _News) -> float:
     """Tell what changes until there are other folders; returns since when that may have missed something."""
     with watcher:
         while True:
@@ -94,7 +111,7 @@ async def _follow(
             changes = [(change, Path(path)) for change, path in found]
             for path in {path for _, path in changes if path.name.endswith(NOTEBOOK_SUFFIX)}:
                 if not is_left_out(path.name):
-                    tell(path)
+                    news.tell(path)
             if any(_is_other_folder(change, path, folders) for change, path in changes):
                 return now - _DEBOUNCE_MS / 1e3
 
