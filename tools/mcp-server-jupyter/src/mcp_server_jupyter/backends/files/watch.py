@@ -52,6 +52,7 @@ async def watch(root: Path, noticed: Noticed) -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_set_when_cancelled, stop)
         news = _News(lambda path: tasks.start_soon(noticed, path))
+        known: set[Path] | None = None
         try:
             while True:
                 folders = await anyio.to_thread.run_sync(_folders, root)
@@ -59,9 +60,10 @@ async def watch(root: Path, noticed: Noticed) -> None:
                     watcher = await anyio.to_thread.run_sync(_open_watcher, folders)
                 except FileNotFoundError:
                     continue  # one of them has gone meanwhile
-                for path in await anyio.to_thread.run_sync(_changed_since, folders, since):
+                for path in await anyio.to_thread.run_sync(_missed, folders, known, since):
                     news.tell(path)
-                since = await _follow(watcher, set(folders), stop, news)
+                known = set(folders)
+                since = await _follow(watcher, known, stop, news)
         except (OSError, RuntimeError) as error:
             logger.warning("changes by other programs are noticed by the next call only: %s", error)
         finally:
@@ -147,9 +149,14 @@ def _folders_in(folder: Path) -> Iterator[Path]:
             yield folder / name
 
 
-def _changed_since(folders: Sequence[Path], since: float) -> list[Path]:
-    """Notebooks that were changed while nobody watched."""
-    return [path for folder in folders for path in _notebooks_in(folder) if _changed_at(path) > since]
+def _missed(folders: Sequence[Path], known: set[Path] | None, since: float) -> list[Path]:
+    """Notebooks that were changed while nobody watched, and those in folders that came since; at first, none did."""
+    return [
+        path
+        for folder in folders
+        for path in _notebooks_in(folder)
+        if (known is not None and folder not in known) or _changed_at(path) > since
+    ]
 
 
 def _notebooks_in(folder: Path) -> list[Path]:
