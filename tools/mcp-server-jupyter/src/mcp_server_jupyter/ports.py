@@ -254,15 +254,19 @@ class Contents(AbstractAsyncContextManager["Contents", None], Protocol):
 
         Args:
             durable: True returns when the change would survive a power cut; False may be written up to 250 ms
-                later (streamed outputs). `flush` waits for it.
+                later (streamed outputs), for big notebooks up to a second. `flush` waits for it.
 
         Raises:
             Conflict: a person changed the same cell in another way; nothing was written.
             NotFound, OutsideRoot, InvalidNotebook
         """
 
-    async def flush(self, path: str | None = None) -> None:
-        """Wait until everything (of `path`) is durable."""
+    async def flush(self, path: str | None = None, *, urgent: bool = True) -> None:
+        """Wait until everything (of `path`) that was changed before is durable.
+
+        Args:
+            urgent: False waits for the next write in its own time, so that changes in a row are written together.
+        """
 
     async def create(self, path: str, notebook: NotebookNode) -> None:
         """Write a new notebook, with the folders it needs.
@@ -271,5 +275,9 @@ class Contents(AbstractAsyncContextManager["Contents", None], Protocol):
             AlreadyExists, OutsideRoot, InvalidRequest
         """
 
-    def changes(self) -> AsyncIterator[str]:
-        """Paths of notebooks that changed, ours and noticed ones, as they happen; for update notifications."""
+    def changes(self, *, foreign: bool = False) -> AsyncIterator[str]:
+        """Paths of notebooks that changed, as they happen; for update notifications.
+
+        Args:
+            foreign: only what others changed, not what this server did.
+        """

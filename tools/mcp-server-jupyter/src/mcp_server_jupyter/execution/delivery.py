@@ -75,7 +75,7 @@ class Delivery:
     async def confirm(self, execution: Execution) -> None:
         """Note in the journal that the outputs have reached the disk."""
         try:
-            await self._contents.flush(execution.notebook)
+            await self._contents.flush(execution.notebook, urgent=False)
         except JupyterMcpError as error:
             execution.note = f"{execution.note} The notebook could not be written: {error.message}".strip()
             self._journal.update_execution(execution.id, events_lost=execution.note)

@@ -16,20 +16,29 @@ from .cells import (
     source_hash,
 )
 from .merge import align, merge
+from .metadata import kernelspec_name, language
 from .nodes import diff, new_id, node, node_type, shallow
 from .outline import CellLine, outline, output_kinds
+from .shape import check_cell, check_root, join_cell, settle, valid_id
+from .size import exceeds
 
 __all__ = [
     "CELL_TYPES",
     "CellLine",
     "align",
+    "check_cell",
     "check_hash",
+    "check_root",
     "clear_outputs",
     "delete_cell",
     "diff",
     "edit_source",
+    "exceeds",
     "find_cell",
     "insert_cell",
+    "join_cell",
+    "kernelspec_name",
+    "language",
     "merge",
     "move_cell",
     "new_cell",
@@ -41,6 +50,8 @@ __all__ = [
     "output_kinds",
     "replace_source",
     "set_outputs",
+    "settle",
     "shallow",
     "source_hash",
+    "valid_id",
 ]

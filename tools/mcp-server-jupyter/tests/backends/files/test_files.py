@@ -20,7 +20,8 @@ import pytest
 
 from mcp_server_jupyter import notebooks
 from mcp_server_jupyter.backends.files import contents as files
-from mcp_server_jupyter.backends.files import disk
+from mcp_server_jupyter.backends.files import disk, locks, paths
+from mcp_server_jupyter.backends.files import notebook as notebook_module
 from mcp_server_jupyter.errors import (
     Conflict,
     InvalidNotebook,
@@ -472,7 +473,7 @@ async def test_many_streamed_outputs_cost_few_writes(
             notebooks.set_outputs(notebook, 1, stream("x\n" * number), number)
         await anyio.sleep(0.001)
     await contents.flush()
-    assert len(writes) <= (anyio.current_time() - started) / files.DELAY_SECONDS + 1
+    assert len(writes) <= (anyio.current_time() - started) / notebook_module.DELAY_SECONDS + 1
 
 
 async def test_leaving_the_context_writes_what_is_pending(tmp_path: Path) -> None:
@@ -485,7 +486,7 @@ async def test_leaving_the_context_writes_what_is_pending(tmp_path: Path) -> Non
 async def test_reading_does_not_wait_for_a_write(
     contents: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "INLINE_BYTES", 0)
+    monkeypatch.setattr(notebook_module, "INLINE_BYTES", 0)
     put(tmp_path)
     await contents.read("a.ipynb")
     writing, go_on = threading.Event(), threading.Event()
@@ -589,7 +590,7 @@ async def test_mode_bits_are_kept(contents: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("call", "code", "error"),
     [
-        ("write", errno.ENOSPC, Unavailable),
+        ("writev", errno.ENOSPC, Unavailable),
         ("fsync", errno.EIO, Unavailable),
         ("replace", errno.EACCES, InvalidRequest),
         ("open", errno.EROFS, InvalidRequest),
@@ -620,7 +621,7 @@ async def test_a_failing_disk_is_told_and_leaves_the_file_as_it_was(
 async def test_a_read_only_file_is_not_replaced(contents: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = put(tmp_path)
     before = path.read_bytes()
-    monkeypatch.setattr(os, "access", lambda *args: False)
+    monkeypatch.setattr(os, "access", lambda *args, **how: False)
     with pytest.raises(InvalidRequest, match="ermission"):
         await edit(contents, "a.ipynb", source(1, "ours"))
     assert path.read_bytes() == before
@@ -642,13 +643,33 @@ async def test_a_lock_held_by_another_program_is_waited_for(contents: Any, tmp_p
 
 
 async def test_temporary_files_of_a_killed_server_are_swept(contents: Any, tmp_path: Path) -> None:
-    put(tmp_path)
-    old, new = (tmp_path / f".mcp-server-jupyter-1-{name}.tmp" for name in ("old", "new"))
-    old.touch()
-    new.touch()
-    os.utime(old, (1, 1))
+    path = put(tmp_path)
+    left = [tmp_path / f"{locks.TEMP_PREFIX}{name}{locks.TEMP_SUFFIX}" for name in ("young", "younger")]
+    for place in left:
+        place.touch()
+    with paths.opened(tmp_path, path) as place, locks.temporary(place) as (ours, _):
+        await contents.read("a.ipynb")
+        assert names(tmp_path) == [ours.name, "a.ipynb"]
+
+
+async def test_a_temporary_file_that_is_swept_before_it_is_locked_is_made_anew(
+    contents: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = put(tmp_path)
+    real_open, swept = os.open, []
+
+    def open_and_sweep(name: Any, flags: int, *args: Any, **how: Any) -> int:
+        descriptor = real_open(name, flags, *args, **how)
+        if flags & os.O_EXCL and not swept:
+            swept.append(name)
+            locks.sweep(tmp_path, tmp_path)
+        return descriptor
+
     await contents.read("a.ipynb")
-    assert (old.exists(), new.exists()) == (False, True)
+    monkeypatch.setattr(os, "open", open_and_sweep)
+    await edit(contents, "a.ipynb", source(1, "ours"))
+    assert swept
+    assert as_json(path)["cells"][1]["source"] == ["ours"]
 
 
 # --------------------------------------------------------------------------- size and crashes

@@ -100,7 +100,7 @@ def edit(document: Any, change: Any) -> Any:
     copy = notebooks.shallow(document.notebook, cells=list(document.notebook.cells))
     copy["metadata"] = notebooks.shallow(document.notebook.metadata)
     change(copy)
-    return notebook_text.splice(document, notebook_text.settle(copy, document.notebook.cells))
+    return notebook_text.splice(document, notebooks.settle(copy, document.notebook.cells))
 
 
 @settings(max_examples=300, deadline=None)

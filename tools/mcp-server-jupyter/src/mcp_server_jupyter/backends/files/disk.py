@@ -1,127 +1,68 @@
-"""Notebook files on disk: paths that stay below the root, versions, and replacing a file in one step."""
+"""Notebook files on disk: their versions, reading them whole, and replacing them in one step."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
-import secrets
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from ...errors import AlreadyExists, InvalidRequest, JupyterMcpError, NotFound, OutsideRoot, TooLarge, Unavailable
+from ...errors import TooLarge
+from .locks import locked_place, temporary
+from .paths import CLOSE_ON_EXEC, Place, opened, swapped
 
 if sys.platform != "win32":
     import fcntl
 
-NOTEBOOK_SUFFIX = ".ipynb"
-LOCK_SECONDS = 10.0
-_LOCK_STEP_SECONDS = 0.001
-_TEMP_PREFIX = ".mcp-server-jupyter-"
-_STALE_SECONDS = 3600.0
+logger = logging.getLogger(__name__)
+
+Pieces = Sequence[bytes]
+"""A file's bytes in order, in as many parts as it was put together from."""
+
+_PIECES_AT_ONCE = 512
+_NO_REPLACE = (errno.EBUSY, errno.EXDEV)
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
+_NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM, errno.EBADF, errno.ENOSYS)
 
 
 class Version(NamedTuple):
-    """What tells one state of a file from another without reading it."""
+    """What tells one state of a file from another without reading it.
+
+    An inode number may be used again as soon as its file is gone; the time of change, which no program can set,
+    then differs.
+    """
 
     modified_ns: int
+    changed_ns: int
     size: int
     inode: int
-
-
-class Snapshot:
-    """A version of a file, held open so that no later file can take its inode number and pass for it."""
-
-    def __init__(self, version: Version, descriptor: int) -> None:
-        self.version = version
-        self._guard = None if sys.platform == "win32" else os.dup(descriptor)
-
-    def close(self) -> None:
-        """Let go of the file. Idempotent."""
-        if self._guard is not None:
-            os.close(self._guard)
-            self._guard = None
+    device: int
 
 
 class Changed(Exception):
     """The file is not the one that was read. Never leaves the backend."""
 
 
-# --------------------------------------------------------------------------- paths
-
-
-def resolve(root: Path, path: str) -> Path:
-    """The real path of a notebook or folder below `root`, which is real itself.
-
-    Raises:
-        InvalidRequest: a NUL character.
-        OutsideRoot: it leaves the root, by `..`, as an absolute path, or through a symbolic link.
-    """
-    if "\0" in path:
-        raise InvalidRequest("The path holds a NUL character.", hint="Give a path relative to the root.")
-    try:
-        real = Path(os.path.realpath(root / path))
-    except (OSError, ValueError) as error:
-        raise InvalidRequest(f"The path {path[:200]!r} cannot be followed.", hint="Check its links.") from error
-    if real != root and root not in real.parents:
-        raise OutsideRoot(f"{path!r} is outside the root folder.", hint="Give a path relative to the root.")
-    return real
-
-
-def resolve_notebook(root: Path, path: str) -> Path:
-    """`resolve` for something that must be a notebook by its name.
-
-    Raises:
-        InvalidRequest, OutsideRoot
-    """
-    if not path.strip():
-        raise InvalidRequest("The notebook's path is empty.", hint="Give a path relative to the root.")
-    real = resolve(root, path)
-    if not path.endswith(NOTEBOOK_SUFFIX):
-        hint = "It is a folder; list it." if real.is_dir() else f"Notebooks end in {NOTEBOOK_SUFFIX}."
-        raise InvalidRequest(f"{path!r} is not a notebook.", hint=hint)
-    return real
-
-
-@contextlib.contextmanager
-def translated(name: str) -> Iterator[None]:
-    """Operating-system errors about the file `name` as ours."""
-    try:
-        yield
-    except OSError as error:
-        raise _translate(error, name) from error
-
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
-
-
-def _translate(error: OSError, name: str) -> JupyterMcpError:
-    if isinstance(error, FileNotFoundError | NotADirectoryError):
-        return NotFound(f"There is no notebook {name!r}.", hint="List the notebooks, or create it.")
-    if isinstance(error, IsADirectoryError):
-        return InvalidRequest(f"{name!r} is a folder.", hint="Name a notebook in it.")
-    if isinstance(error, FileExistsError):
-        return AlreadyExists(f"{name!r} exists already.", hint="Open it, or choose another name.")
-    if error.errno in _FORBIDDEN:
-        return InvalidRequest(f"{name!r} cannot be used: {error.strerror}.", hint="Check its permissions and folder.")
-    if error.errno in _FULL:
-        return Unavailable(f"{name!r} cannot be written: {error.strerror}.", hint="Free some space; nothing was lost.")
-    if error.errno == errno.ENAMETOOLONG:
-        return InvalidRequest(f"The path {name[:80]!r}… is too long.", hint="Choose a shorter one.")
-    return Unavailable(f"{name!r} cannot be used: {error.strerror}.", hint="Try again once the disk answers.")
-
-
 # --------------------------------------------------------------------------- reading
 
 
 def version_of(path: Path) -> Version:
-    """The version of a file now. Raises OSError."""
-    return _version(os.stat(path))
+    """The version of a file now. Raises OSError.
+
+    Raises:
+        OutsideRoot: it is a link.
+    """
+    info = os.lstat(path)
+    if stat.S_ISLNK(info.st_mode):
+        raise swapped(path.name)
+    return _version(info)
 
 
 def _version(info: os.stat_result) -> Version:
@@ -129,25 +70,39 @@ def _version(info: os.stat_result) -> Version:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if not stat.S_ISREG(info.st_mode):
         raise PermissionError(errno.EPERM, "it is not a regular file")
-    return Version(info.st_mtime_ns, info.st_size, info.st_ino)
+    return Version(info.st_mtime_ns, info.st_ctime_ns, info.st_size, info.st_ino, info.st_dev)
 
 
-def read(path: Path, limit: int) -> tuple[bytes, Snapshot]:
-    """A file's bytes and the version they belong to, which the caller closes. Raises OSError.
+def read(root: Path, path: Path, limit: int) -> tuple[bytes, Version]:
+    """A file's bytes and the version they belong to. Raises OSError.
 
     Raises:
         TooLarge: more than `limit` bytes.
+        OutsideRoot: it, or a folder above it, is a link by now.
     """
-    _version(os.stat(path))
-    with open(path, "rb") as file:
-        while True:
-            before = _version(os.fstat(file.fileno()))
-            check_size(path.name, before.size, limit)
-            data = file.read()
-            after = _version(os.fstat(file.fileno()))
-            if before == after and len(data) == after.size:
-                return data, Snapshot(after, file.fileno())
-            file.seek(0)
+    with opened(root, path) as place:
+        _version(place.stat())
+        with open(place.open(os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb", buffering=0) as file:
+            return _read(file.fileno(), path.name, limit)
+
+
+def _read(descriptor: int, name: str, limit: int) -> tuple[bytes, Version]:
+    while True:
+        before = _version(os.fstat(descriptor))
+        check_size(name, before.size, limit)
+        data = _read_from(descriptor, before.size)
+        after = _version(os.fstat(descriptor))
+        if before == after and len(data) == after.size:
+            return data, after
+
+
+def _read_from(descriptor: int, size: int) -> bytes:
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    parts: list[bytes] = []
+    while part := os.read(descriptor, size + 1):
+        parts.append(part)
+        size = max(0, size - len(part))
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def check_size(name: str, size: int, limit: int) -> None:
@@ -163,70 +118,124 @@ def check_size(name: str, size: int, limit: int) -> None:
         )
 
 
+def is_fresh(path: Path, seconds: float) -> bool:
+    """Whether the file was changed that recently. Raises OSError."""
+    return time.time() - os.lstat(path).st_mtime < seconds
+
+
 # --------------------------------------------------------------------------- writing
 
 
-def replace(path: Path, data: bytes, expected: Version, *, is_locked: bool = False, wait: bool = True) -> Snapshot:
-    """Put `data` in the place of the file, durably and in one step, if it is still the expected version.
+def replace(
+    root: Path, path: Path, pieces: Pieces, expected: Version, *, is_locked: bool = False, wait: bool = True
+) -> Version:
+    """Put the pieces in the place of the file, durably and in one step, if it is still the expected version.
 
     The new file is made beside it and synced before the old one is locked (flock), so that the time in which another
     program's change could be missed is that of one stat and one rename. Raises OSError; BlockingIOError if another
     program holds the lock and this may not `wait`.
 
     Args:
-        is_locked: the caller holds `locked` already.
+        is_locked: the caller holds `locks.locked` already.
 
     Raises:
         Changed: the file is another one by now.
+        OutsideRoot: it, or a folder above it, is a link by now.
         Unavailable: another program holds the lock for more than 10 s.
     """
-    info = os.stat(path)
-    if _version(info) != expected:
-        raise Changed
-    if not os.access(path, os.W_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    with _temporary(path.parent) as (temp, descriptor):
-        _copy_owner(descriptor, info)
-        _write(descriptor, data)
-        with _flock(descriptor, wait), contextlib.nullcontext() if is_locked else locked(path, wait):
-            if version_of(path) != expected:
-                raise Changed
-            os.replace(temp, path)
-            snapshot = Snapshot(_version(os.fstat(descriptor)), descriptor)
-    _sync_folder(path.parent)
-    return snapshot
+    with opened(root, path) as place:
+        info = place.stat()
+        if _version(info) != expected:
+            raise Changed
+        if not os.access(place.name, os.W_OK, dir_fd=place.folder):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        with temporary(place) as (temp, descriptor):
+            _copy_owner(descriptor, info)
+            _write(descriptor, pieces)
+            with contextlib.nullcontext() if is_locked else locked_place(place, wait):
+                if _version(place.stat()) != expected:
+                    raise Changed
+                written = _move(temp, place, descriptor, pieces)
+        _sync_folder(place)
+    return written
 
 
-def create(path: Path, data: bytes) -> Snapshot:
-    """Write a new file durably, with its folders. Raises OSError, FileExistsError if there is one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _temporary(path.parent, 0o666) as (temp, descriptor):
-        _write(descriptor, data)
-        try:
-            os.link(temp, path)
-        except OSError as error:
-            if error.errno not in _NO_LINKS:
+def _move(temp: Place, place: Place, descriptor: int, pieces: Pieces) -> Version:
+    try:
+        os.replace(temp.name, place.name, src_dir_fd=temp.folder, dst_dir_fd=place.folder)
+    except OSError as error:
+        if error.errno not in _NO_REPLACE:
+            raise
+        return _overwrite(place, pieces)
+    return _version(os.fstat(descriptor))
+
+
+def _overwrite(place: Place, pieces: Pieces) -> Version:
+    """Write into the file itself, which cannot be replaced: it is mounted by itself, as containers do.
+
+    What it held stands synced beside it meanwhile, and is put back if writing fails. If the process is killed in
+    between, that copy stays.
+    """
+    target = place.open(os.O_RDWR)
+    try:
+        before = _read_from(target, os.fstat(target).st_size)
+        backup = place.beside(backup_name(place.name))
+        with _backup(backup, before):
+            try:
+                _fill(target, pieces)
+            except OSError:
+                _fill(target, [before])
+                backup.unlink()
                 raise
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-            os.replace(temp, path)
-        snapshot = Snapshot(_version(os.fstat(descriptor)), descriptor)
-    _sync_folder(path.parent)
-    return snapshot
+        return _version(os.fstat(target))
+    finally:
+        os.close(target)
 
 
-_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
-_NO_LOCKS = (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK)
+def backup_name(name: str) -> str:
+    """Where the last whole state of a file stands while it is written in place."""
+    return f".{os.path.basename(name)}.mcp-server-jupyter-backup"
 
 
 @contextlib.contextmanager
-def _temporary(folder: Path, mode: int = 0o600) -> Iterator[tuple[Path, int]]:
-    temp = folder / f"{_TEMP_PREFIX}{os.getpid()}-{secrets.token_hex(6)}.tmp"
-    descriptor = os.open(temp, os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_CLOEXEC", 0), mode)
+def _backup(place: Place, data: bytes) -> Iterator[None]:
+    descriptor = place.open(os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
     try:
-        yield temp, descriptor
+        _write(descriptor, [data])
+    except OSError:
+        place.unlink()
+        raise
     finally:
         os.close(descriptor)
-        temp.unlink(missing_ok=True)
+    yield
+    place.unlink()
+
+
+def _fill(descriptor: int, pieces: Pieces) -> None:
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    _write(descriptor, pieces, cut=True)
+
+
+def create(root: Path, path: Path, data: bytes) -> Version:
+    """Write a new file durably, with its folders. Raises OSError, FileExistsError if there is one.
+
+    Raises:
+        OutsideRoot: a folder above it is a link by now.
+    """
+    with opened(root, path, made=True) as place:
+        with temporary(place, 0o666) as (temp, descriptor):
+            _write(descriptor, [data])
+            try:
+                os.link(temp.name, place.name, src_dir_fd=temp.folder, dst_dir_fd=place.folder)
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                os.close(place.open(os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+                os.replace(temp.name, place.name, src_dir_fd=temp.folder, dst_dir_fd=place.folder)
+            temp.unlink()  # a name less changes the time of change
+            written = _version(os.fstat(descriptor))
+        _sync_folder(place)
+    return written
 
 
 def _copy_owner(descriptor: int, info: os.stat_result) -> None:
@@ -238,82 +247,40 @@ def _copy_owner(descriptor: int, info: os.stat_result) -> None:
     os.fchmod(descriptor, stat.S_IMODE(info.st_mode))
 
 
-def _write(descriptor: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
+def _write(descriptor: int, pieces: Pieces, *, cut: bool = False) -> None:
+    """Write the pieces from where the file stands and sync; `cut` ends the file there."""
+    rest = iter(pieces)
+    while batch := list(islice(rest, _PIECES_AT_ONCE)):
+        written, wanted = os.writev(descriptor, batch), sum(map(len, batch))
+        if written < wanted:  # a full disk, or a signal: the rest says which
+            left = memoryview(b"".join(batch))[written:]
+            while left:
+                left = left[os.write(descriptor, left) :]
+    if cut:
+        os.ftruncate(descriptor, os.lseek(descriptor, 0, os.SEEK_CUR))
+    sync(descriptor)
+
+
+def sync(descriptor: int) -> None:
+    """Bring a file to the disk itself. On macOS fsync leaves it in the drive's cache (man 2 fsync). Raises OSError."""
+    full_sync = getattr(fcntl, "F_FULLFSYNC", None) if sys.platform != "win32" else None
+    if full_sync is not None:
+        with contextlib.suppress(OSError):  # a network disk, which has no drive to flush
+            fcntl.fcntl(descriptor, full_sync)
+            return
     os.fsync(descriptor)
 
 
-@contextlib.contextmanager
-def locked(path: Path, wait: bool = True) -> Iterator[None]:
-    """Hold the lock of the file that stands at `path`, which may be replaced while we wait. Raises OSError.
-
-    Raises:
-        Unavailable: another program holds it for more than 10 s.
-    """
-    while True:
-        with contextlib.ExitStack() as stack:
-            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-            stack.callback(os.close, descriptor)
-            stack.enter_context(_flock(descriptor, wait))
-            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
-                yield
-                return
-
-
-@contextlib.contextmanager
-def _flock(descriptor: int, wait: bool) -> Iterator[None]:
-    """Lock an open file. Unlocked by hand: a duplicate of the descriptor may stay open."""
-    if sys.platform == "win32":
-        yield
+def _sync_folder(place: Place) -> None:
+    """Bring a rename to the disk. It has happened by now: a disk that cannot say so has not failed to write it."""
+    if sys.platform == "win32" or place.folder is None:
         return
-    is_ours = _acquire(descriptor, wait)
     try:
-        yield
-    finally:
-        if is_ours:
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-
-
-def _acquire(descriptor: int, wait: bool) -> bool:
-    deadline = time.monotonic() + LOCK_SECONDS
-    while True:
+        descriptor = os.open(".", os.O_RDONLY | CLOSE_ON_EXEC, dir_fd=place.folder)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if not wait:
-                raise
-            if time.monotonic() > deadline:
-                hint = "Close the program that holds it, then try again."
-                raise Unavailable("Another program keeps the notebook locked.", hint=hint) from None
-            time.sleep(_LOCK_STEP_SECONDS)
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-            return False
-
-
-def _sync_folder(folder: Path) -> None:
-    if sys.platform == "win32":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sweep(folder: Path) -> None:
-    """Remove temporary files that a killed server left more than an hour ago. Raises OSError."""
-    oldest = time.time() - _STALE_SECONDS
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith(_TEMP_PREFIX) and entry.stat(follow_symlinks=False).st_mtime < oldest:
-                Path(entry.path).unlink(missing_ok=True)
-
-
-def is_fresh(path: Path, seconds: float) -> bool:
-    """Whether the file was changed that recently. Raises OSError."""
-    return time.time() - os.stat(path).st_mtime < seconds
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            logger.warning("the folder of %s could not be synced: %s", place.name, error.strerror)

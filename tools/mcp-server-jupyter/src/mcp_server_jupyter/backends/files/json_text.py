@@ -107,9 +107,10 @@ class Style:
 
     def quote(self, value: str) -> str:
         """A JSON string. Lone surrogates, which UTF-8 cannot carry, are escaped in any style."""
-        if self.ascii_only or (not value.isascii() and _SURROGATE.search(value)):
+        if self.ascii_only:
             return str(encode_basestring_ascii(value))
-        return str(encode_basestring(value))
+        quoted = str(encode_basestring(value))
+        return quoted if quoted.isascii() else _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", quoted)
 
 
 def detect_style(text: str, start: int, items: Sequence[Item]) -> Style:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ... import notebooks
-from ...errors import InvalidNotebook, InvalidRequest
-from . import shape
-from .json_text import Item, Style, Writer, detect_style, plain_scanner, same, skip_space, walk
+from ...errors import InvalidNotebook
+from .json_text import Item, Path, Style, Writer, detect_style, plain_scanner, same, skip_space, walk
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -32,7 +32,8 @@ class Piece:
 class Document:
     """A notebook and its file's bytes: `head`, which ends with the cells' bracket, the pieces, `close` and `tail`.
 
-    `refusal` says why it can be read, but not edited; None when it can.
+    `refusal` says why it can be read, but not edited; None when it can. `has_made_up_ids` tells of ids that are not in
+    the file, `are_ids_remembered` that some of those would be others if the file were read anew.
     """
 
     notebook: NotebookNode
@@ -42,13 +43,19 @@ class Document:
     tail: bytes
     style: Style = field(default_factory=Style)
     refusal: str | None = None
+    has_made_up_ids: bool = False
+    are_ids_remembered: bool = False
 
-    def data(self) -> bytes:
-        """The whole file."""
+    def parts(self) -> list[bytes]:
+        """The whole file, in pieces."""
         parts = [self.head]
         for piece in self.pieces:
             parts += (piece.lead, piece.raw)
-        return b"".join((*parts, self.close, self.tail))
+        return [*parts, self.close, self.tail]
+
+    def data(self) -> bytes:
+        """The whole file."""
+        return b"".join(self.parts())
 
     def without_bytes(self) -> Document:
         """Only what finds the made-up ids again."""
@@ -107,8 +114,9 @@ def _parse(data: bytes, text: str, previous: Document | None) -> Document:
     if len(root) != len(items):
         raise InvalidNotebook("The file names a part of the notebook twice.", hint="Repair it by hand.")
     if root.get("nbformat") in (1, 2, 3) or "worksheets" in root:
-        return Document(_old_format(text, previous), data, (), b"", b"", refusal=_refuse_old(root))
-    shape.check_root(root)
+        notebook, remembered = _old_format(text, previous), previous is not None
+        return Document(notebook, data, (), b"", b"", Style(), _refuse_old(root), True, remembered)
+    notebooks.check_root(root)
     return _document(data, text, root, items, cells, previous)
 
 
@@ -122,14 +130,17 @@ def _document(
     raws = [cut(slice(item.start, item.end)) for item in cells]
     ends = [at, *(item.end for item in cells)]
     leads = [cut(slice(end, item.start)) for end, item in zip(ends, cells, strict=False)]
-    found = _identify(raws, [item.value for item in cells], previous)
+    values = [item.value for item in cells]
+    found = _identify(raws, values, previous)
+    has_made_up = any(cell["id"] != value.get("id") for cell, value in zip(found, values, strict=True))
     pieces = [Piece(*parts) for parts in zip(found, raws, leads, strict=True)]
     at, tail_start = ends[-1], skip_space(text, ends[-1])
     root["cells"] = [piece.cell for piece in pieces]
     if previous is not None and same(previous.notebook.metadata, root["metadata"]):
         root["metadata"] = previous.notebook.metadata
     close, tail = cut(slice(at, tail_start)), cut(slice(tail_start, len(text)))
-    return Document(root, head, tuple(pieces), close, tail, style)
+    remembered = has_made_up and previous is not None
+    return Document(root, head, tuple(pieces), close, tail, style, None, has_made_up, remembered)
 
 
 def _identify(
@@ -137,12 +148,15 @@ def _identify(
 ) -> list[NotebookNode]:
     """Every cell with an id of its own; cells with the bytes they had before are the same objects.
 
-    A cell keeps the id it had; a new one has the file's where that is valid and unique, else one that lasts.
+    A cell keeps the id it had; a new one has the file's where that is valid and unique, else one made from what is
+    in it: the same file gives the same ids.
     """
     known: dict[bytes, list[NotebookNode]] = {}
     for piece in previous.pieces if previous else ():
         known.setdefault(piece.raw, []).append(piece.cell)
-    cells = [known[raw][0] if raw in known else shape.join_cell(value) for raw, value in zip(raws, values, strict=True)]
+    cells = [
+        known[raw][0] if raw in known else notebooks.join_cell(value) for raw, value in zip(raws, values, strict=True)
+    ]
     times = Counter(raws)
     kept = [known[raw][0]["id"] if times[raw] == len(known.get(raw, ())) == 1 else None for raw in raws]
     taken = {cell_id for cell_id in kept if cell_id is not None}
@@ -158,7 +172,7 @@ def _identify(
 
 def _own_id(value: Mapping[str, Any], taken: set[str]) -> str | None:
     own = value.get("id")
-    if not shape.valid_id(own) or own in taken:
+    if not notebooks.valid_id(own) or own in taken:
         return None
     taken.add(str(own))
     return str(own)
@@ -171,7 +185,15 @@ def _remember_ids(
     missing = [at for at, cell_id in enumerate(ids) if cell_id is None]
     origin = notebooks.align(old, [cells[at] for at in missing])
     for at, was in zip(missing, origin, strict=True):
-        ids[at] = notebooks.new_id() if was is None else old[was]["id"]
+        ids[at] = _derived_id(cells[at], taken) if was is None else old[was]["id"]
+        taken.add(str(ids[at]))
+
+
+def _derived_id(cell: Mapping[str, Any], taken: set[str]) -> str:
+    seed = hashlib.sha256(f"{cell['cell_type']}\0{cell['source']}".encode("utf-8", "surrogatepass"))
+    while (made := seed.hexdigest()[:8]) in taken:
+        seed.update(b"+")
+    return made
 
 
 def _refuse_old(root: Mapping[str, Any]) -> str:
@@ -184,7 +206,7 @@ def _old_format(text: str, previous: Document | None) -> NotebookNode:
     reads: Callable[..., NotebookNode] = nbformat.reads
     try:
         notebook = reads(text.removeprefix(BOM), as_version=4)
-        shape.check_root(notebook)
+        notebooks.check_root(notebook)
         bare = [{key: cell[key] for key in cell if key != "id"} for cell in notebook.cells]
         cells = _identify([b"%d" % at for at in range(len(bare))], bare, previous)
     except (ValueError, KeyError, AttributeError, TypeError, nbformat.ValidationError) as error:
@@ -202,31 +224,60 @@ def splice(document: Document, notebook: NotebookNode) -> Document:
         InvalidNotebook: the format is read-only.
     """
     require_editable(document)
-    writer = Writer(document.style, shape.is_split)
+    writer = Writer(document.style, is_split)
     document = _splice_root(document, notebook, writer)
-    default = document.style.between(2).encode()
+    old, cells = document.pieces, notebook.cells
+    start, old_end, end = _changed(old, cells)
+    pieces = [*old[:start], *_splice_cells(document, cells[start:end], start, old_end, writer), *old[old_end:]]
+    close = document.close
+    if bool(pieces) != bool(old):
+        close = document.style.break_line(1).encode() if pieces else b""
+    made_up = document.has_made_up_ids or document.notebook.nbformat_minor < 5
+    return replace(
+        document,
+        notebook=notebook,
+        pieces=tuple(pieces),
+        close=close,
+        has_made_up_ids=made_up,
+        are_ids_remembered=made_up,
+    )
+
+
+def _changed(old: Sequence[Piece], cells: Sequence[NotebookNode]) -> tuple[int, int, int]:
+    """Where the first changed cell is, and where the last one ends: in the old pieces, and among the new cells.
+
+    A cell that comes to the first place, or leaves it, counts as changed: what stands before it differs.
+    """
+    start, shorter = 0, min(len(old), len(cells))
+    while start < shorter and old[start].cell is cells[start]:
+        start += 1
+    tail, most = 0, shorter - max(start, 1)
+    while tail < most and old[-1 - tail].cell is cells[-1 - tail]:
+        tail += 1
+    return start, len(old) - tail, len(cells) - tail
+
+
+def _splice_cells(
+    document: Document, cells: Sequence[NotebookNode], start: int, old_end: int, writer: Writer
+) -> list[Piece]:
+    """The pieces of changed cells, which come after `start` others; old ones may be found up to `old_end`."""
+    default = document.pieces[1].lead if len(document.pieces) > 1 else document.style.between(2).encode()
     first = document.pieces[0].lead if document.pieces else document.style.break_line(2).encode()
-    if len(document.pieces) > 1:
-        default = document.pieces[1].lead
-    places = {id(piece.cell): at for at, piece in enumerate(document.pieces)}
-    by_id = {piece.cell["id"]: at for at, piece in enumerate(document.pieces)}
+    places = {id(document.pieces[at].cell): at for at in range(start, old_end)}
+    by_id = {document.pieces[at].cell["id"]: at for at in range(start, old_end)}
     pieces: list[Piece] = []
-    for cell in notebook.cells:
+    for cell in cells:
         at = places.get(id(cell))
         old = at if at is not None else by_id.get(cell["id"])
-        lead = first if not pieces else document.pieces[old].lead if old else default
-        if at is not None and document.pieces[at].lead == lead:
-            pieces.append(document.pieces[at])
-        elif at is not None:
-            pieces.append(Piece(cell, document.pieces[at].raw, lead))
+        lead = first if not (start or pieces) else document.pieces[old].lead if old else default
+        if at is not None:
+            same_bytes = document.pieces[at]
+            pieces.append(same_bytes if same_bytes.lead == lead else Piece(cell, same_bytes.raw, lead))
         elif old is not None:
             pieces.append(Piece(cell, _patch_cell(document.pieces[old], cell, writer), lead))
         else:
             pieces.append(Piece(cell, _new_cell(cell, writer, document.notebook.nbformat_minor), lead))
-    close = document.close
-    if bool(pieces) != bool(document.pieces):
-        close = document.style.break_line(1).encode() if pieces else b""
-    return replace(document, notebook=notebook, pieces=tuple(pieces), close=close)
+    return pieces
 
 
 def require_editable(document: Document) -> None:
@@ -275,38 +326,24 @@ def _outside_cells(notebook: NotebookNode) -> dict[str, Any]:
 
 def render(notebook: Mapping[str, Any]) -> bytes:
     """A new file, laid out as nbformat does."""
-    writer = Writer(Style(), lambda path: path[:1] == ("cells",) and shape.is_split(path[2:]))
+    writer = Writer(Style(), lambda path: path[:1] == ("cells",) and is_split(path[2:]))
     minor = notebook.get("nbformat_minor", 5)
     cells = [{key: cell[key] for key in cell if key != "id" or minor >= 5} for cell in notebook["cells"]]
     return (writer.dump({**notebook, "cells": cells}, (), 0) + "\n").encode("utf-8")
 
 
-def settle(notebook: NotebookNode, known: Iterable[NotebookNode]) -> NotebookNode:
-    """What an edit left, checked and with an id for every cell.
-
-    Args:
-        known: the cells before the edit, which need no check.
-
-    Raises:
-        InvalidRequest: a cell that is none.
-    """
-    trusted = {id(cell) for cell in known}
-    taken: set[str] = set()
-    cells: list[NotebookNode] = []
-    for cell in notebook.cells:
-        if id(cell) not in trusted:
-            cell = _settle_cell(cell)
-        if cell["id"] in taken:
-            cell = notebooks.shallow(cell, id=notebooks.new_id())
-        taken.add(cell["id"])
-        cells.append(cell)
-    return notebooks.shallow(notebook, cells=cells)
+_SPLIT_MIMES = ("application/javascript", "image/svg+xml")
 
 
-def _settle_cell(cell: Any) -> NotebookNode:
-    try:
-        shape.check_cell(cell)
-    except InvalidNotebook as error:
-        raise InvalidRequest(f"That is not a cell: {error.message}", hint=error.hint) from error
-    settled = shape.join_cell(cell)
-    return settled if shape.valid_id(settled.get("id")) else notebooks.shallow(settled, id=notebooks.new_id())
+def is_split(path: Path) -> bool:
+    """Whether nbformat writes the string at this path of a cell as a list of lines."""
+    if path == ("source",):
+        return True
+    if path[:1] == ("outputs",) and len(path) == 3:
+        return path[2] == "text"
+    if (path[:1] == ("outputs",) and len(path) == 4 and path[2] == "data") or (
+        path[:1] == ("attachments",) and len(path) == 3
+    ):
+        mime = str(path[-1])
+        return mime.startswith("text/") or mime in _SPLIT_MIMES
+    return False

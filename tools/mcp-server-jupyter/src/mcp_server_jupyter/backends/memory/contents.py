@@ -15,8 +15,8 @@ from ... import notebooks
 from ...errors import AlreadyExists, InvalidRequest, NotFound, OutsideRoot
 from ...ports import Entry
 from ...settings import Settings
-from ..files.changes import Changes
-from ..files.text import settle
+from ..shared.changes import Changes
+from ..shared.paths import check_path
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -45,14 +45,15 @@ class MemoryContents:
         Raises:
             InvalidRequest, OutsideRoot
         """
-        if not path.strip() or "\0" in path:
-            raise InvalidRequest("The notebook's path is empty or holds a NUL character.", hint="Give another path.")
+        if not path.strip():
+            raise InvalidRequest("The notebook's path is empty.", hint="Give a path relative to the root.")
         name = self._below_root(path)
         if not name.endswith(".ipynb"):
             raise InvalidRequest(f"{path!r} is not a notebook.", hint="Notebooks end in .ipynb.")
         return name
 
     def _below_root(self, path: str) -> str:
+        check_path(path)
         whole = posixpath.normpath(posixpath.join(self.root.as_posix(), path))
         if not PurePosixPath(whole).is_relative_to(self.root.as_posix()):
             raise OutsideRoot(f"{path!r} is outside the root folder.", hint="Give a path relative to the root.")
@@ -95,10 +96,10 @@ class MemoryContents:
             copy = notebooks.shallow(before, cells=list(before.cells))
             copy["metadata"] = notebooks.shallow(before.metadata)
             yield copy
-            self._notebooks[name] = settle(copy, before.cells)
+            self._notebooks[name] = notebooks.settle(copy, before.cells)
         self._changes.tell(name)
 
-    async def flush(self, path: str | None = None) -> None:
+    async def flush(self, path: str | None = None, *, urgent: bool = True) -> None:
         """See `ports.Contents.flush`."""
         if path is not None:
             self.resolve(path)
@@ -108,12 +109,12 @@ class MemoryContents:
         name = self.resolve(path)
         if name in self._notebooks:
             raise AlreadyExists(f"{name!r} exists already.", hint="Open it, or choose another name.")
-        self._notebooks[name] = settle(notebook, ())
+        self._notebooks[name] = notebooks.settle(notebook, ())
         self._changes.tell(name)
 
-    def changes(self) -> AsyncIterator[str]:
+    def changes(self, *, foreign: bool = False) -> AsyncIterator[str]:
         """See `ports.Contents.changes`."""
-        return self._changes.subscribe()
+        return self._changes.subscribe(foreign=foreign)
 
 
 def _hidden(name: str) -> bool:

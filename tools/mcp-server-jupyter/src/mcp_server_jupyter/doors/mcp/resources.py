@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import anyio.to_thread
 import mcp.types as T
 
 from ...errors import JupyterMcpError, NotFound
-from ...notebooks import find_cell
+from ...notebooks import exceeds, find_cell
 from ...operations import Answers, Caller
 from ...operations.bind import invoke
 from ...operations.uris import NotebookHandle, OutputHandle, cell_uri, notebook_uri, output_uri, quote_path
@@ -75,26 +73,10 @@ async def _notebook(services: Services, path: str, caller: Caller) -> str:
     import nbformat  # noqa: PLC0415 - half of the start-up time, and only this resource writes whole notebooks
 
     node = await services.contents.read(path)
-    if not _exceeds(node, MAX_NOTEBOOK_CHARS):
+    if not exceeds(node, MAX_NOTEBOOK_CHARS):
         return str(await anyio.to_thread.run_sync(nbformat.writes, node))
     answer = await invoke(services, "get_notebook_info", {"notebook_path": path}, caller=caller)
     return f"Over {MAX_NOTEBOOK_CHARS} characters are too many for one resource; the outline:\n{answer.text}"
-
-
-def _exceeds(value: Any, limit: int) -> bool:
-    """Whether the texts in a notebook are longer than `limit` together: known without writing all of it."""
-    rest, length = [value], 0
-    while rest:
-        inner = rest.pop()
-        if isinstance(inner, str):
-            length += len(inner)
-        elif isinstance(inner, dict):
-            rest += inner.values()
-        elif isinstance(inner, list):
-            rest += inner
-        if length > limit:
-            return True
-    return False
 
 
 async def _cell(services: Services, handle: NotebookHandle, cell_id: str, caller: Caller) -> str:

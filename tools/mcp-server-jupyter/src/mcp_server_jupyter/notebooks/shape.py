@@ -1,21 +1,19 @@
-"""What a notebook is made of (nbformat 4): light checks that cost little, and text that stands as a list of lines."""
+"""What a notebook is made of (nbformat 4): light checks that cost little, text that stands as a list of lines, ids."""
 
 from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ... import notebooks
-from ...errors import InvalidNotebook
-from .json_text import Path
+from ..errors import InvalidNotebook, InvalidRequest
+from .nodes import new_id, node, node_type, shallow
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 _ID = re.compile(r"[a-zA-Z0-9_-]{1,64}\Z")
-_SPLIT_MIMES = ("application/javascript", "image/svg+xml")
 
 
 def valid_id(value: object) -> bool:
@@ -38,7 +36,7 @@ def check_root(root: NotebookNode) -> None:
         raise InvalidNotebook("The notebook's metadata are not an object.", hint=_REPAIR)
     for at, cell in enumerate(root["cells"]):
         check_cell(cell, at)
-    root.setdefault("metadata", notebooks.node({}))
+    root.setdefault("metadata", node({}))
     root.setdefault("nbformat_minor", 0)
 
 
@@ -78,20 +76,24 @@ def _is_text(value: object) -> bool:
 def _is_output(output: object) -> bool:
     if not isinstance(output, dict) or not isinstance(output.get("output_type"), str):
         return False
-    if output["output_type"] == "stream":
-        return _is_text(output.get("text"))
-    return isinstance(output.get("data", {}), dict)
+    kind = output["output_type"]
+    if kind == "stream":
+        return _is_text(output.get("text")) and isinstance(output.get("name", ""), str)
+    if kind == "error":
+        names = isinstance(output.get("ename", ""), str) and isinstance(output.get("evalue", ""), str)
+        return names and isinstance(output.get("traceback", []), list) and _is_text(output.get("traceback", []))
+    return isinstance(output.get("data", {}), dict) and isinstance(output.get("metadata", {}), dict)
 
 
 def join_cell(cell: Mapping[str, Any]) -> NotebookNode:
     """The cell with its lists of lines joined; what the format demands is there, if empty. Values are shared."""
-    joined = notebooks.shallow(cell)
+    joined = shallow(cell)
     if isinstance(joined.source, list):
         joined["source"] = "".join(joined.source)
     if "metadata" not in joined:
-        joined["metadata"] = notebooks.node({})
+        joined["metadata"] = node({})
     if "attachments" in joined:
-        joined["attachments"] = notebooks.node({k: _join_data(v) for k, v in joined.attachments.items()})
+        joined["attachments"] = node({k: _join_data(v) for k, v in joined.attachments.items()})
     if joined.cell_type == "code":
         joined["outputs"] = _join_outputs(joined.get("outputs", []))
         joined.setdefault("execution_count", None)
@@ -104,17 +106,17 @@ def _join_outputs(outputs: list[Any]) -> list[NotebookNode]:
 
 
 def _join_output(output: Mapping[str, Any]) -> NotebookNode:
-    joined = output if isinstance(output, notebooks.node_type()) else notebooks.node(output)
+    joined = output if isinstance(output, node_type()) else node(output)
     data, text = joined.get("data"), joined.get("text")
     if isinstance(text, list):
-        joined = notebooks.shallow(joined, text="".join(text))
+        joined = shallow(joined, text="".join(text))
     if data and any(isinstance(value, list) for value in data.values()):
-        joined = notebooks.shallow(joined, data=_join_data(data))
+        joined = shallow(joined, data=_join_data(data))
     return joined
 
 
 def _join_data(data: Mapping[str, Any]) -> NotebookNode:
-    return notebooks.shallow({mime: _join_mime(mime, value) for mime, value in data.items()})
+    return shallow({mime: _join_mime(mime, value) for mime, value in data.items()})
 
 
 def _join_mime(mime: str, value: Any) -> Any:
@@ -127,15 +129,30 @@ def _is_json_mime(mime: str) -> bool:
     return mime == "application/json" or (mime.startswith("application/") and mime.endswith("+json"))
 
 
-def is_split(path: Path) -> bool:
-    """Whether nbformat writes the string at this path of a cell as a list of lines."""
-    if path == ("source",):
-        return True
-    if path[:1] == ("outputs",) and len(path) == 3:
-        return path[2] == "text"
-    if (path[:1] == ("outputs",) and len(path) == 4 and path[2] == "data") or (
-        path[:1] == ("attachments",) and len(path) == 3
-    ):
-        mime = str(path[-1])
-        return mime.startswith("text/") or mime in _SPLIT_MIMES
-    return False
+def settle(notebook: NotebookNode, known: Iterable[NotebookNode]) -> NotebookNode:
+    """What an edit left, checked and with an id for every cell.
+
+    Args:
+        known: the cells before the edit, which need no check.
+
+    Raises:
+        InvalidRequest: a cell that is none.
+    """
+    trusted = set(map(id, known))
+    cells = [cell if id(cell) in trusted else _settle_cell(cell) for cell in notebook.cells]
+    if len({cell["id"] for cell in cells}) < len(cells):
+        taken: set[str] = set()
+        for at, cell in enumerate(cells):
+            if cell["id"] in taken:
+                cells[at] = shallow(cell, id=new_id())
+            taken.add(cells[at]["id"])
+    return shallow(notebook, cells=cells)
+
+
+def _settle_cell(cell: Any) -> NotebookNode:
+    try:
+        check_cell(cell)
+    except InvalidNotebook as error:
+        raise InvalidRequest(f"That is not a cell: {error.message}", hint=error.hint) from error
+    settled = join_cell(cell)
+    return settled if valid_id(settled.get("id")) else shallow(settled, id=new_id())

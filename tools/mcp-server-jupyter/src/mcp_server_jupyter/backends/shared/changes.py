@@ -9,9 +9,13 @@ import anyio
 
 
 class Subscription(AsyncIterator[str]):
-    """Paths as they change. A path that changes again before it was taken is told once, so nothing piles up."""
+    """Paths as they change. A path that changes again before it was taken is told once, so nothing piles up.
 
-    def __init__(self) -> None:
+    `foreign` leaves out what this server changed itself.
+    """
+
+    def __init__(self, foreign: bool) -> None:
+        self.foreign = foreign
         self._paths: dict[str, None] = {}
         self._wake = anyio.Event()
         self._closed = False
@@ -42,17 +46,19 @@ class Changes:
         self._subscriptions: weakref.WeakSet[Subscription] = weakref.WeakSet()
         self._closed = False
 
-    def subscribe(self) -> AsyncIterator[str]:
-        """From now on, until `close`."""
-        subscription = Subscription()
+    def subscribe(self, *, foreign: bool = False) -> AsyncIterator[str]:
+        """From now on, until `close`; `foreign` for what others changed only."""
+        subscription = Subscription(foreign)
         self._subscriptions.add(subscription)
         if self._closed:
             subscription.close()
         return subscription
 
-    def tell(self, path: str) -> None:
+    def tell(self, path: str, *, foreign: bool = False) -> None:
+        """A notebook changed; `foreign` says that another program did it."""
         for subscription in self._subscriptions:
-            subscription.tell(path)
+            if foreign or not subscription.foreign:
+                subscription.tell(path)
 
     def close(self) -> None:
         self._closed = True
