@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from ..errors import InvalidRequest, NotFound, Unsupported
-from ..notebooks import new_cell
+from ..notebooks import kernelspec_name, new_cell
+from ..notebooks import language as language_of
 from ..operations import Caller
 from ..operations.bind import invoke
 from ..services import Services
@@ -59,7 +60,7 @@ def inject(notebook: NotebookNode, parameters: Mapping[str, Any]) -> None:
     Raises:
         Unsupported: the notebook's language is not Python.
     """
-    language = notebook.metadata.get("kernelspec", {}).get("language") or "python"
+    language = language_of(notebook) or "python"
     if language != "python":
         raise Unsupported(f"Parameters are written in Python; this is a {language} notebook.")
     source = "\n".join(["# Parameters", *(f"{name} = {value!r}" for name, value in parameters.items())])
@@ -104,7 +105,7 @@ async def run_notebook(
         async with services.contents.edit(path) as notebook:
             inject(notebook, parameters)
     notebook = await services.contents.read(path)
-    kernel_name = notebook.metadata.get("kernelspec", {}).get("name")
+    kernel_name = kernelspec_name(notebook)
     cwd = str(PurePosixPath(source).parent)
     await services.sessions.start(kernel_name, cwd="" if cwd == "." else cwd, notebook=path)
     indexes = {cell["id"]: index for index, cell in enumerate(notebook.cells)}

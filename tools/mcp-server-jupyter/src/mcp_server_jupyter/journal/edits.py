@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from .tables import Tables, nodes, packed, unpacked
+from .tables import Tables, nodes, packed, storable, text_again, unpacked
 
 EditKind = Literal["insert", "delete", "source", "type", "move", "outputs", "metadata", "create"]
 
@@ -130,7 +130,7 @@ class Edits(Tables):
         wanted = {name: value for name, value in given.items() if value is not None}
         where = " AND ".join([f"{name} = ?" for name in wanted] + ["undone_by IS NULL"])
         rows = self._query(f"SELECT {', '.join(_HEAD)} FROM edits WHERE {where} ORDER BY id DESC", *wanted.values())
-        return [EditHead(*row) for row in rows]
+        return [EditHead(*map(text_again, row)) for row in rows]
 
     def cells_of_edit(self, edit_id: int) -> tuple[Any, Any]:
         """What an edit's cell was before and after it, as plain JSON values; None where there was no cell."""
@@ -145,15 +145,15 @@ class Edits(Tables):
             f"AND turn NOT LIKE '{UNDO}%' GROUP BY author ORDER BY max(id) DESC",
             notebook,
         )
-        return {str(author): int(count) for author, count in rows}
+        return {text_again(author): int(count) for author, count in rows}
 
 
 def _stored(name: str, value: Any) -> Any:
-    return packed(value) if name in _CELLS else value
+    return packed(value) if name in _CELLS else storable(value)
 
 
 def _row(row: Sequence[Any]) -> EditRow:
     values = dict(zip(_COLUMNS, row, strict=True))
     for name in _CELLS:
         values[name] = nodes(unpacked(values[name]))
-    return EditRow(**values)
+    return EditRow(**{name: text_again(value) for name, value in values.items()})

@@ -16,6 +16,7 @@ from .cells import (
     source_hash,
 )
 from .merge import align, merge
+from .metadata import kernelspec_name, language
 from .nodes import diff, new_id, node, node_type, shallow
 from .outline import CellLine, outline, output_kinds
 
@@ -30,6 +31,8 @@ __all__ = [
     "edit_source",
     "find_cell",
     "insert_cell",
+    "kernelspec_name",
+    "language",
     "merge",
     "move_cell",
     "new_cell",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from ..errors import InvalidRequest
 from ..journal import LastRun
-from ..notebooks import CellLine, new_notebook, outline
+from ..notebooks import CellLine, find_cell, kernelspec_name, new_notebook, outline
 from .call import Answer, Call, Param
 from .render import add_outputs, cell_data, cell_header, numbered
 from .uris import cell_uri
@@ -66,7 +66,7 @@ async def get_notebook_info(call: Call, notebook_path: str = "") -> Answer:
     notebook = await services.contents.read(path)
     session = services.sessions.find(path)
     runs = services.journal.last_runs(path)
-    spec = notebook.metadata.get("kernelspec", {}).get("name", services.settings.kernel_name)
+    spec = kernelspec_name(notebook) or services.settings.kernel_name
     cells = outline(notebook)
     head = f"{path}: {len(cells)} cells, nbformat {notebook.nbformat}.{notebook.nbformat_minor}, kernelspec {spec}"
     lines = [_line(cell, runs.get(cell.id), session) for cell in cells]
@@ -151,8 +151,6 @@ async def read_cell(
     include_outputs: bool = True,
 ) -> Answer:
     """One cell: source, hash and bounded outputs, its images included."""
-    from ..notebooks import find_cell  # noqa: PLC0415
-
     services = call.services
     path = call.path(notebook_path)
     notebook = await services.contents.read(path)

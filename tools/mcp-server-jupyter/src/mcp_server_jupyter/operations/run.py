@@ -10,7 +10,7 @@ import anyio
 from ..errors import InvalidRequest, NotFound
 from ..execution.execution import Batch, Execution
 from ..execution.session import Session, require_alive
-from ..notebooks import find_cell, insert_cell, new_cell, source_hash
+from ..notebooks import find_cell, insert_cell, kernelspec_name, new_cell, source_hash
 from ..outputs import slice_text
 from .call import Answer, Call, Link, Param
 from .cells import Index, check_size, edit_row
@@ -232,7 +232,7 @@ async def _session(call: Call, path: str, notebook: NotebookNode | None = None) 
         return session, session.notice()
     if notebook is None:
         notebook = await services.contents.read(path)
-    name = notebook.metadata.get("kernelspec", {}).get("name") or services.settings.kernel_name
+    name = kernelspec_name(notebook) or services.settings.kernel_name
     session, started = await services.sessions.of_notebook(path, await _kernelspec(call, name), call.caller.environment)
     if not started:
         return session, session.notice()
