@@ -15,6 +15,7 @@ from .kernels import find_session
 from .probe import PROBE
 
 ANSWER_SECONDS = 10.0
+LONGEST_NAME = 1_000
 
 
 async def list_variables(call: Call, notebook_path: str = "", kernel_id: str = "") -> Answer:
@@ -37,7 +38,7 @@ async def inspect_variable(call: Call, name: str, notebook_path: str = "", kerne
     """
     if not _is_reference(name):
         raise InvalidRequest(
-            f"{name!r} is not a variable, attribute or item.", hint="execute_code evaluates other expressions."
+            f"{name[:100]!r} is not a variable, attribute or item.", hint="execute_code evaluates other expressions."
         )
     session = find_session(call, notebook_path, kernel_id)
     found = await _ask(session, {"what": "inspect", "name": name, "limit": call.answers.max_chars - 300})
@@ -48,9 +49,11 @@ async def inspect_variable(call: Call, name: str, notebook_path: str = "", kerne
 
 def _is_reference(name: str) -> bool:
     """A name with attributes and constant items, nothing that calls."""
+    if len(name) > LONGEST_NAME:
+        return False
     try:
         node: Any = ast.parse(name, mode="eval").body
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
     while True:
         constant_item = isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant | ast.UnaryOp)
