@@ -23,15 +23,20 @@ from mcp_server_jupyter.settings import Settings
 CALLS = 20
 
 TEXT = st.text(st.characters(), max_size=12) | st.sampled_from(["\ud800", "a\0b", "\n", "../..", "x" * 5_000, "💥"])
-NUMBERS = st.integers() | st.floats() | st.sampled_from([10**400, -(10**5000), 2**63, 1e308, math.nan, -math.inf])
+NUMBERS = st.integers() | st.floats() | st.sampled_from([10**400, -(10**4000), 2**63, 1e308, math.nan, -math.inf])
 JSON: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | NUMBERS | TEXT,
     lambda below: st.lists(below, max_size=3) | st.dictionaries(TEXT, below, max_size=3),
     max_leaves=8,
 )
-DEEP: Any = []
-for _ in range(2_000):
-    DEEP = [DEEP]
+
+
+def _nested(levels: int) -> list[Any]:
+    nested: list[Any] = []
+    for _ in range(levels):
+        nested = [nested]
+    return nested
+
 
 PLAUSIBLE: dict[str, st.SearchStrategy[Any]] = {
     "notebook_path": st.sampled_from(
@@ -71,7 +76,7 @@ def a_call(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
 
 def _value(parameter: Parameter) -> st.SearchStrategy[Any]:
     plausible = PLAUSIBLE.get(parameter.name, st.booleans() if parameter.kind is bool else TEXT)
-    return st.one_of(plausible, plausible, plausible, JSON | st.just(DEEP))
+    return st.one_of(plausible, plausible, plausible, JSON | st.integers(1, 2_000).map(_nested))
 
 
 @asynccontextmanager
@@ -99,11 +104,12 @@ async def _answered(services: Services, calls: list[tuple[str, dict[str, Any]]])
         try:
             answer = await invoke(services, name, arguments, caller=Caller("agent"))
         except JupyterMcpError as error:
-            assert str(error)
-            assert len(str(error)) < 10_000
+            said = str(error)
         else:
             assert isinstance(answer, Answer)
-            json.dumps([answer.text, answer.data])
+            said = answer.text
+            json.dumps(answer.data)
+        assert 0 < len(said) < 20_000, (name, arguments)
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
@@ -124,7 +130,9 @@ def test_fifty_thousand_calls_are_answered_or_refused(
     portal.call(_answered, services, calls)
 
 
-@pytest.mark.parametrize("arguments", [[], "text", 7, None, DEEP], ids=["list", "text", "number", "null", "deep"])
+@pytest.mark.parametrize(
+    "arguments", [[], "text", 7, None, _nested(2_000)], ids=["list", "text", "number", "null", "deep"]
+)
 def test_arguments_that_are_no_object_are_refused(arguments: Any) -> None:
     with pytest.raises(InvalidRequest, match="must be an object"):
         check_arguments(OPERATIONS["list_files"], arguments)
