@@ -38,45 +38,52 @@ def _nested(levels: int) -> list[Any]:
     return nested
 
 
+def _mostly(usual: list[Any], odd: list[Any]) -> st.SearchStrategy[Any]:
+    return st.sampled_from([*usual * 4, *odd])
+
+
+# What stands in braces is what an earlier call's answer named.
 PLAUSIBLE: dict[str, st.SearchStrategy[Any]] = {
-    "notebook_path": st.sampled_from(
-        ["", "a.ipynb", "sub/b.ipynb", "gone.ipynb", "a.txt", "/etc/passwd", "\ud800.ipynb"]
-    ),
+    "notebook_path": _mostly(["", "a.ipynb"], ["sub/b.ipynb", "gone.ipynb", "a.txt", "/etc/passwd", "\ud800.ipynb"]),
     "path": st.sampled_from(["", ".", "sub", "gone", "..", "\ud800"]),
-    "cell_index": st.integers(-3, 5),
-    "to_index": st.integers(-3, 5),
+    "cell_index": st.none() | st.integers(-3, 5),
+    "to_index": st.integers(-1, 5),
+    "start": st.integers(0, 2),
+    "limit": st.integers(1, 3),
+    "cursor": st.integers(0, 5),
     "cell_type": st.sampled_from(["code", "markdown", "raw"]),
     "cell_source": st.sampled_from(["1", "1/0", "print('x')", "x = '\ud800'", "a\nb", "", "\0", "# \u2028"]),
     "code": st.sampled_from(["1", "1/0", "x = 3", "'\ud800'", "print('\\ud800')", "\0"]),
-    "cell_id": st.sampled_from(["first", "second", "gone", "\ud800"]),
-    "kernel_id": st.sampled_from(["", "gone", "0", "\ud800"]),
-    "kernel_name": st.sampled_from(["", "python3", "gone", "\ud800"]),
-    "execution_id": st.sampled_from(["", "x1", "gone", "\ud800"]),
+    "cell_id": _mostly([None, "{cell}"], ["gone", "\ud800"]),
+    "kernel_id": _mostly(["", "{kernel}"], ["gone", "\ud800"]),
+    "expected_hash": _mostly([None], ["0" * 12, "\ud800"]),
+    "kernel_name": _mostly(["", "python3"], ["gone", "\ud800"]),
+    "cwd": _mostly(["", "sub"], ["gone", "..", "\ud800"]),
+    "python": st.just(""),
+    "execution_id": _mostly(["{execution}"], ["", "gone", "\ud800"]),
     "old_string": st.sampled_from(["1", "x", "", "\ud800"]),
     "name": st.sampled_from(["x", "x.y", "x[0]", "-" * 900 + "x", "(" * 900, "x" + "[0]" * 300, "\ud800", "\0", "1/0"]),
     "timeout_seconds": st.sampled_from([0, 0.01, None]),
     "wait_seconds": st.sampled_from([0, 0.01]),
     "author": st.sampled_from(["", "agent", "nobody", "\ud800"]),
-    "turn": st.sampled_from(["", "t1", "undo-1", "\ud800"]),
+    "turn": _mostly(["", "{turn}"], ["gone", "\ud800"]),
 }
 
 
 @st.composite
 def a_call(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
-    name = draw(st.sampled_from([*OPERATIONS, *ALIASES]))
+    """One call: arguments that could be right, and in every other call one that is anything."""
+    name = draw(st.sampled_from([*OPERATIONS, *OPERATIONS, *ALIASES]))
     known = parameters(OPERATIONS[ALIASES.get(name, name)])
-    arguments: dict[str, Any] = {}
-    for parameter in known.values():
-        if parameter.required or draw(st.booleans()):
-            arguments[parameter.name] = draw(_value(parameter))
-    if draw(st.integers(0, 9)) == 0:
-        arguments[draw(st.sampled_from([*ARGUMENT_ALIASES]) | TEXT)] = draw(JSON)
+    arguments = {p.name: draw(_value(p)) for p in known.values() if p.required or draw(st.booleans())}
+    if draw(st.booleans()):
+        odd = draw(st.sampled_from([*known, *ARGUMENT_ALIASES]) | TEXT)
+        arguments[odd] = draw(JSON | st.integers(1, 2_000).map(_nested))
     return name, arguments
 
 
 def _value(parameter: Parameter) -> st.SearchStrategy[Any]:
-    plausible = PLAUSIBLE.get(parameter.name, st.booleans() if parameter.kind is bool else TEXT)
-    return st.one_of(plausible, plausible, plausible, JSON | st.integers(1, 2_000).map(_nested))
+    return PLAUSIBLE.get(parameter.name, st.booleans() if parameter.kind is bool else TEXT)
 
 
 @asynccontextmanager
@@ -100,7 +107,9 @@ def services(portal: BlockingPortal, tmp_path_factory: pytest.TempPathFactory) -
 
 
 async def _answered(services: Services, calls: list[tuple[str, dict[str, Any]]]) -> None:
-    for name, arguments in calls:
+    seen: dict[str, Any] = {}
+    for name, drawn in calls:
+        arguments = {key: _filled(value, seen) for key, value in drawn.items()}
         try:
             answer = await invoke(services, name, arguments, caller=Caller("agent"))
         except JupyterMcpError as error:
@@ -109,7 +118,13 @@ async def _answered(services: Services, calls: list[tuple[str, dict[str, Any]]])
             assert isinstance(answer, Answer)
             said = answer.text
             json.dumps(answer.data)
+            seen |= {key.removesuffix("_id"): value for key, value in answer.data.items() if value is not None}
         assert 0 < len(said) < 20_000, (name, arguments)
+
+
+def _filled(value: Any, seen: dict[str, Any]) -> Any:
+    named = isinstance(value, str) and value[:1] == "{" and value[-1:] == "}"
+    return seen.get(value[1:-1], value) if named else value
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
