@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,10 @@ logger = logging.getLogger(__name__)
 
 NO_LIMITS = Param()
 MOST = 2**63
+LONGEST_NAME = 4096
+TEXTS = frozenset({"cell_source", "code", "old_string", "new_string", "text"})
+"""Arguments that are a cell's or a program's text, kept whatever is in it; all others are names of something."""
+_NOT_IN_NAMES = re.compile("[\0\ud800-\udfff]")
 JSON_TYPES: dict[Any, str] = {str: "string", int: "integer", float: "number", bool: "boolean"}
 
 
@@ -67,7 +72,15 @@ class Parameter:
             raise InvalidRequest(f"{self.name} must be one of {', '.join(self.choices)}, not {_short(value)}.")
         if number:
             self._check_limits(value)
+        elif isinstance(value, str) and self.name not in TEXTS:
+            self._check_name(value)
         return value
+
+    def _check_name(self, value: str) -> None:
+        if len(value) > LONGEST_NAME:
+            raise InvalidRequest(f"{self.name} has {len(value)} characters; at most {LONGEST_NAME} are taken.")
+        if _NOT_IN_NAMES.search(value):
+            raise InvalidRequest(f"{self.name} holds a character that no name has: {_short(value)}.")
 
     def _check_limits(self, value: float) -> None:
         # JSON has no limits and no NaN, yet parsers let both through; and 10**5000 cannot even be shown.
