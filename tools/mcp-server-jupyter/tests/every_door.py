@@ -1,4 +1,4 @@
-"""Every door behind one face, so that one suite tests every operation through each of them."""
+"""Every door behind one face, so that one suite walks through all operations by each of them."""
 
 from __future__ import annotations
 
@@ -30,15 +30,12 @@ class Door(Protocol):
     """One way in. `root` is the folder the server works in."""
 
     root: Path
-    carries_data: bool
 
     def call(self, operation: str, /, **arguments: Any) -> Result: ...
 
 
 class InProcess:
     """The operations themselves, without a door."""
-
-    carries_data = True
 
     def __init__(self, root: Path, portal: BlockingPortal, services: Any) -> None:
         self.root, self._portal, self._services = root, portal, services
@@ -61,8 +58,6 @@ class InProcess:
 class Mcp:
     """The official client."""
 
-    carries_data = False
-
     def __init__(self, root: Path, portal: BlockingPortal, client: Any) -> None:
         self.root, self._portal, self.client = root, portal, client
 
@@ -79,8 +74,6 @@ def _of_mcp(result: Any) -> Result:
 class Rest:
     """`POST /api/operations/{name}`."""
 
-    carries_data = True
-
     def __init__(self, server: Server) -> None:
         self.root, self._server = server.root, server
 
@@ -95,8 +88,6 @@ class Rest:
 
 class BarePost:
     """One JSON-RPC call in one POST, with no session and no handshake."""
-
-    carries_data = False
 
     def __init__(self, server: Server) -> None:
         self.root, self._server = server.root, server
@@ -155,27 +146,34 @@ async def stdio_client(folder: Path, mode: str, **options: Any) -> AsyncIterator
         yield client
 
 
-DOORS = ("in process", "stdio modern", "stdio legacy", "http modern", "http legacy", "rest", "bare post")
+STDIO_DOORS = ("stdio modern", "stdio legacy")
+HTTP_DOORS = ("http modern", "http legacy", "rest", "bare post")
 
 
 @contextmanager
-def open_door(name: str, folder: Path, server: Server) -> Iterator[Door]:
-    """Open one door. `server` is a running one that the HTTP doors share."""
-    kind, _, era = name.partition(" ")
-    mode = "legacy" if era == "legacy" else "auto"
+def in_process(folder: Path) -> Iterator[Door]:
+    """The operations themselves."""
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(_services(folder)) as services:
+        yield InProcess(folder / "root", portal, services)
+
+
+@contextmanager
+def open_stdio_door(name: str, folder: Path) -> Iterator[Door]:
+    """One of `STDIO_DOORS`, with a server of its own."""
+    with start_blocking_portal() as portal:
+        mode = "legacy" if name.endswith("legacy") else "auto"
+        with portal.wrap_async_context_manager(stdio_client(folder, mode)) as client:
+            yield Mcp(folder / "root", portal, client)
+
+
+@contextmanager
+def open_http_door(name: str, server: Server) -> Iterator[Door]:
+    """One of `HTTP_DOORS` of a running server."""
     if name == "rest":
         yield Rest(server)
-        return
-    if name == "bare post":
+    elif name == "bare post":
         yield BarePost(server)
-        return
-    with start_blocking_portal() as portal:
-        if kind == "in":
-            with portal.wrap_async_context_manager(_services(folder)) as services:
-                yield InProcess(folder / "root", portal, services)
-        elif kind == "stdio":
-            with portal.wrap_async_context_manager(stdio_client(folder, mode)) as client:
-                yield Mcp(folder / "root", portal, client)
-        else:
-            with portal.wrap_async_context_manager(http_client(server, mode)) as client:
-                yield Mcp(server.root, portal, client)
+    else:
+        mode = "legacy" if name.endswith("legacy") else "auto"
+        with start_blocking_portal() as portal, portal.wrap_async_context_manager(http_client(server, mode)) as client:
+            yield Mcp(server.root, portal, client)

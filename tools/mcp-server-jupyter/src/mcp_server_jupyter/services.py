@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -23,8 +22,6 @@ from .ownership import has_attached
 from .ports import Contents, Kernels
 from .settings import Settings
 from .tasks import Tasks
-
-TURN_SECONDS = 120.0
 
 
 @dataclass(eq=False)
@@ -68,12 +65,12 @@ class Services:
         return "none"
 
     def record(self, edits: Sequence[EditRow]) -> None:
-        """Journal attributed edits. Edits of one author within two minutes of each other are one turn."""
+        """Journal the edits of one call. Those of one author within two minutes of each other are one turn."""
+        turns: dict[tuple[str, str], str] = {}
         for edit in edits:
             if edit.turn is None:
-                last = self.journal.last_edit(edit.notebook, edit.author)
-                fresh = last is not None and time.time() - last.at < TURN_SECONDS
-                edit.turn = last.turn if last is not None and fresh else f"t{time.time_ns() // 1_000_000:x}"
+                key = (edit.notebook, edit.author)
+                edit.turn = turns[key] = turns.get(key) or self.journal.turn_of(*key)
         self.journal.add_edits(edits)
 
     async def drain(self, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""Every operation through every door."""
+"""Every operation, whole, in process; `test_every_door` takes each of them through the other doors."""
 
 from __future__ import annotations
 
@@ -11,23 +11,20 @@ from typing import Any
 
 import pytest
 
-from every_door import DOORS, Door, Result, open_door
+from every_door import Door, Result, in_process
 from mcp_server_jupyter.operations import ALIASES, OPERATIONS
-from support import Server, eventually
+from support import eventually
+
+pytestmark = pytest.mark.xdist_group("operations")
 
 _names = itertools.count()
 
+RESET = "get_ipython().reset(new_session=False)\nget_ipython().execution_count = 1"
+
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("server")).start()
-    yield server
-    assert server.stop() == 0
-
-
-@pytest.fixture(scope="module", params=DOORS)
-def door(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, server: Server) -> Iterator[Door]:
-    with open_door(request.param, tmp_path_factory.mktemp("door"), server) as door:
+def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+    with in_process(tmp_path_factory.mktemp("door")) as door:
         yield door
 
 
@@ -45,6 +42,11 @@ class Notebook:
         assert not result.is_error, result.text
         return result.text
 
+    def data(self, operation: str, /, **arguments: Any) -> dict[str, Any]:
+        result = self(operation, **arguments)
+        assert not result.is_error, result.text
+        return result.data
+
     def fails(self, operation: str, /, **arguments: Any) -> str:
         result = self(operation, **arguments)
         assert result.is_error, result.text
@@ -59,13 +61,29 @@ class Notebook:
 
 
 @pytest.fixture
-def notebook(door: Door) -> Iterator[Notebook]:
-    path = f"n{next(_names)}.ipynb"
-    made = door.call("create_notebook", notebook_path=path)
-    assert not made.is_error, made.text
-    notebook = Notebook(door, path)
-    yield notebook
-    notebook("shutdown_kernel")
+def notebook(door: Door) -> Notebook:
+    """A new notebook, without a kernel."""
+    notebook = Notebook(door, f"n{next(_names)}.ipynb")
+    notebook.ok("create_notebook")
+    return notebook
+
+
+@pytest.fixture(scope="module")
+def kernel(door: Door) -> Notebook:
+    """A notebook whose kernel serves many tests."""
+    notebook = Notebook(door, "kept.ipynb")
+    notebook.ok("create_notebook")
+    notebook.ok("start_kernel", kernel_name="python3")
+    return notebook
+
+
+@pytest.fixture
+def running(kernel: Notebook) -> Notebook:
+    """A notebook without cells, whose kernel runs, has no variables and counts from In[1]."""
+    kernel.ok("execute_code", code=RESET)
+    for _ in kernel.cells():
+        kernel.ok("delete_cell", cell_index=0)
+    return kernel
 
 
 def execution_id(text: str) -> str:
@@ -82,19 +100,21 @@ def test_every_operation_is_called_below() -> None:
 def test_a_new_notebook_is_listed_outlined_and_not_overwritten(notebook: Notebook) -> None:
     assert notebook.path in notebook.door.call("list_notebooks").text
     assert notebook.path in notebook.door.call("list_files", path="").text
-    assert "0 cells" in notebook.ok("get_notebook_info")
-    assert "exists" in notebook.fails("create_notebook")
+    assert notebook.data("get_notebook_info")["cells"] == 0
+    notebook.ok("append_markdown_cell", cell_source="kept")
+    notebook.fails("create_notebook")
+    assert notebook.sources() == ["kept"]
 
 
 def test_cells_are_inserted_read_edited_moved_and_deleted(notebook: Notebook) -> None:
     notebook.ok("insert_cell", cell_index=-1, cell_type="code", cell_source="a = 1")
     notebook.ok("append_markdown_cell", cell_source="# Title\ntext")
-    text = notebook.ok("insert_cell", cell_index=0, cell_type="raw", cell_source="raw text")
-    assert text.startswith("Inserted [0] raw id=")
+    inserted = notebook.data("insert_cell", cell_index=0, cell_type="raw", cell_source="raw text")
+    assert inserted["cell_id"] == notebook.cells()[0]["id"]
     assert "a = 1" in notebook.ok("read_cell", cell_index=1)
     everything = notebook.ok("read_all_cells")
     assert everything.index("raw text") < everything.index("a = 1") < everything.index("# Title")
-    assert "start=1" in notebook.ok("read_all_cells", start=0, limit=1)
+    assert notebook.data("read_all_cells", start=0, limit=1)["next_start"] == 1
     notebook.ok("edit_cell_source", cell_index=1, old_string="1", new_string="2")
     notebook.ok("overwrite_cell_source", cell_index=2, cell_source="# Other")
     notebook.ok("move_cell", cell_index=0, to_index=-1)
@@ -122,24 +142,24 @@ def test_an_agents_last_turn_is_undone_and_brought_back(notebook: Notebook) -> N
     assert turn
     notebook.ok("undo", turn=turn[1])
     assert notebook.sources() == ["a = 2"]
-    assert "Authors" in notebook.fails("undo", author="nobody")
+    assert "tester" in notebook.fails("undo", author="nobody")
 
 
-def test_code_runs_with_results_errors_and_images_and_lands_in_the_file(notebook: Notebook) -> None:
-    assert "42" in notebook.ok("append_execute_code_cell", cell_source="x = 41\nx + 1")
-    assert "ok In[2]" in notebook.ok("insert_execute_code_cell", cell_index=0, cell_source="print('first')")
-    failed = notebook("append_execute_code_cell", cell_source="1/0")
+def test_code_runs_with_results_errors_and_images_and_lands_in_the_file(running: Notebook) -> None:
+    assert "42" in running.ok("append_execute_code_cell", cell_source="x = 41\nx + 1")
+    assert "ok In[2]" in running.ok("insert_execute_code_cell", cell_index=0, cell_source="print('first')")
+    failed = running("append_execute_code_cell", cell_source="1/0")
     assert not failed.is_error
     assert "ZeroDivisionError" in failed.text
-    image = notebook("append_execute_code_cell", cell_source=PICTURE)
+    image = running("append_execute_code_cell", cell_source=PICTURE)
     assert image.images == 1
-    assert "42" in notebook.ok("execute_cell_with_progress", cell_index=1)
-    assert "41" in notebook.ok("execute_code", code="x")
-    outputs = [[output["output_type"] for output in cell["outputs"]] for cell in eventually_outputs(notebook)]
+    assert "42" in running.ok("execute_cell_with_progress", cell_index=1)
+    assert "41" in running.ok("execute_code", code="x")
+    outputs = [[output["output_type"] for output in cell["outputs"]] for cell in eventually_outputs(running)]
     assert outputs == [["stream"], ["execute_result"], ["error"], ["display_data"]]
-    notebook.ok("clear_outputs", cell_index=1)
-    notebook.ok("clear_outputs")
-    assert [cell["outputs"] for cell in notebook.cells()] == [[], [], [], []]
+    running.ok("clear_outputs", cell_index=1)
+    running.ok("clear_outputs")
+    assert [cell["outputs"] for cell in running.cells()] == [[], [], [], []]
 
 
 PICTURE = """
@@ -161,47 +181,47 @@ def eventually_outputs(notebook: Notebook) -> list[dict[str, Any]]:
     return eventually(complete, 5, "outputs on disk")
 
 
-def test_run_all_stops_at_the_first_error_unless_told_not_to(notebook: Notebook) -> None:
+def test_run_all_stops_at_the_first_error_unless_told_not_to(running: Notebook) -> None:
     for source in ("a = 1", "1/0", "print('after')"):
-        notebook.ok("insert_cell", cell_index=-1, cell_type="code", cell_source=source)
-    text = notebook.ok("run_all_cells")
-    assert "1 ok, 1 error, 1 aborted" in text
-    assert "2 ok, 1 error" in notebook.ok("run_all_cells", stop_on_error=False)
-    assert "1 ok" in notebook.ok("run_all_cells", start=2)
+        running.ok("insert_cell", cell_index=-1, cell_type="code", cell_source=source)
+    assert running.data("run_all_cells")["status"] == {"ok": 1, "error": 1, "aborted": 1}
+    eventually(lambda: [bool(cell["outputs"]) for cell in running.cells()] == [False, True, False], 5, "one output")
+    assert running.data("run_all_cells", stop_on_error=False)["status"] == {"ok": 2, "error": 1}
+    assert running.data("run_all_cells", start=2)["status"] == {"ok": 1}
 
 
-def test_a_long_cell_is_answered_with_a_handle_and_interrupted_keeping_variables(notebook: Notebook) -> None:
-    notebook.ok("execute_code", code="kept = 7")
-    text = notebook.ok(
+def test_a_long_cell_is_answered_with_a_handle_and_interrupted_keeping_variables(running: Notebook) -> None:
+    running.ok("execute_code", code="kept = 7")
+    text = running.ok(
         "execute_code", code="import time\nprint('begun', flush=True)\ntime.sleep(60)", timeout_seconds=0.5
     )
     handle = execution_id(text)
-    assert "begun" in notebook.door.call("get_execution", execution_id=handle, wait_seconds=0.1).text
-    assert "Interrupted" in notebook.ok("interrupt_kernel")
-    page = notebook.door.call("get_execution", execution_id=handle, cursor=0).text
-    assert page.startswith("interrupted")
-    assert "begun" in page
-    assert "7" in notebook.ok("execute_code", code="kept")
+    assert "begun" in running.door.call("get_execution", execution_id=handle, wait_seconds=0.1).text
+    assert running.data("interrupt_kernel")["stopped"] is True
+    page = running.door.call("get_execution", execution_id=handle, cursor=0)
+    assert page.data["status"] == "interrupted"
+    assert "begun" in page.text
+    assert "7" in running.ok("execute_code", code="kept")
 
 
-def test_a_cell_that_asks_for_input_says_so_and_takes_it(notebook: Notebook) -> None:
-    text = notebook.ok("append_execute_code_cell", cell_source="name = input('Who? ')\nprint('Hello', name)")
+def test_a_cell_that_asks_for_input_says_so_and_takes_it(running: Notebook) -> None:
+    text = running.ok("append_execute_code_cell", cell_source="name = input('Who? ')\nprint('Hello', name)")
     assert "waits for input: 'Who? '" in text
-    answer = notebook.door.call("send_input", execution_id=execution_id(text), text="Ada")
+    answer = running.door.call("send_input", execution_id=execution_id(text), text="Ada")
     assert "Hello Ada" in answer.text
 
 
-def test_variables_are_shown_without_a_trace_in_the_history(notebook: Notebook) -> None:
-    notebook.ok("execute_code", code="import pandas as pd\ndf = pd.DataFrame({'a': [1, 2], 'b': ['x', 'y']})\nn = 3")
-    text = notebook.ok("list_variables")
+def test_variables_are_shown_without_a_trace_in_the_history(running: Notebook) -> None:
+    running.ok("execute_code", code="import pandas as pd\ndf = pd.DataFrame({'a': [1, 2], 'b': ['x', 'y']})\nn = 3")
+    text = running.ok("list_variables")
     assert "df: pandas.DataFrame 2x2" in text
     assert "n: int" in text
-    shown = notebook.ok("inspect_variable", name="df")
+    shown = running.ok("inspect_variable", name="df")
     assert "a: int64" in shown
-    assert "x" in notebook.ok("inspect_variable", name="df.b[0]")
-    assert "similar: df" in notebook.fails("inspect_variable", name="dff")
-    assert "not a variable" in notebook.fails("inspect_variable", name="print('side effect')")
-    assert "In[2]" in notebook.ok("execute_code", code="1")
+    assert "x" in running.ok("inspect_variable", name="df.b[0]")
+    assert "similar: df" in running.fails("inspect_variable", name="dff")
+    assert "not a variable" in running.fails("inspect_variable", name="print('side effect')")
+    assert "In[2]" in running.ok("execute_code", code="1")
 
 
 def test_kernels_are_listed_restarted_started_and_shut_down(notebook: Notebook) -> None:
@@ -209,14 +229,16 @@ def test_kernels_are_listed_restarted_started_and_shut_down(notebook: Notebook) 
     listed = notebook.door.call("list_kernels").text
     assert notebook.path in listed
     assert "python3" in listed
-    restarted = notebook.ok("restart_kernel")
-    assert "epoch 2" in restarted
-    assert "cells 0" in restarted
-    assert "NameError" in notebook.ok("execute_code", code="v")
+    restarted = notebook.data("restart_kernel")
+    assert (restarted["kernel_epoch"], restarted["cells_to_rerun"]) == (2, [0])
+    assert notebook.data("execute_code", code="v")["ename"] == "NameError"
     notebook.ok("shutdown_kernel")
-    assert "has no kernel" in notebook.fails("interrupt_kernel")
-    assert "epoch 1" in notebook.ok("start_kernel", kernel_name="python3")
-    assert "already" in notebook.fails("start_kernel", kernel_name="python3")
+    assert notebook.path not in notebook.door.call("list_kernels").text
+    assert "start_kernel" in notebook.fails("interrupt_kernel")
+    started = notebook.data("start_kernel", kernel_name="python3")
+    assert started["notebook_path"] == notebook.path
+    assert started["kernel_id"] in notebook.fails("start_kernel", kernel_name="python3")
+    notebook.ok("shutdown_kernel")
 
 
 def test_wrong_arguments_are_named_with_what_is_right(notebook: Notebook) -> None:
@@ -233,11 +255,11 @@ def test_wrong_arguments_are_named_with_what_is_right(notebook: Notebook) -> Non
     assert "missing.ipynb" in missing.text
 
 
-def test_names_of_other_servers_tools_are_understood(notebook: Notebook) -> None:
-    notebook.ok("append_execute_code_cell", code="print('hi')")
-    assert "hi" in notebook.ok("execute_cell", index=0, timeout=20)
-    assert "print('hi')" in notebook.ok("read_notebook")
-    assert "42" in notebook.ok("execute_in_kernel", code="print(40 + 2)")
+def test_names_of_other_servers_tools_are_understood(running: Notebook) -> None:
+    running.ok("append_execute_code_cell", code="print('hi')")
+    assert "hi" in running.ok("execute_cell", index=0, timeout=20)
+    assert "print('hi')" in running.ok("read_notebook")
+    assert "42" in running.ok("execute_in_kernel", code="print(40 + 2)")
     assert set(ALIASES.values()) <= set(OPERATIONS)
 
 

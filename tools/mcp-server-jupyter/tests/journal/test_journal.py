@@ -151,17 +151,28 @@ def test_edits_are_found_by_who_made_them_and_when(journal: Journal) -> None:
     assert [edit.id for edit in journal.edits("a.ipynb", execution_id="x1")] == [ids[2]]
     (first,) = journal.edits("a.ipynb", turn="t1")
     assert (first.before, first.after, first.undone_by) == (before, after, None)
-    last = journal.last_edit("a.ipynb", "agent")
-    assert last is not None
-    assert last.id == ids[2]
-    assert journal.last_edit("a.ipynb", "nobody") is None
 
 
-def test_an_undone_edit_says_by_what(journal: Journal) -> None:
-    ids = journal.add_edits([EditRow("a.ipynb", "agent", "source", cell) for cell in "cd"])
-    journal.mark_undone(ids[:1], "x9")
-    assert [edit.undone_by for edit in journal.edits("a.ipynb")] == [None, "x9"]
-    assert [edit.id for edit in journal.edits("a.ipynb", include_undone=False)] == [ids[1]]
+def test_an_edit_that_takes_others_back_marks_them_with_its_turn(journal: Journal) -> None:
+    ids = journal.add_edits([EditRow("a.ipynb", "agent", "source", cell, turn="t1") for cell in "cd"])
+    (undoing,) = journal.add_edits([EditRow("a.ipynb", "person", "source", "c", turn="undo-1", undoes=ids[:1])])
+    assert [edit.undone_by for edit in journal.edits("a.ipynb")] == [None, None, "undo-1"]
+    assert [edit.id for edit in journal.edits("a.ipynb", include_undone=False)] == [undoing, ids[1]]
+    assert [head.id for head in journal.undoable("a.ipynb", turn="t1")] == [ids[1]]
+    assert journal.editors("a.ipynb") == {"agent": 1}
+
+
+def test_a_turn_goes_on_for_two_minutes_but_never_after_an_undo(journal: Journal) -> None:
+    assert journal.turn_of("a.ipynb", "agent") != journal.turn_of("a.ipynb", "agent"), "no edit, no turn yet"
+    journal.add_edits([EditRow("a.ipynb", "agent", "source", "c", turn="t1", at=time.time() - 100)])
+    assert journal.turn_of("a.ipynb", "agent") == "t1"
+    assert journal.turn_of("a.ipynb", "person") != "t1"
+    assert journal.turn_of("b.ipynb", "agent") != "t1"
+    journal.add_edits([EditRow("a.ipynb", "agent", "source", "c", turn="t2", at=time.time() - 130)])
+    assert journal.turn_of("a.ipynb", "agent") not in ("t1", "t2")
+    journal.add_edits([EditRow("a.ipynb", "agent", "source", "c", turn="undo-1")])
+    assert journal.turn_of("a.ipynb", "agent") not in ("t1", "t2", "undo-1")
+    assert journal.last_turn("a.ipynb", "agent") == "t2"
 
 
 def test_edits_of_one_call_are_written_all_or_none(journal: Journal) -> None:

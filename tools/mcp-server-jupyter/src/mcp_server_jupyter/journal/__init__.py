@@ -1,13 +1,16 @@
 """What outlives the process, in SQLite. Imports ports and errors; used by `execution`, `services` and operations."""
 
-from .edits import EditKind, EditRow
+from .edits import REDO, UNDO, EditHead, EditKind, EditRow, new_turn
 from .executions import FINISHED, ExecutionRow, LastRun, Status, new_execution_id
 from .kernels import Binding
 from .store import Journal, open_journal
 
 __all__ = [
     "FINISHED",
+    "REDO",
+    "UNDO",
     "Binding",
+    "EditHead",
     "EditKind",
     "EditRow",
     "ExecutionRow",
@@ -15,5 +18,6 @@ __all__ = [
     "LastRun",
     "Status",
     "new_execution_id",
+    "new_turn",
     "open_journal",
 ]

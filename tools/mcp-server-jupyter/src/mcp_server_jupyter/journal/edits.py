@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from .tables import Tables, nodes, packed, unpacked
+from .tables import Tables, nodes, packed, storable, text_again, unpacked
 
 EditKind = Literal["insert", "delete", "source", "type", "move", "outputs", "metadata", "create"]
+
+TURN_SECONDS = 120.0
+"""Edits of one author in one notebook less than this apart are one turn."""
+
+UNDO, REDO = "undo-", "redo-"
+"""How turns begin that took edits back, or brought them back. No other edit ever joins them."""
 
 
 @dataclass(slots=True)
 class EditRow:
-    """One attributed change of one cell. `before` and `after` are the cell, None where there was none."""
+    """One attributed change of one cell. `before` and `after` hold what changed of it, None where there was no cell.
+
+    `undoes` are the ids of the edits this one takes back: they are marked in the transaction that writes it.
+    """
 
     notebook: str
     author: str
@@ -29,9 +39,30 @@ class EditRow:
     at: float = field(default_factory=time.time)
     undone_by: str | None = None
     id: int | None = None
+    undoes: Sequence[int] = ()
 
 
-_COLUMNS = tuple(EditRow.__dataclass_fields__)
+@dataclass(frozen=True, slots=True)
+class EditHead:
+    """An edit without its cells, which may be megabytes."""
+
+    id: int
+    at: float
+    author: str
+    turn: str | None
+    kind: str
+    cell_id: str | None
+    before_index: int | None
+    after_index: int | None
+
+
+def new_turn(beginning: str = "t-") -> str:
+    """An id for a turn that nobody else has."""
+    return beginning + uuid.uuid4().hex[:10]
+
+
+_COLUMNS = tuple(name for name in EditRow.__dataclass_fields__ if name != "undoes")
+_HEAD = tuple(EditHead.__dataclass_fields__)
 _SELECT = f"SELECT {', '.join(_COLUMNS)} FROM edits"
 _INSERT = f"INSERT INTO edits ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
 _CELLS = frozenset({"before", "after"})
@@ -47,6 +78,8 @@ class Edits(Tables):
             for edit in edits:
                 cursor = db.execute(_INSERT, [_stored(name, getattr(edit, name)) for name in _COLUMNS])
                 ids.append(int(cursor.lastrowid or 0))
+                taken_back = [(edit.turn or edit.author, each) for each in edit.undoes]
+                db.executemany("UPDATE edits SET undone_by = ? WHERE id = ?", taken_back)
         for edit, edit_id in zip(edits, ids, strict=True):
             edit.id = edit_id
         return ids
@@ -69,22 +102,58 @@ class Edits(Tables):
         rows = self._query(f"{_SELECT} {where}ORDER BY id DESC LIMIT ?", *wanted.values(), limit)
         return [_row(row) for row in rows]
 
-    def last_edit(self, notebook: str, author: str) -> EditRow | None:
-        """The newest edit of an author in a notebook."""
-        return next(iter(self.edits(notebook, author=author, limit=1)), None)
+    def turn_of(self, notebook: str, author: str) -> str:
+        """The turn of an edit made now: that of the author's last one, or a new one when that is long ago or undid."""
+        rows = self._query(
+            "SELECT at, turn FROM edits WHERE notebook = ? AND author = ? ORDER BY id DESC LIMIT 1", notebook, author
+        )
+        for at, turn in rows:
+            if turn and not turn.startswith((UNDO, REDO)) and abs(time.time() - at) < TURN_SECONDS:
+                return str(turn)
+        return new_turn()
 
-    def mark_undone(self, edit_ids: Sequence[int], undone_by: str) -> None:
-        """Note that edits were taken back, and by whom or what."""
-        with self._transaction() as db:
-            db.executemany("UPDATE edits SET undone_by = ? WHERE id = ?", [(undone_by, each) for each in edit_ids])
+    def last_turn(self, notebook: str, author: str) -> str | None:
+        """An author's newest turn of which something can be undone; one that undid is none."""
+        rows = self._query(
+            "SELECT turn FROM edits WHERE notebook = ? AND author = ? AND undone_by IS NULL "
+            f"AND turn NOT LIKE '{UNDO}%' ORDER BY id DESC LIMIT 1",
+            notebook,
+            author,
+        )
+        return next((str(turn) for (turn,) in rows), None)
+
+    def undoable(
+        self, notebook: str, *, author: str | None = None, turn: str | None = None, execution_id: str | None = None
+    ) -> list[EditHead]:
+        """All edits of an author, a turn or an execution that were not taken back, newest first."""
+        given = {"notebook": notebook, "author": author, "turn": turn, "execution_id": execution_id}
+        wanted = {name: value for name, value in given.items() if value is not None}
+        where = " AND ".join([f"{name} = ?" for name in wanted] + ["undone_by IS NULL"])
+        rows = self._query(f"SELECT {', '.join(_HEAD)} FROM edits WHERE {where} ORDER BY id DESC", *wanted.values())
+        return [EditHead(*map(text_again, row)) for row in rows]
+
+    def cells_of_edit(self, edit_id: int) -> tuple[Any, Any]:
+        """What an edit's cell was before and after it, as plain JSON values; None where there was no cell."""
+        for before, after in self._query("SELECT before, after FROM edits WHERE id = ?", edit_id):
+            return unpacked(before), unpacked(after)
+        return None, None
+
+    def editors(self, notebook: str) -> dict[str, int]:
+        """Who has edits in a notebook that can be undone, the latest first, and how many."""
+        rows = self._query(
+            "SELECT author, count(*) FROM edits WHERE notebook = ? AND undone_by IS NULL "
+            f"AND turn NOT LIKE '{UNDO}%' GROUP BY author ORDER BY max(id) DESC",
+            notebook,
+        )
+        return {text_again(author): int(count) for author, count in rows}
 
 
 def _stored(name: str, value: Any) -> Any:
-    return packed(value) if name in _CELLS else value
+    return packed(value) if name in _CELLS else storable(value)
 
 
 def _row(row: Sequence[Any]) -> EditRow:
     values = dict(zip(_COLUMNS, row, strict=True))
     for name in _CELLS:
         values[name] = nodes(unpacked(values[name]))
-    return EditRow(**values)
+    return EditRow(**{name: text_again(value) for name, value in values.items()})

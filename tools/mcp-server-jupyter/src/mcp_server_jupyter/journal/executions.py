@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..ports import Message
-from .tables import Tables, nodes, packed, unpacked
+from .tables import Tables, nodes, packed, storable, text_again, unpacked
 
 Status = Literal["queued", "running", "waiting_input", "ok", "error", "interrupted", "aborted", "died", "lost"]
 
@@ -150,11 +150,11 @@ class Executions(Tables):
 
 
 def _stored(name: str, value: Any) -> Any:
-    return packed(value) if name == "outputs" else value
+    return packed(value) if name == "outputs" else storable(value)
 
 
 def _row(row: Sequence[Any]) -> ExecutionRow:
     values = dict(zip(_COLUMNS, row, strict=True))
     values["outputs"] = nodes(unpacked(values["outputs"]))
     values["on_disk"] = bool(values["on_disk"])
-    return ExecutionRow(**values)
+    return ExecutionRow(**{name: text_again(value) for name, value in values.items()})

@@ -47,7 +47,7 @@ class Tables:
 
     def _query(self, sql: str, *values: Any) -> list[Any]:
         with self._errors():
-            return self._db.execute(sql, values).fetchall()
+            return self._db.execute(sql, [storable(value) for value in values]).fetchall()
 
 
 def packed(value: Any) -> bytes | None:
@@ -68,6 +68,21 @@ def unpacked(stored: bytes | None) -> Any:
     if stored is None:
         return None
     return json.loads(zlib.decompress(stored) if stored[:1] == b"\x78" else stored)
+
+
+def storable(value: Any) -> Any:
+    """A text SQLite can hold: lone surrogates, which UTF-8 has no form for, make it bytes."""
+    if isinstance(value, str) and not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return value.encode("utf-8", "surrogatepass")
+    return value
+
+
+def text_again(value: Any) -> Any:
+    """The reverse of `storable`."""
+    return value.decode("utf-8", "surrogatepass") if isinstance(value, bytes) else value
 
 
 def nodes(value: Any) -> Any:

@@ -68,11 +68,17 @@ _KINDS = (
 
 def output_kinds(cell: Mapping[str, Any]) -> tuple[str, ...]:
     """Short names of what a cell put out, each once, in order: text, stream, image, html, error, ..."""
-    kinds: dict[str, None] = {}
-    for output in cell.get("outputs", ()):
-        kind = output.get("output_type", "")
-        kinds[_kind_of_data(output.get("data", {})) if kind in ("display_data", "execute_result") else kind] = None
-    return tuple(kinds)
+    outputs = cell.get("outputs")
+    kinds = [_kind(output) for output in outputs if isinstance(output, Mapping)] if isinstance(outputs, list) else []
+    return tuple(dict.fromkeys(kinds))
+
+
+def _kind(output: Mapping[str, Any]) -> str:
+    kind = output.get("output_type", "")
+    if kind not in ("display_data", "execute_result"):
+        return str(kind)
+    data = output.get("data")
+    return _kind_of_data(data) if isinstance(data, Mapping) else "empty"
 
 
 def _kind_of_data(data: Mapping[str, Any]) -> str:

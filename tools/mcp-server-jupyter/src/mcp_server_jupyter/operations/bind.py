@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,11 @@ from .call import Progress, never
 logger = logging.getLogger(__name__)
 
 NO_LIMITS = Param()
+MOST = 2**63
+LONGEST_NAME = 4096
+TEXTS = frozenset({"cell_source", "code", "old_string", "new_string", "text"})
+"""Arguments that are a cell's or a program's text, kept whatever is in it; all others are names of something."""
+_NOT_IN_NAMES = re.compile("[\0\ud800-\udfff]")
 JSON_TYPES: dict[Any, str] = {str: "string", int: "integer", float: "number", bool: "boolean"}
 
 
@@ -63,12 +69,32 @@ class Parameter:
                 f"{self.name} must be {_article(JSON_TYPES[self.kind])}, not {_article(_json_type(value))}."
             )
         if self.choices and value not in self.choices:
-            raise InvalidRequest(f"{self.name} must be one of {', '.join(self.choices)}, not {value!r}.")
+            raise InvalidRequest(f"{self.name} must be one of {', '.join(self.choices)}, not {_short(value)}.")
+        if number:
+            self._check_limits(value)
+        elif isinstance(value, str) and self.name not in TEXTS:
+            self._check_name(value)
+        return value
+
+    def _check_name(self, value: str) -> None:
+        if len(value) > LONGEST_NAME:
+            raise InvalidRequest(f"{self.name} has {len(value)} characters; at most {LONGEST_NAME} are taken.")
+        if _NOT_IN_NAMES.search(value):
+            raise InvalidRequest(f"{self.name} holds a character that no name has: {_short(value)}.")
+
+    def _check_limits(self, value: float) -> None:
+        # JSON has no limits and no NaN, yet parsers let both through; and 10**5000 cannot even be shown.
+        if not -MOST <= value <= MOST:
+            raise InvalidRequest(f"{self.name} must be a number from -2**63 to 2**63.")
         if self.limits.ge is not None and value < self.limits.ge:
             raise InvalidRequest(f"{self.name} must be at least {self.limits.ge:g}, not {value}.")
         if self.limits.le is not None and value > self.limits.le:
             raise InvalidRequest(f"{self.name} must be at most {self.limits.le:g}, not {value}.")
-        return value
+
+
+def _short(value: str) -> str:
+    """A text of the caller's, quoted and bounded, for a message."""
+    return repr(value) if len(value) <= 100 else f"{value[:100]!r}…"
 
 
 def _article(word: str) -> str:
@@ -129,13 +155,19 @@ def check_arguments(operation: Operation, arguments: Mapping[str, Any]) -> dict[
         InvalidRequest: an unknown, missing or wrong one; the message names what is allowed.
     """
     known = parameters(operation)
+    if not isinstance(arguments, Mapping):
+        raise InvalidRequest(f"The arguments must be an object, not {_article(_json_type(arguments))}.")
     checked: dict[str, Any] = {}
+    meant: dict[str, str] = {}
     for given, value in arguments.items():
         name = _own_name(given, known, arguments)
         if name is None:
             raise InvalidRequest(
-                f"{operation.name} has no argument {given!r}.", hint=f"It takes: {', '.join(known) or 'none'}."
+                f"{operation.name} has no argument {_short(given)}.", hint=f"It takes: {', '.join(known) or 'none'}."
             )
+        if name in meant:
+            raise InvalidRequest(f"{meant[name]} and {given} both mean {name}.", hint="Give one of them.")
+        meant[name] = given
         value = known[name].check(value)
         if value is not None or known[name].nullable:
             checked[name] = value
@@ -170,7 +202,7 @@ async def invoke(
     """
     operation = resolve(name)
     if operation is None:
-        raise InvalidRequest(f"Unknown operation {name!r}.", hint=f"There are: {', '.join(OPERATIONS)}.")
+        raise InvalidRequest(f"Unknown operation {_short(name)}.", hint=f"There are: {', '.join(OPERATIONS)}.")
     started = time.perf_counter()
     outcome = "cancelled"
     try:

@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from ..errors import InvalidRequest
-from ..journal import EditRow
+from ..journal import EditKind, EditRow
 from ..notebooks import check_hash, edit_source, find_cell, new_cell, replace_source
 from ..notebooks import clear_outputs as clear_cells
 from ..notebooks import delete_cell as remove_cell
 from ..notebooks import insert_cell as put_cell
 from ..notebooks import move_cell as shift_cell
+from ..notebooks.undoing import edited_part
 from .call import Answer, Call, Param
 from .render import edited
 
@@ -26,7 +27,7 @@ Index = Annotated[int, Param(ge=-1)]
 def edit_row(
     call: Call,
     path: str,
-    kind: str,
+    kind: EditKind,
     before: NotebookNode | None,
     after: NotebookNode | None,
     *,
@@ -43,8 +44,8 @@ def edit_row(
         execution_id=execution_id,
         kind=kind,
         cell_id=None if cell is None else cell["id"],
-        before=before,
-        after=after,
+        before=None if before is None else edited_part(kind, before),
+        after=None if after is None else edited_part(kind, after),
         before_index=before_index,
         after_index=after_index,
     )

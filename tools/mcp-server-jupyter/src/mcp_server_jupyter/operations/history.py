@@ -2,122 +2,150 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
-from ..errors import InvalidRequest, JupyterMcpError
-from ..journal import EditRow
-from ..notebooks import find_cell, insert_cell, move_cell, node, shallow, source_hash
+import anyio.lowlevel
+
+from ..errors import InvalidRequest
+from ..journal import REDO, UNDO, EditHead, EditRow, new_turn
+from ..notebooks.undoing import Change, Changed, Undoing
 from .call import Answer, Call
-from .cells import edit_row
 
-if TYPE_CHECKING:
-    from nbformat import NotebookNode
+NAMED = 10
+"""How many edits an answer names; the others are counted."""
+
+SLICE_SECONDS = 0.01
+"""How long an undo works before others have their turn."""
 
 
 async def undo(call: Call, notebook_path: str = "", author: str = "", execution_id: str = "", turn: str = "") -> Answer:
     """Take back an author's last turn (default: yours), or one execution's or one turn's edits; others' stay.
 
     A cell that somebody changed since is left alone and named.
+
+    Args:
+        author: a client's name with its id (`agent#3f2a`), or the name alone where only one client has it.
     """
     services = call.services
     path = call.path(notebook_path)
-    rows = _chosen(call, path, author or call.author, execution_id, turn)
-    reverted: list[str] = []
-    kept: list[str] = []
-    records: list[EditRow] = []
-    done: list[int] = []
+    done = _Undone()
     async with services.contents.edit(path) as notebook:
-        for row in rows:
-            try:
-                records.append(_revert(call, notebook, row))
-                reverted.append(f"{row.kind} of {row.cell_id}")
-                done.append(row.id or 0)
-            except _Changed as why:
-                kept.append(f"{row.kind} of {row.cell_id}: {why}")
-    redo = f"undo-{rows[0].id}"
-    for record in records:
-        record.turn = redo
-    services.record(records)
-    services.journal.mark_undone(done, call.author)
-    text = f"Undid {len(reverted)} edit(s) of {rows[0].author}: {'; '.join(reverted) or 'none'}."
-    if reverted:
-        text += f' undo(turn="{redo}") brings it back.'
-    if kept:
-        text += f"\nLeft alone, changed since: {'; '.join(kept)}."
-    return Answer(text, {"undone": reverted, "left": kept, "turn": redo}, is_error=not reverted)
+        heads = _chosen(call, path, author, execution_id, turn)
+        undoing = Undoing(notebook)
+        await _take_back(call, heads, undoing, done)
+        changes = undoing.finish()
+    redo = new_turn(REDO if (heads[0].turn or "").startswith(UNDO) else UNDO)
+    services.record([_row(call, path, redo, change) for change in changes])
+    return _answer(heads[0].author, done, redo)
 
 
-class _Changed(Exception):
-    """Somebody changed the cell after this edit."""
+@dataclass(slots=True)
+class _Undone:
+    """What an undo did: the kinds and cells of the edits taken back, and of those left alone with the reason."""
+
+    reverted: list[tuple[str, str]] = field(default_factory=list)
+    kept: list[tuple[str, str, str]] = field(default_factory=list)
 
 
-def _chosen(call: Call, path: str, author: str, execution_id: str, turn: str) -> list[EditRow]:
-    """The edits to take back, the newest first."""
-    journal = call.services.journal
-    if execution_id:
-        rows = journal.edits(path, execution_id=execution_id)
-    elif turn:
-        rows = journal.edits(path, turn=turn)
-    else:
-        rows = journal.edits(path, author=author)
-    rows = [row for row in rows if row.undone_by is None]
-    if not execution_id and not turn:
-        rows = [row for row in rows if not (row.turn or "").startswith("undo-")]
-    if not rows:
-        raise InvalidRequest(
-            f"No edits of {author!r} in {path} to undo." if not (execution_id or turn) else "No such edits to undo.",
-            hint=f"Authors with edits here: {_authors(call, path)}.",
-        )
-    rows.sort(key=lambda row: row.id or 0, reverse=True)
-    if not execution_id and not turn:
-        rows = [row for row in rows if row.turn == rows[0].turn]
-    return rows
+async def _take_back(call: Call, heads: Iterable[EditHead], undoing: Undoing, done: _Undone) -> None:
+    """Take edits back one by one, in slices, so that thousands of them do not stop the server."""
+    since = time.perf_counter()
+    for head in heads:
+        cell_id = head.cell_id or ""
+        before, after = call.services.journal.cells_of_edit(head.id)
+        try:
+            undoing.take_back(head.id, head.kind, cell_id, before, after, head.before_index, head.after_index)
+            done.reverted.append((head.kind, cell_id))
+        except Changed as why:
+            done.kept.append((head.kind, cell_id, str(why)))
+        if time.perf_counter() - since > SLICE_SECONDS:
+            await anyio.lowlevel.checkpoint()
+            since = time.perf_counter()
 
 
-def _authors(call: Call, path: str) -> str:
-    return (
-        ", ".join(sorted({row.author for row in call.services.journal.edits(path) if row.undone_by is None})) or "none"
+def _row(call: Call, path: str, turn: str, change: Change) -> EditRow:
+    return EditRow(
+        notebook=path,
+        author=call.author,
+        kind=change.kind,
+        cell_id=change.cell_id,
+        before=change.before,
+        after=change.after,
+        before_index=change.before_index,
+        after_index=change.after_index,
+        turn=turn,
+        undoes=change.undoes,
     )
 
 
-def _revert(call: Call, notebook: NotebookNode, row: EditRow) -> EditRow:
-    """Apply the opposite of one edit.
+def _chosen(call: Call, path: str, author: str, execution_id: str, turn: str) -> list[EditHead]:
+    """The edits to take back, the newest first.
 
     Raises:
-        _Changed: the cell is no longer as the edit left it.
+        InvalidRequest: there are none, or several clients have the author's name; names those who have edits.
     """
-    if row.kind == "delete":
-        return _put_back(call, notebook, row)
-    try:
-        index = find_cell(notebook, cell_id=row.cell_id)
-    except JupyterMcpError as error:
-        raise _Changed("it is gone") from error
-    now = notebook.cells[index]
-    if row.kind == "move":
-        target = min(row.before_index or 0, len(notebook.cells) - 1)
-        move_cell(notebook, index, target)
-        return edit_row(call, row.notebook, "move", now, now, before_index=index, after_index=target)
-    if row.after is not None and row.kind != "outputs" and source_hash(now) != source_hash(row.after):
-        raise _Changed("its source is another now")
-    if row.kind == "insert":
-        del notebook.cells[index]
-        return edit_row(call, row.notebook, "delete", now, None, before_index=index)
-    return _restore(call, notebook, index, row)
+    journal = call.services.journal
+    if execution_id or turn:
+        heads = journal.undoable(path, turn=turn or None, execution_id=execution_id or None)
+        whose = "that execution" if execution_id else "that turn"
+    else:
+        name = _full_name(call, path, author) if author else call.author
+        last = journal.last_turn(path, name)
+        heads = journal.undoable(path, author=name, turn=last) if last else []
+        whose = repr(name)
+    if not heads:
+        raise InvalidRequest(f"No edits of {whose} in {path} to undo.", hint=_editors(call, path))
+    return heads
 
 
-def _put_back(call: Call, notebook: NotebookNode, row: EditRow) -> EditRow:
-    assert row.before is not None
-    if any(cell.get("id") == row.cell_id for cell in notebook.cells):
-        raise _Changed("a cell with its id is there")
-    index = insert_cell(notebook, min(row.before_index or 0, len(notebook.cells)), node(row.before))
-    return edit_row(call, row.notebook, "insert", None, notebook.cells[index], after_index=index)
+def _full_name(call: Call, path: str, author: str) -> str:
+    """The author meant by a full name, or by a name without the client's id when only one such client has edits."""
+    editors = call.services.journal.editors(path)
+    if author in editors:
+        return author
+    same = [name for name in editors if name.rpartition("#")[0] == author]
+    if len(same) > 1:
+        raise InvalidRequest(f"{len(same)} clients are called {author!r}.", hint=_editors(call, path))
+    return same[0] if same else author
 
 
-def _restore(call: Call, notebook: NotebookNode, index: int, row: EditRow) -> EditRow:
-    assert row.before is not None
-    now = notebook.cells[index]
-    keys = ("outputs", "execution_count") if row.kind == "outputs" else ("source", "cell_type")
-    before = node(row.before)
-    cell = shallow(now, **{key: before[key] for key in keys if key in before})
-    notebook.cells[index] = cell
-    return edit_row(call, row.notebook, row.kind, now, cell, before_index=index, after_index=index)
+def _editors(call: Call, path: str) -> str:
+    """Who can be named, the latest first."""
+    editors = call.services.journal.editors(path)
+    shown = [f"{name} ({count})" for name, count in list(editors.items())[:NAMED]]
+    more = f" and {len(editors) - NAMED} more" if len(editors) > NAMED else ""
+    return f"Authors with edits here: {', '.join(shown) or 'none'}{more}."
+
+
+def _answer(author: str, done: _Undone, redo: str) -> Answer:
+    reverted = [f"{kind} of {cell_id}" for kind, cell_id in done.reverted]
+    kept = [f"{kind} of {cell_id}: {why}" for kind, cell_id, why in done.kept]
+    text = f"Undid {len(reverted):,} edit(s) of {author}{_by_kind(done)}: {_some(reverted) or 'none'}."
+    if reverted:
+        text += f' undo(turn="{redo}") brings {"it" if len(reverted) == 1 else "them"} back.'
+    if kept:
+        text += f"\nLeft alone, {len(kept):,} changed since: {_some(kept)}."
+    data = {
+        "undone": reverted[:NAMED],
+        "undone_count": len(reverted),
+        "left": kept[:NAMED],
+        "left_count": len(kept),
+        "turn": redo if reverted else None,
+    }
+    return Answer(text, data, is_error=not reverted)
+
+
+def _by_kind(done: _Undone) -> str:
+    if len(done.reverted) <= NAMED:
+        return ""
+    counts: dict[str, int] = {}
+    for kind, _ in done.reverted:
+        counts[kind] = counts.get(kind, 0) + 1
+    return f" ({', '.join(f'{count:,} {kind}' for kind, count in counts.items())})"
+
+
+def _some(lines: Sequence[str]) -> str:
+    more = f"; and {len(lines) - NAMED:,} more" if len(lines) > NAMED else ""
+    return "; ".join(lines[:NAMED]) + more

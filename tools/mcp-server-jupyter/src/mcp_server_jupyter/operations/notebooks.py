@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from ..errors import InvalidRequest
 from ..journal import LastRun
-from ..notebooks import CellLine, kernelspec_name, new_notebook, outline
+from ..notebooks import CellLine, find_cell, kernelspec_name, new_notebook, outline
 from .call import Answer, Call, Param
 from .render import add_outputs, cell_data, cell_header, numbered
 from .uris import cell_uri
@@ -151,8 +151,6 @@ async def read_cell(
     include_outputs: bool = True,
 ) -> Answer:
     """One cell: source, hash and bounded outputs, its images included."""
-    from ..notebooks import find_cell  # noqa: PLC0415
-
     services = call.services
     path = call.path(notebook_path)
     notebook = await services.contents.read(path)

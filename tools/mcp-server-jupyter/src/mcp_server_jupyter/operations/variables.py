@@ -13,20 +13,22 @@ from ..execution.session import Session, require_alive
 from .call import Answer, Call
 from .kernels import find_session
 from .probe import PROBE
+from .render import numbered
 
 ANSWER_SECONDS = 10.0
+LONGEST_NAME = 1_000
 
 
 async def list_variables(call: Call, notebook_path: str = "", kernel_id: str = "") -> Answer:
     """The user's variables: name, type, shape or length, a short value."""
     session = find_session(call, notebook_path, kernel_id)
     found = await _ask(session, {"what": "list"})
-    lines = [f"{v['name']}: {v['type']} {v['size']} {v['value']}".rstrip() for v in found["variables"]]
-    limit = call.answers.max_chars
-    text = "\n".join(lines)
-    if len(text) > limit:
-        text = text[:limit] + "\n… more; inspect_variable(name=...) shows one."
-    return Answer(text or "No variables.", {"variables": found["variables"], "kernel_epoch": session.kernel.epoch})
+    variables, more = found["variables"], found["more"]
+    lines = [f"{v['name']}: {v['type']} {v['size']} {v['value']}".rstrip() for v in variables]
+    if more:
+        lines.append(f"{more} more variables, not looked at")
+    text = numbered(lines, call.answers.max_chars, "inspect_variable(name=...) shows one.")
+    return Answer(text or "No variables.", {"variables": variables, "kernel_epoch": session.kernel.epoch})
 
 
 async def inspect_variable(call: Call, name: str, notebook_path: str = "", kernel_id: str = "") -> Answer:
@@ -37,10 +39,12 @@ async def inspect_variable(call: Call, name: str, notebook_path: str = "", kerne
     """
     if not _is_reference(name):
         raise InvalidRequest(
-            f"{name!r} is not a variable, attribute or item.", hint="execute_code evaluates other expressions."
+            f"{name[:100]!r} is not a variable, attribute or item.", hint="execute_code evaluates other expressions."
         )
     session = find_session(call, notebook_path, kernel_id)
     found = await _ask(session, {"what": "inspect", "name": name, "limit": call.answers.max_chars - 300})
+    if "failed" in found:
+        raise KernelError(f"{name!r} could not be looked at: {found['failed']}.", hint="execute_code can try.")
     if "missing" in found:
         raise NotFound(f"No variable {name!r}: {found['missing']}.", hint="list_variables shows what there is.")
     return Answer(f"{name}: {found['type']} {found['size']}\n{found['text']}", found)
@@ -48,9 +52,11 @@ async def inspect_variable(call: Call, name: str, notebook_path: str = "", kerne
 
 def _is_reference(name: str) -> bool:
     """A name with attributes and constant items, nothing that calls."""
+    if len(name) > LONGEST_NAME:
+        return False
     try:
         node: Any = ast.parse(name, mode="eval").body
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
     while True:
         constant_item = isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant | ast.UnaryOp)

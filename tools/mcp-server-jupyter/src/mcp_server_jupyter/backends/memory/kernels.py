@@ -248,12 +248,22 @@ class _Interpreter:
         self._loop = asyncio.get_running_loop()
         self._send = send
         self._thread: int | None = None
+        self._raising = threading.Lock()
         self._stopped = False
         self._wake = threading.Event()
         self._answers: list[str] = []
 
     def execute(self, parent: str, content: Mapping[str, Any]) -> dict[str, Any]:
         """One execute_request; what its reply says."""
+        try:
+            return self._execute(parent, content)
+        except (KeyboardInterrupt, KernelStopped):
+            # It came as the cell ended. Left alone it would end the event loop that waits for this thread.
+            return {"status": "aborted"}
+        finally:
+            self._forget_thread()
+
+    def _execute(self, parent: str, content: Mapping[str, Any]) -> dict[str, Any]:
         silent = bool(content.get("silent"))
         self._wake.clear()
         try:
@@ -274,8 +284,14 @@ class _Interpreter:
             self._publish(parent, "error", failed)
             return {"status": "error", "execution_count": self.count, **failed}
         finally:
-            self._thread = None
+            self._forget_thread()
         return {"status": "ok", "execution_count": self.count, "user_expressions": {}, "payload": []}
+
+    def _forget_thread(self) -> None:
+        """From here on nothing is raised in the thread any more, nor what was on its way."""
+        with self._raising:
+            self._thread = None
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(threading.get_ident()), None)
 
     def interrupt(self) -> None:
         """Raise KeyboardInterrupt in the cell that runs, as SIGINT would."""
@@ -292,9 +308,10 @@ class _Interpreter:
         self._wake.set()
 
     def _raise(self, kind: type[BaseException]) -> None:
-        if self._thread is not None:
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread), ctypes.py_object(kind))
-            self._wake.set()
+        with self._raising:
+            if self._thread is not None:
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread), ctypes.py_object(kind))
+                self._wake.set()
 
     def _run(self, parent: str, code: str, silent: bool, allow_stdin: bool) -> None:
         tree = ast.parse(code)

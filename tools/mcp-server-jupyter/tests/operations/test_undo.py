@@ -1,0 +1,300 @@
+"""What undo takes back: a whole turn, of one client, and nothing of what came after it."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import anyio.lowlevel
+import pytest
+
+from mcp_server_jupyter.errors import InvalidRequest
+from mcp_server_jupyter.notebooks import new_cell, node
+from mcp_server_jupyter.operations import Answer, Caller, history
+from mcp_server_jupyter.operations.bind import invoke
+from mcp_server_jupyter.services import Services, open_services
+from mcp_server_jupyter.settings import Settings
+
+pytestmark = pytest.mark.anyio
+
+NOTEBOOK = "a.ipynb"
+
+
+@pytest.fixture
+async def services(tmp_path: Path) -> AsyncIterator[Services]:
+    (tmp_path / "root").mkdir()
+    given = {"root": tmp_path / "root", "state_dir": tmp_path / "state", "contents": "memory", "kernels": "memory"}
+    async with open_services(Settings.load({**given, "notebook": NOTEBOOK}, {})) as services:
+        yield services
+
+
+class Client:
+    """One client of the services."""
+
+    def __init__(self, services: Services, author: str = "agent") -> None:
+        self.services, self.caller = services, Caller(author)
+
+    async def __call__(self, operation: str, /, **arguments: Any) -> Answer:
+        return await invoke(self.services, operation, arguments, caller=self.caller)
+
+    async def insert(self, source: str, cell_type: str = "markdown", index: int = -1) -> str:
+        answer = await self("insert_cell", cell_index=index, cell_type=cell_type, cell_source=source)
+        return str(answer.data["cell_id"])
+
+
+@pytest.fixture
+def agent(services: Services) -> Client:
+    return Client(services)
+
+
+async def sources(services: Services) -> list[str]:
+    return [cell.source for cell in (await services.contents.read(NOTEBOOK)).cells]
+
+
+async def add_cells(services: Services, *cells: dict[str, Any]) -> None:
+    async with services.contents.edit(NOTEBOOK) as notebook:
+        notebook.cells += [node({**new_cell("code", f"cell {at}"), **cell}) for at, cell in enumerate(cells)]
+
+
+def turn_of(answer: Answer) -> str:
+    found = re.search(r'undo\(turn="([^"]+)"\)', answer.text)
+    assert found, answer.text
+    return found[1]
+
+
+# ------------------------------------------------------------------ turns
+
+
+async def test_all_outputs_cleared_by_one_call_come_back_at_once(services: Services, agent: Client) -> None:
+    output = {"output_type": "stream", "name": "stdout", "text": "x" * 2000}
+    await add_cells(services, *({"outputs": [output], "execution_count": at + 1} for at in range(300)))
+    before = await services.contents.read(NOTEBOOK)
+    await agent("clear_outputs")
+    answer = await agent("undo")
+    assert answer.data["undone_count"] == 300
+    assert (await services.contents.read(NOTEBOOK)) == before
+
+
+async def test_calls_soon_after_each_other_are_one_turn(services: Services, agent: Client) -> None:
+    cell = await agent.insert("one")
+    await agent("overwrite_cell_source", cell_source="two", cell_id=cell)
+    await agent.insert("three", index=0)
+    assert (await agent("undo")).data["undone_count"] == 3
+    assert await sources(services) == []
+
+
+async def test_calls_more_than_two_minutes_apart_are_two_turns(
+    services: Services, agent: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time()
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: now - 121)
+        await agent.insert("long ago")
+    await agent.insert("now")
+    await agent("undo")
+    assert await sources(services) == ["long ago"]
+    await agent("undo")
+    assert await sources(services) == []
+
+
+async def test_turns_begun_in_the_same_moment_are_not_mixed(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = Client(services, "first"), Client(services, "second")
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: 1.0)
+        patch.setattr(time, "time_ns", lambda: 10**9)
+        await first.insert("first's")
+        await second.insert("second's")
+    turns = {edit.author: edit.turn for edit in services.journal.edits(NOTEBOOK)}
+    await first("undo", turn=turns["first"])
+    assert await sources(services) == ["second's"]
+
+
+async def test_edits_after_an_undo_are_a_turn_of_their_own(services: Services, agent: Client) -> None:
+    await agent.insert("X")
+    undone = await agent("undo")
+    await agent.insert("Y")
+    await agent.insert("Z")
+    assert (await agent("undo")).data["undone_count"] == 2
+    assert await sources(services) == []
+    await agent.insert("W")
+    await agent("undo", turn=turn_of(undone))
+    assert sorted(await sources(services)) == ["W", "X"], "bringing X back leaves what was written since"
+
+
+async def test_what_was_brought_back_can_be_undone_again(services: Services, agent: Client) -> None:
+    await agent.insert("first")
+    undone = await agent("undo")
+    await agent.insert("kept")
+    await agent("undo", turn=turn_of(undone))
+    assert sorted(await sources(services)) == ["first", "kept"]
+    await agent("undo")
+    assert await sources(services) == ["kept"]
+
+
+# ------------------------------------------------------------------ what is taken back, and what is not
+
+
+async def test_what_others_did_in_between_stays(services: Services, agent: Client) -> None:
+    person = Client(services, "person")
+    cell = await agent.insert("a")
+    other = await person.insert("b")
+    await agent("overwrite_cell_source", cell_source="b2", cell_id=other)
+    await person("overwrite_cell_source", cell_source="b3", cell_id=other)
+    await agent("overwrite_cell_source", cell_source="b4", cell_id=other)
+    await agent("delete_cell", cell_id=cell)
+    answer = await agent("undo")
+    assert await sources(services) == ["b3"], "the agent's last edit is undone, the person's is not"
+    assert answer.data["left_count"] == 1
+    assert f"source of {other}: its source is another now" in answer.text
+
+
+async def test_cells_come_back_to_their_places(services: Services, agent: Client) -> None:
+    await add_cells(services, *({"source": text} for text in "abcdef"))
+    person = Client(services, "person")
+    for index in (0, 0, 2):
+        await person("delete_cell", cell_index=index)
+    await person("move_cell", cell_index=0, to_index=2)
+    await person("edit_cell_source", cell_index=0, old_string="d", new_string="D")
+    assert await sources(services) == ["D", "f", "c"]
+    undone = await person("undo")
+    assert await sources(services) == list("abcdef")
+    await agent("undo", turn=turn_of(undone))
+    assert await sources(services) == ["D", "f", "c"]
+
+
+async def test_a_cell_inserted_edited_and_deleted_in_one_turn_leaves_no_trace(
+    services: Services, agent: Client
+) -> None:
+    await add_cells(services, {"source": "there"})
+    cell = await agent.insert("one", index=0)
+    await agent("overwrite_cell_source", cell_source="two", cell_id=cell)
+    await agent("delete_cell", cell_id=cell)
+    undone = await agent("undo")
+    assert not undone.is_error
+    assert await sources(services) == ["there"]
+    again = await agent("undo", turn=turn_of(undone))
+    assert not again.is_error
+    assert await sources(services) == ["there"]
+
+
+async def test_outputs_of_a_cell_run_since_are_left_alone(services: Services, agent: Client) -> None:
+    await add_cells(services, {"source": "print('new')", "outputs": [], "execution_count": 7})
+    await agent("clear_outputs", cell_index=0)
+    await agent("execute_cell_with_progress", cell_index=0)
+    answer = await agent("undo")
+    assert answer.is_error
+    assert "its outputs are others now" in answer.text
+    (cell,) = (await services.contents.read(NOTEBOOK)).cells
+    assert [output.text for output in cell.outputs] == ["new\n"]
+
+
+async def test_one_executions_edits_are_undone_alone(services: Services, agent: Client) -> None:
+    await agent.insert("text")
+    ran = await agent("append_execute_code_cell", cell_source="1")
+    await agent("undo", execution_id=ran.data["execution_id"])
+    assert await sources(services) == ["text"]
+
+
+async def test_two_undos_at_once_take_a_turn_back_once(services: Services, agent: Client) -> None:
+    await add_cells(services, {"source": "there"})
+    await agent("delete_cell", cell_index=0)
+    turn = services.journal.edits(NOTEBOOK)[0].turn
+    refused: list[InvalidRequest] = []
+
+    async def undo() -> None:
+        try:
+            await agent("undo", turn=turn)
+        except InvalidRequest as error:
+            refused.append(error)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(undo)
+        tasks.start_soon(undo)
+    assert await sources(services) == ["there"]
+    assert len(refused) == 1
+
+
+# ------------------------------------------------------------------ authors
+
+
+async def test_two_clients_of_one_name_undo_their_own_edits(services: Services) -> None:
+    first, second = Client(services, "agent#1a"), Client(services, "agent#2b")
+    await first.insert("of the first")
+    await second.insert("of the second")
+    await first("undo")
+    assert await sources(services) == ["of the second"]
+
+
+async def test_a_bare_name_is_understood_when_it_means_one_client(services: Services) -> None:
+    first, second, person = (Client(services, name) for name in ("agent#1a", "agent#2b", "person"))
+    await first.insert("of the first")
+    await person("undo", author="agent")
+    assert await sources(services) == []
+    await first.insert("of the first")
+    await second.insert("of the second")
+    await second.insert("of the second too")
+    with pytest.raises(InvalidRequest, match="2 clients are called 'agent'") as refused:
+        await person("undo", author="agent")
+    assert "agent#2b (2), agent#1a (1)" in str(refused.value)
+    await person("undo", author="agent#2b")
+    assert await sources(services) == ["of the first"]
+
+
+async def test_a_client_without_edits_is_told_who_has_some(services: Services) -> None:
+    await Client(services, "agent#1a").insert("text")
+    with pytest.raises(InvalidRequest, match=r"No edits of 'agent#9f'.*Authors with edits here: agent#1a \(1\)\."):
+        await Client(services, "agent#9f")("undo")
+
+
+# ------------------------------------------------------------------ size
+
+
+async def test_thousands_of_edits_are_undone_whole_in_a_short_answer_while_others_work(
+    services: Services, agent: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for at in range(1500):
+        cell = await agent.insert(f"cell {at}")
+        await agent("overwrite_cell_source", cell_source=f"cell {at} again", cell_id=cell)
+    ticks = 0
+    monkeypatch.setattr(history, "SLICE_SECONDS", 0.0)
+
+    async def others() -> None:
+        nonlocal ticks
+        while True:
+            await anyio.lowlevel.checkpoint()
+            ticks += 1
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(others)
+        answer = await agent("undo")
+        tasks.cancel_scope.cancel()
+    assert await sources(services) == []
+    assert "Undid 3,000 edit(s) of agent (1,500 source, 1,500 insert)" in answer.text
+    assert "and 2,990 more" in answer.text
+    assert len(answer.text) + len(str(answer.data)) < 2_000
+    assert ticks >= 3_000, "others have their turn after every slice"
+    await agent("undo", turn=turn_of(answer))
+    assert await sources(services) == [f"cell {at} again" for at in range(1500)]
+
+
+async def test_a_cell_edited_often_is_one_entry_of_the_undo(services: Services, agent: Client) -> None:
+    await add_cells(services, {"source": "0"})
+    for at in range(1, 51):
+        await agent("overwrite_cell_source", cell_source=str(at), cell_index=0)
+    undone = await agent("undo")
+    assert await sources(services) == ["0"]
+    (entry,) = services.journal.edits(NOTEBOOK, turn=turn_of(undone))
+    assert (entry.before.source, entry.after.source) == ("50", "0")
+
+
+async def test_the_journal_keeps_no_outputs_of_an_edited_source(services: Services, agent: Client) -> None:
+    big = {"output_type": "stream", "name": "stdout", "text": "y" * 100_000}
+    await add_cells(services, {"source": "1", "outputs": [big], "execution_count": 1})
+    await agent("overwrite_cell_source", cell_source="2", cell_index=0)
+    (edit,) = services.journal.edits(NOTEBOOK)
+    assert set(edit.before) == set(edit.after) == {"id", "cell_type", "source"}
