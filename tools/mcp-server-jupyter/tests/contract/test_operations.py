@@ -215,7 +215,7 @@ def test_kernels_are_listed_restarted_started_and_shut_down(notebook: Notebook) 
     assert "NameError" in notebook.ok("execute_code", code="v")
     notebook.ok("shutdown_kernel")
     assert "has no kernel" in notebook.fails("interrupt_kernel")
-    assert "epoch 1" in notebook.ok("start_kernel", kernel_name="python3")
+    assert "epoch 3" in notebook.ok("start_kernel", kernel_name="python3")
     assert "already" in notebook.fails("start_kernel", kernel_name="python3")
 
 

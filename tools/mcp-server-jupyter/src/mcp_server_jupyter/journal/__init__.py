@@ -2,7 +2,7 @@
 
 from .edits import EditKind, EditRow
 from .executions import FINISHED, ExecutionRow, LastRun, Status, new_execution_id
-from .kernels import Binding
+from .kernels import Binding, KernelEnd
 from .store import Journal, open_journal
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "EditRow",
     "ExecutionRow",
     "Journal",
+    "KernelEnd",
     "LastRun",
     "Status",
     "new_execution_id",

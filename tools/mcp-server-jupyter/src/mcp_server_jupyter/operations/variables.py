@@ -20,7 +20,7 @@ ANSWER_SECONDS = 10.0
 async def list_variables(call: Call, notebook_path: str = "", kernel_id: str = "") -> Answer:
     """The user's variables: name, type, shape or length, a short value."""
     session = find_session(call, notebook_path, kernel_id)
-    found = await _ask(session, {"what": "list"})
+    found = await _ask(call, session, {"what": "list"})
     lines = [f"{v['name']}: {v['type']} {v['size']} {v['value']}".rstrip() for v in found["variables"]]
     limit = call.answers.max_chars
     text = "\n".join(lines)
@@ -40,7 +40,7 @@ async def inspect_variable(call: Call, name: str, notebook_path: str = "", kerne
             f"{name!r} is not a variable, attribute or item.", hint="execute_code evaluates other expressions."
         )
     session = find_session(call, notebook_path, kernel_id)
-    found = await _ask(session, {"what": "inspect", "name": name, "limit": call.answers.max_chars - 300})
+    found = await _ask(call, session, {"what": "inspect", "name": name, "limit": call.answers.max_chars - 300})
     if "missing" in found:
         raise NotFound(f"No variable {name!r}: {found['missing']}.", hint="list_variables shows what there is.")
     return Answer(f"{name}: {found['type']} {found['size']}\n{found['text']}", found)
@@ -59,14 +59,15 @@ def _is_reference(name: str) -> bool:
         node = node.value
 
 
-async def _ask(session: Session, question: dict[str, Any]) -> dict[str, Any]:
+async def _ask(call: Call, session: Session, question: dict[str, Any]) -> dict[str, Any]:
     """Evaluate the probe as a user expression of a silent request (Jupyter messaging, "execute")."""
     require_alive(session)
     if session.kernel.language.lower() != "python":
         raise Unsupported(f"Variables of {session.kernel.language} kernels cannot be listed.", hint="Use execute_code.")
-    if session.running is not None:
+    running = call.services.executions.running(session)
+    if running is not None:
         raise InvalidRequest(
-            f"The kernel is busy with execution {session.running.id}.",
+            f"The kernel is busy with execution {running.id}.",
             hint="Wait for it with get_execution, or interrupt_kernel.",
         )
     expression = f"(lambda n: (exec({PROBE!r}, n), n['answer'])[1])({{'user': globals(), 'question': {question!r}}})"
