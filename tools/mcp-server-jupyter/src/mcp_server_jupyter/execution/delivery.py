@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 FIRST_FLUSH_SECONDS = 0.02
 FLUSH_SECONDS = 0.1
+NO_CODE_CELL = "The cell is no code cell any more; its outputs are kept with the execution."
 
 
 class Delivery:
@@ -44,9 +45,8 @@ class Delivery:
             while not execution.finished:
                 written = execution.version
                 self._events.publish("execution.output", **execution.event())
-                if execution.notebook is not None:
-                    with anyio.CancelScope(shield=True):
-                        await self.write(execution)
+                with anyio.CancelScope(shield=True):
+                    await self.write(execution)
                 await anyio.sleep(FLUSH_SECONDS)
                 await execution.news(written)
 
@@ -55,24 +55,27 @@ class Delivery:
 
         True if they are there. A cell or notebook that is gone or another one meanwhile is said, not brought back.
         """
-        if execution.notebook is None or execution.cell_id is None:
+        path = execution.notebook or execution.home
+        updates = list(execution.reducer.foreign_updates)
+        if path is None or (execution.cell_id is None and not updates):
             return False
         shown: dict[Execution, NotebookNode] = {}
-        updates = list(execution.reducer.foreign_updates)
         try:
-            async with self._contents.edit(execution.notebook, durable=False) as notebook:
-                index = find_cell(notebook, cell_id=execution.cell_id)
-                cell = notebook.cells[index]
-                if cell.cell_type != "code":
-                    execution.add_note("The cell is no code cell any more; its outputs are kept with the execution.")
-                elif not late or execution.owns(cell):
-                    shown[execution] = _show(notebook, index, execution)
-                self._update_displays(execution, updates, notebook, shown)
+            async with self._contents.edit(path, durable=False) as notebook:
+                if execution.cell_id is not None:
+                    index = find_cell(notebook, cell_id=execution.cell_id)
+                    cell = notebook.cells[index]
+                    if cell.cell_type != "code":
+                        execution.add_note(NO_CODE_CELL)
+                    elif not late or execution.owns(cell):
+                        shown[execution] = _show(notebook, index, execution)
+                self._update_displays(execution, path, updates, notebook, shown)
         except NotFound:
-            execution.add_note("The cell was deleted while it ran; its outputs are kept with the execution only.")
+            if execution.cell_id is not None:
+                execution.add_note("The cell was deleted while it ran; its outputs are kept with the execution only.")
         except JupyterMcpError as error:
             # Whatever it is, the execution itself is done and must be told.
-            execution.note = f"The outputs are not in the notebook: {error.message}"
+            execution.add_note(f"The outputs are not in the notebook: {error.message}")
         else:
             for each, cell in shown.items():
                 each.written = cell.outputs, cell.execution_count
@@ -80,13 +83,18 @@ class Delivery:
         return execution in shown
 
     def _update_displays(
-        self, execution: Execution, updates: list[Update], notebook: NotebookNode, shown: dict[Execution, NotebookNode]
+        self,
+        execution: Execution,
+        path: str,
+        updates: list[Update],
+        notebook: NotebookNode,
+        shown: dict[Execution, NotebookNode],
     ) -> None:
         """`update_display_data` for a display that an earlier cell made and still shows."""
-        if not updates or execution.notebook is None:
+        if not updates:
             return
         for index, cell in enumerate(notebook.cells):
-            owner = self._recent.of_cell(execution.notebook, cell.get("id", ""))
+            owner = self._recent.of_cell(path, cell.get("id", ""))
             if owner is None or owner is execution or not owner.owns(cell):
                 continue
             if owner.reducer.apply_updates(updates):

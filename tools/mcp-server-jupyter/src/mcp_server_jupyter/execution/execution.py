@@ -35,7 +35,10 @@ class Execution:
     code: str
     author: str
     notebook: str | None = None
+    """Where its cell is; None for code without a cell."""
     cell_id: str | None = None
+    home: str | None = None
+    """The kernel's notebook: displays that are shown there may be updated by code without a cell, too."""
     batch: Batch | None = None
     msg_id: str = field(default_factory=lambda: uuid4().hex)
     status: Status = "queued"

@@ -74,9 +74,10 @@ class LateOutput:
 
     async def _deliver(self, execution: Execution) -> None:
         self._recent.done(execution)
-        if execution.notebook is None or execution.cell_id is None:
+        in_cell = await self._delivery.write(execution, late=True)
+        if execution.cell_id is None:
             self._journal.update_execution(execution.id, outputs=execution.outputs())
-        elif await self._delivery.write(execution, late=True):
+        elif in_cell:
             self._journal.update_execution(execution.id, outputs=execution.outputs(), on_disk=False)
             await self._delivery.confirm(execution)
         else:

@@ -137,7 +137,8 @@ class Executions:
             author,
             notebook,
             None if cell is None else cell["id"],
-            batch=batch,
+            session.notebook,
+            batch,
             kernel_epoch=session.kernel.epoch,
             reducer=OutputReducer(max_bytes=self.max_output_bytes),
         )

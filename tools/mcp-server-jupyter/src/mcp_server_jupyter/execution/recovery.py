@@ -57,13 +57,15 @@ def _rebind(adopted: dict[str, Kernel], journal: Journal, sessions: Sessions) ->
 
 
 def _revive(row: ExecutionRow, sessions: Sessions, max_output_bytes: int | None) -> Execution:
+    session = sessions.get(row.kernel_id)
     return Execution(
         row.id,
-        sessions.get(row.kernel_id).kernel,
+        session.kernel,
         row.code,
         row.author,
         row.notebook,
         row.cell_id,
+        session.notebook,
         msg_id=row.msg_id,
         status=row.status,
         queued_at=row.queued_at,

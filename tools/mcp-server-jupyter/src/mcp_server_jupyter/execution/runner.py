@@ -137,9 +137,10 @@ class Runner:
         )
         if execution._flush is not None:
             execution._flush.cancel()
-        if execution.notebook is not None and status != "aborted":
+        if status != "aborted":
             await self.delivery.write(execution)
-            self._tasks.start_soon(self.delivery.confirm, execution)
+            if execution.notebook is not None:
+                self._tasks.start_soon(self.delivery.confirm, execution)
         self._done(execution)
 
     def give_up(self, execution: Execution, why: str) -> None:
