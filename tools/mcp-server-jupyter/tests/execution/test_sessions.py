@@ -23,6 +23,7 @@ from mcp_server_jupyter.errors import (
     Unavailable,
 )
 from mcp_server_jupyter.journal import Journal
+from mcp_server_jupyter.ports import Death
 
 pytestmark = pytest.mark.anyio
 
@@ -147,22 +148,23 @@ async def test_after_a_failed_restart_calls_are_told_of_it_until_one_succeeds(
 ) -> None:
     await desk.call("execute_code", code="x = 1")
 
-    async def fail(_: object) -> None:
-        raise NotFound("Its kernelspec is gone.")
+    async def fail(kernel: MemoryKernel) -> None:
+        kernel._stop(Death(-15, "restarted"))
+        raise KernelStartFailed("It did not come up.")
 
     with monkeypatch.context() as broken:
         broken.setattr(MemoryKernel, "restart", fail)
-        with pytest.raises(NotFound):
+        with pytest.raises(KernelStartFailed):
             await desk.call("restart_kernel")
     for _ in range(2):
-        with pytest.raises(KernelDead, match=r"its restart failed: Its kernelspec is gone\."):
+        with pytest.raises(KernelDead, match=r"its restart failed: It did not come up\."):
             await desk.call("execute_code", code="1")
     assert "dead" in (await desk.call("list_kernels")).text.splitlines()[0]
     await desk.call("restart_kernel")
     assert (await desk.call("execute_code", code="1 + 1")).data["status"] == "ok"
 
 
-async def test_a_restart_whose_kernelspec_is_gone_is_not_told_as_a_restart(
+async def test_a_restart_whose_kernelspec_is_gone_leaves_the_kernel_and_what_is_told_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = tmp_path / "jupyter" / "kernels" / "gone" / "kernel.json"
@@ -171,12 +173,19 @@ async def test_a_restart_whose_kernelspec_is_gone_is_not_told_as_a_restart(
     spec.write_text(json.dumps({"argv": argv, "display_name": "g", "language": "python"}))
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
     async with open_desk(settings_of(tmp_path, kernels="local", kernel_name="gone")) as desk:
-        await desk.call("execute_code", code="1")
+        await desk.call("execute_code", code="x = 1")
         spec.unlink()
         with pytest.raises(NotFound):
             await desk.call("restart_kernel")
-        with pytest.raises(KernelDead, match="its restart failed"):
-            await desk.call("execute_code", code="1")
+        answer = await desk.call("execute_code", code="x + 1")
+        assert answer.text.splitlines()[-1] == "2"
+        assert "restarted" not in answer.text
+        assert [binding.epoch for binding in desk.services.journal.bindings()] == [1]
+        with desk.services.events.subscribe() as events:
+            await desk.call("execute_code", code="import os; os.kill(os.getpid(), 9)")
+            async for event in events:
+                if event.kind == "kernel.died":
+                    break
 
 
 async def test_a_restart_whose_caller_goes_away_is_finished(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Literal
@@ -13,7 +14,7 @@ import anyio
 
 from ..errors import AlreadyExists, JupyterMcpError, KernelDead, NotFound
 from ..events import Events
-from ..journal import Binding, Journal, KernelEnd
+from ..journal import Binding, Journal, KernelEnd, KernelEventKind
 from ..ports import Death, Kernel, Kernels
 from ..tasks import Tasks
 
@@ -223,12 +224,16 @@ class Sessions:
         self._gone[binding.notebook] = News(binding.epoch, cause, heard=asked)
 
     def _add(self, session: Session) -> None:
-        kernel, notebook = session.kernel, session.notebook
-        if notebook is not None:
-            self._journal.bind(notebook, kernel.id, kernel.name, kernel.epoch, kernel.cwd)
-            self._notebooks[notebook] = session.id
+        self._bind(session, session.kernel.epoch)
+        if session.notebook is not None:
+            self._notebooks[session.notebook] = session.id
         self._sessions[session.id] = session
         self._start_watching(session)
+
+    def _bind(self, session: Session, epoch: int) -> None:
+        if session.notebook is not None:
+            kernel = session.kernel
+            self._journal.bind(session.notebook, kernel.id, kernel.name, epoch, kernel.cwd)
 
     # ------------------------------------------------------------------ ending
 
@@ -256,16 +261,16 @@ class Sessions:
 
         Raises:
             KernelDead: it was shut down meanwhile.
-            KernelStartFailed, NotFound: there is no process now; what is run is refused until a restart succeeds.
+            KernelStartFailed, NotFound, Unavailable: the old process goes on; or, where that had been ended, there is
+                none and what is run is refused until a restart succeeds.
         """
         async with session.lock:
             kernel = session.kernel
             if session.ending == "shut down":
                 require_alive(session)
             ended, death = kernel.epoch, session.death
-            self._journal.kernel_event(kernel.id, ended + 1, "restart", by)
-            if session.notebook is not None:
-                self._journal.bind(session.notebook, kernel.id, kernel.name, ended + 1, kernel.cwd)
+            # Before anything happens: what cannot be written down is not done.
+            self._bind(session, ended + 1)
             session.watch.cancel()
             session.ending = "restarted"
             try:
@@ -273,7 +278,7 @@ class Sessions:
                 with anyio.CancelScope(shield=True):
                     await kernel.restart()
             except JupyterMcpError as error:
-                session.failed = Death(None, f"its restart failed: {error.message}")
+                self._restart_failed(session, error)
                 raise
             finally:
                 session.ending = ""
@@ -281,9 +286,19 @@ class Sessions:
             how = f"was restarted by {by}" if by else "was restarted"
             session.news = session.lost(f"{describe(death)} and {how}" if death else how, epoch=ended, by=by)
             self._start_watching(session)
+            self._note(session, "restart", by)
         self._events.publish(
             "kernel.restarted", kernel_id=kernel.id, notebook=session.notebook, kernel_epoch=kernel.epoch
         )
+
+    def _restart_failed(self, session: Session, error: JupyterMcpError) -> None:
+        if session.kernel.death is None:
+            # It was refused before the process ended, which goes on.
+            self._start_watching(session)
+            with suppress(JupyterMcpError):
+                self._bind(session, session.kernel.epoch)
+        else:
+            session.failed = Death(None, f"its restart failed: {error.message}")
 
     async def shutdown(self, session: Session, by: str = "") -> None:
         """End the kernel and forget the session. `by` is who asked."""
@@ -310,12 +325,12 @@ class Sessions:
             if session.death is None:
                 self._note(session, "stop")
 
-    def _note(self, session: Session, kind: Literal["death", "shutdown", "stop"], detail: str = "") -> None:
-        # The kernel is gone whether it can be written down or not; without it the next server knows less of the cause.
+    def _note(self, session: Session, kind: KernelEventKind, detail: str = "") -> None:
+        # It has happened, whether it can be written down or not; without it the next server knows less of the cause.
         try:
             self._journal.kernel_event(session.id, session.kernel.epoch, kind, detail)
         except JupyterMcpError as error:
-            logger.warning("the end of kernel %s is not in the journal: %s", session.id, error)
+            logger.warning("the %s of kernel %s is not in the journal: %s", kind, session.id, error)
 
 
 def describe(death: Death) -> str:

@@ -3,6 +3,7 @@
 from .edits import EditKind, EditRow
 from .executions import FINISHED, ExecutionRow, LastRun, Status, new_execution_id
 from .kernels import Binding, KernelEnd
+from .schema import KernelEventKind
 from .store import Journal, open_journal
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "ExecutionRow",
     "Journal",
     "KernelEnd",
+    "KernelEventKind",
     "LastRun",
     "Status",
     "new_execution_id",
