@@ -103,7 +103,8 @@ class Kernel(Protocol):
 
     @property
     def epoch(self) -> int:
-        """1 for the first process, one more after every restart: a new epoch has lost all variables."""
+        """What `start` was given (1) for the first process, one more after every restart: a new epoch has lost all
+        variables."""
 
     @property
     def state(self) -> KernelState: ...
@@ -173,13 +174,14 @@ class Kernels(AbstractAsyncContextManager["Kernels", None], Protocol):
     async def specs(self) -> Sequence[Kernelspec]:
         """Everything `start` accepts: kernelspecs and the virtual environments found."""
 
-    async def start(self, name: str, *, cwd: str = "", env: Mapping[str, str] | None = None) -> Kernel:
+    async def start(self, name: str, *, cwd: str = "", env: Mapping[str, str] | None = None, epoch: int = 1) -> Kernel:
         """Start a kernel and return once it answers.
 
         Args:
             name: a kernelspec's name, or the path of a Python interpreter that has ipykernel.
             cwd: a folder relative to the root; absent, the root.
             env: the environment the kernel inherits, whole; None, the server's own. The kernelspec's comes on top.
+            epoch: of its first process; more than 1 for a kernel that replaces one that is gone.
 
         Raises:
             NotFound: no such kernelspec; the message lists those there are.

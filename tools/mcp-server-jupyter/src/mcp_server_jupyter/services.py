@@ -131,6 +131,7 @@ async def _close(services: Services) -> None:
         await services.kernels.release()
     else:
         services.executions.abandon("The server was stopped while this cell ran, and its kernel with it.")
+        services.sessions.stop()
     try:
         await services.contents.flush()
     except JupyterMcpError as error:

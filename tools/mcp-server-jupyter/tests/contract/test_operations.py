@@ -236,7 +236,7 @@ def test_kernels_are_listed_restarted_started_and_shut_down(notebook: Notebook) 
     assert notebook.path not in notebook.door.call("list_kernels").text
     assert "start_kernel" in notebook.fails("interrupt_kernel")
     started = notebook.data("start_kernel", kernel_name="python3")
-    assert started["notebook_path"] == notebook.path
+    assert (started["notebook_path"], started["kernel_epoch"]) == (notebook.path, 3)
     assert started["kernel_id"] in notebook.fails("start_kernel", kernel_name="python3")
     notebook.ok("shutdown_kernel")
 

@@ -194,8 +194,6 @@ def test_a_notebook_has_one_kernel_at_a_time(journal: Journal) -> None:
         ("a.ipynb", "k3", "ir", 2, ""),
         ("b.ipynb", "k2", "python3", 1, "sub"),
     ]
-    journal.unbind("a.ipynb")
-    assert [b.notebook for b in journal.bindings()] == ["b.ipynb"]
 
 
 # ------------------------------------------------------------------ retention

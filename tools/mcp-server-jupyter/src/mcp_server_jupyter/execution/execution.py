@@ -9,15 +9,12 @@ from uuid import uuid4
 
 import anyio
 
+from ..journal import FINISHED, Status
 from ..outputs import OutputReducer
-from ..ports import Message
+from ..ports import Kernel, Message
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
-
-    from .session import Session
-
-FINISHED = frozenset({"ok", "error", "interrupted", "aborted", "died", "lost"})
 
 
 @dataclass(eq=False)
@@ -34,14 +31,17 @@ class Execution:
     """One piece of code on its way through a kernel."""
 
     id: str
-    session: Session
+    kernel: Kernel
     code: str
     author: str
     notebook: str | None = None
+    """Where its cell is; None for code without a cell."""
     cell_id: str | None = None
+    home: str | None = None
+    """The kernel's notebook: displays that are shown there may be updated by code without a cell, too."""
     batch: Batch | None = None
     msg_id: str = field(default_factory=lambda: uuid4().hex)
-    status: str = "queued"
+    status: Status = "queued"
     queued_at: float = field(default_factory=time.time)
     started_at: float | None = None
     finished_at: float | None = None
@@ -51,6 +51,10 @@ class Execution:
     note: str = ""
     """What the caller must be told besides the outputs: a cell deleted meanwhile, outputs lost in a gap."""
     interrupt_asked: bool = False
+    superseded: bool = False
+    """Its cell has been run again."""
+    written: tuple[list[NotebookNode], int | None] | None = None
+    """The outputs and the count it last gave its cell: the cell is its own for as long as it has them."""
     version: int = 0
     _changed: anyio.Event | None = None
     _flush: anyio.CancelScope | None = None
@@ -76,7 +80,7 @@ class Execution:
             "execution_id": self.id,
             "notebook": self.notebook,
             "cell_id": self.cell_id,
-            "kernel_id": self.session.id,
+            "kernel_id": self.kernel.id,
             "author": self.author,
             "status": self.status,
             "seconds": self.seconds,
@@ -84,6 +88,20 @@ class Execution:
 
     def outputs(self) -> list[NotebookNode]:
         return self.reducer.outputs()
+
+    def add_note(self, text: str) -> None:
+        """Say one thing more, once."""
+        if text not in self.note:
+            self.note = f"{self.note} {text}".strip()
+
+    def owns(self, cell: NotebookNode) -> bool:
+        """Whether what the cell shows is still this run's: not run again, cleared, or edited since."""
+        return (
+            not self.superseded
+            and cell.cell_type == "code"
+            and cell.source == self.code
+            and self.written == (cell.outputs, cell.execution_count)
+        )
 
     def changed(self) -> None:
         """Wake everybody who waits for news of this execution."""

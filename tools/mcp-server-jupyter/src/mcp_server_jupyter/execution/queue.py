@@ -2,27 +2,44 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import anyio
 
 from ..errors import InvalidRequest, JupyterMcpError, KernelDead
 from ..events import Events
-from ..journal import ExecutionRow, Journal, new_execution_id
+from ..journal import ExecutionRow, Journal, Status, new_execution_id
+from ..notebooks import insert_cell, new_cell, source_hash
 from ..outputs import OutputReducer
-from ..ports import Contents, Message
+from ..ports import Contents
 from ..tasks import Tasks
-from .delivery import Delivery
 from .execution import Batch, Execution
-from .session import Session, describe
+from .recent import Recent
+from .runner import Runner, how_it_ended
+from .session import Session, require_alive
 
 if TYPE_CHECKING:
-    pass
+    from nbformat import NotebookNode
+
+logger = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 0.3
+
+
+@dataclass(eq=False)
+class KernelQueue:
+    """What waits for one kernel, and what runs in it."""
+
+    session: Session
+    waiting: deque[Execution] = field(default_factory=deque)
+    running: Execution | None = None
+    draining: bool = False
 
 
 class Executions:
@@ -32,12 +49,14 @@ class Executions:
         self, contents: Contents, journal: Journal, events: Events, tasks: Tasks, max_output_bytes: int | None = None
     ) -> None:
         self.max_output_bytes = max_output_bytes
+        self._contents = contents
         self._journal = journal
         self._events = events
         self._tasks = tasks
-        self._live: dict[str, Execution] = {}
-        self._recent: dict[str, Execution] = {}
-        self._delivery = Delivery(contents, journal, events, self._recent)
+        self._recent = Recent()
+        # Of the kernels that have something to do; an idle one has none.
+        self._queues: dict[str, KernelQueue] = {}
+        self._runner = Runner(contents, journal, events, tasks, self._recent)
 
     # ------------------------------------------------------------------ what callers do
 
@@ -48,53 +67,105 @@ class Executions:
         *,
         author: str,
         notebook: str | None = None,
-        cell_id: str | None = None,
-        source_hash: str | None = None,
-        after_cell_id: str | None = None,
-        cell_index: int | None = None,
-        inserted: bool = False,
+        cell: NotebookNode | None = None,
         batch: Batch | None = None,
     ) -> Execution:
-        """Queue code on a session's kernel. It is in the journal before it is sent.
+        """Queue code on a session's kernel, for a cell or for none. It is in the journal before it is sent.
 
-        `inserted` says that the cell was made for this execution, so that a crash before the file was written
-        cannot lose it: `after_cell_id` and `cell_index` say where it belongs.
+        Raises:
+            KernelDead
         """
+        execution = self._new(session, code, author, notebook, cell, batch)
+        self._journal.add_execution(self._row(execution, cell))
+        self._enqueue(session, execution)
+        return execution
+
+    async def insert(
+        self,
+        session: Session,
+        notebook: str,
+        cell_index: int,
+        code: str,
+        *,
+        author: str,
+        record: Callable[[Execution, NotebookNode, int], None],
+    ) -> tuple[Execution, int]:
+        """Put a new code cell before `cell_index` (-1: at the end) and queue it; its execution and its position.
+
+        First the journal, so that a crash cannot lose the cell, then the notebook, then the kernel: where one refuses,
+        the later ones are not asked and the earlier ones forget it. The file is written soon after (see
+        `Contents.edit`). `record(execution, cell, index)` journals the edit for undo.
+
+        Raises:
+            KernelDead, Conflict, NotFound, InvalidNotebook, InvalidRequest, Unavailable
+        """
+        execution: Execution | None = None
+        # A notebook that could not be written last time is to show first that it can be.
+        durable = notebook in self._runner.delivery.failing
+        try:
+            async with self._contents.edit(notebook, durable=durable) as document:
+                index = insert_cell(document, cell_index, new_cell("code", code))
+                cell = document.cells[index]
+                execution = self._new(session, code, author, notebook, cell)
+                after = document.cells[index - 1]["id"] if index else None
+                self._journal.add_execution(self._row(execution, cell, after_cell_id=after, cell_index=index))
+                record(execution, cell, index)
+        except BaseException:
+            if execution is not None:
+                self._journal.withdraw(execution.id)
+            raise
+        if session.id in self._queues:
+            # Another one was faster while the notebook was written.
+            execution.started_at = None
+        self._enqueue(session, execution)
+        return execution, index
+
+    def _new(
+        self,
+        session: Session,
+        code: str,
+        author: str,
+        notebook: str | None,
+        cell: NotebookNode | None,
+        batch: Batch | None = None,
+    ) -> Execution:
+        require_alive(session)
         execution = Execution(
             new_execution_id(),
-            session,
+            session.kernel,
             code,
             author,
             notebook,
-            cell_id,
-            batch=batch,
+            None if cell is None else cell["id"],
+            session.notebook,
+            batch,
             kernel_epoch=session.kernel.epoch,
             reducer=OutputReducer(max_bytes=self.max_output_bytes),
         )
-        if not session.draining:
+        if session.id not in self._queues:
             # It is sent at once: one commit says so, where two would be written within a millisecond.
             execution.started_at = execution.queued_at
-        self._journal.add_execution(
-            ExecutionRow(
-                id=execution.id,
-                notebook=notebook,
-                cell_id=cell_id,
-                after_cell_id=after_cell_id,
-                cell_index=cell_index if inserted else None,
-                kernel_id=session.id,
-                kernel_epoch=execution.kernel_epoch,
-                msg_id=execution.msg_id,
-                code=code,
-                author=author,
-                status="queued" if execution.started_at is None else "running",
-                queued_at=execution.queued_at,
-                started_at=execution.started_at,
-                source_hash=source_hash,
-                turn=batch.id if batch is not None and batch.stop_on_error else None,
-            )
-        )
-        self._enqueue(execution)
         return execution
+
+    @staticmethod
+    def _row(execution: Execution, cell: NotebookNode | None, **place: Any) -> ExecutionRow:
+        batch = execution.batch
+        return ExecutionRow(
+            id=execution.id,
+            notebook=execution.notebook,
+            cell_id=execution.cell_id,
+            kernel_id=execution.kernel.id,
+            kernel_epoch=execution.kernel_epoch,
+            msg_id=execution.msg_id,
+            code=execution.code,
+            author=execution.author,
+            status="queued" if execution.started_at is None else "running",
+            queued_at=execution.queued_at,
+            started_at=execution.started_at,
+            source_hash=None if cell is None else source_hash(cell),
+            turn=batch.id if batch is not None and batch.stop_on_error else None,
+            **place,
+        )
 
     async def wait(
         self,
@@ -124,24 +195,41 @@ class Executions:
         while not execution.finished and execution.input_request is None:
             await execution.news(execution.version)
 
+    async def wait_finished(self, execution: Execution, seconds: float) -> None:
+        """Wait until it is done or `seconds` have passed, also if it waits for input meanwhile."""
+        with anyio.move_on_after(seconds):
+            while not execution.finished:
+                await execution.news(execution.version)
+
     def get(self, execution_id: str) -> Execution | None:
-        """An execution of this server's life time; older ones are in the journal."""
-        return self._live.get(execution_id) or self._recent.get(execution_id)
+        """An execution of this server's life time, if it is a recent one; the journal has all."""
+        return self._recent.get(execution_id)
 
     def active(self) -> Sequence[Execution]:
-        return tuple(self._live.values())
+        return self._recent.live
+
+    def running(self, session: Session) -> Execution | None:
+        """What runs in a session's kernel now."""
+        queue = self._queues.get(session.id)
+        return None if queue is None else queue.running
+
+    def waiting(self, session: Session) -> Sequence[Execution]:
+        """What waits for a session's kernel, the next one first."""
+        queue = self._queues.get(session.id)
+        return () if queue is None else tuple(queue.waiting)
 
     async def interrupt(self, execution: Execution) -> None:
         """Interrupt it if it runs, take it out of the queue if it does not yet."""
-        if execution.finished:
+        queue = self._queues.get(execution.kernel.id)
+        if execution.finished or queue is None:
             return
-        if execution.session.running is execution:
+        if queue.running is execution:
             execution.interrupt_asked = True
-            await execution.session.kernel.interrupt()
+            await execution.kernel.interrupt()
             return
-        if execution in execution.session.queue:
-            execution.session.queue.remove(execution)
-            await self._finish(execution, "aborted", "Taken out of the queue before it ran.")
+        if execution in queue.waiting:
+            queue.waiting.remove(execution)
+            await self._runner.finish(execution, "aborted", "Taken out of the queue before it ran.")
 
     def interrupt_soon(self, execution: Execution) -> None:
         """`interrupt`, from a caller that is itself being cancelled."""
@@ -149,11 +237,12 @@ class Executions:
 
     async def interrupt_session(self, session: Session) -> int:
         """Interrupt what runs and drop what waits. Returns how many were dropped. A dead kernel is left."""
-        waiting = list(session.queue)
+        waiting = self.waiting(session)
         for execution in waiting:
             await self.interrupt(execution)
-        if session.running is not None:
-            session.running.interrupt_asked = True
+        running = self.running(session)
+        if running is not None:
+            running.interrupt_asked = True
         with suppress(KernelDead):
             await session.kernel.interrupt()
         return len(waiting)
@@ -167,20 +256,18 @@ class Executions:
         request = execution.input_request
         if request is None:
             raise InvalidRequest(f"Execution {execution.id} does not wait for input; it is {execution.status}.")
+        self._runner.set_status(execution, "running", input_prompt=None)
         execution.input_request = None
-        self._set_status(execution, "running", input_prompt=None)
-        await execution.session.kernel.send_input(text, request)
+        await execution.kernel.send_input(text, request)
 
-    async def resume(self, execution: Execution) -> None:
-        """Take up an execution that an earlier server sent (see `services.recover`)."""
-        execution.session.queue.append(execution)
-        self._live[execution.id] = execution
-        self._start_draining(execution.session)
+    async def resume(self, session: Session, execution: Execution) -> None:
+        """Take up an execution that an earlier server sent (see `recovery.recover`)."""
+        self._append(session, execution)
 
     def abandon(self, reason: str) -> None:
         """Write down that what still runs ends with the server."""
         for execution in self.active():
-            status = "aborted" if execution.status == "queued" else "lost"
+            status: Status = "aborted" if execution.status == "queued" else "lost"
             self._journal.update_execution(
                 execution.id,
                 status=status,
@@ -194,168 +281,51 @@ class Executions:
         """Let what runs finish, for at most `seconds`."""
         with anyio.move_on_after(seconds):
             for execution in self.active():
-                while not execution.finished:
-                    await execution.news(execution.version)
+                await self.wait_finished(execution, seconds)
 
     # ------------------------------------------------------------------ the queue of a kernel
 
-    def _enqueue(self, execution: Execution) -> None:
-        self._live[execution.id] = execution
-        execution.session.queue.append(execution)
-        self._publish("queued", execution)
-        self._start_draining(execution.session)
+    def _enqueue(self, session: Session, execution: Execution) -> None:
+        self._runner.publish("queued", execution)
+        self._append(session, execution)
 
-    def _start_draining(self, session: Session) -> None:
-        if not session.draining:
-            session.draining = True
-            self._tasks.start_soon(self._drain, session)
+    def _append(self, session: Session, execution: Execution) -> None:
+        self._recent.add(execution)
+        queue = self._queues.setdefault(session.id, KernelQueue(session))
+        queue.waiting.append(execution)
+        if not queue.draining:
+            queue.draining = True
+            self._tasks.start_soon(self._drain, queue)
 
-    async def _drain(self, session: Session) -> None:
+    async def _drain(self, queue: KernelQueue) -> None:
         try:
-            while session.queue:
-                execution = session.queue.popleft()
-                if execution.batch is not None and execution.batch.failed is not None:
-                    first = execution.batch.failed
-                    await self._finish(execution, "aborted", f"Not run: execution {first.id} failed before it.")
-                    continue
-                session.running = execution
+            while queue.waiting:
+                execution = queue.waiting.popleft()
+                queue.running = execution
                 try:
-                    await self._run(execution)
+                    await self._take_turn(queue, execution)
                 except JupyterMcpError as error:
-                    self._give_up(execution, error)
+                    self._runner.give_up(execution, str(error))
+                except Exception:
+                    logger.exception("execution %s failed", execution.id)
+                    self._runner.give_up(execution, "The server failed while this cell ran; its log says how.")
                 finally:
-                    session.running = None
+                    queue.running = None
         finally:
-            session.draining = False
+            del self._queues[queue.session.id]
 
-    async def _run(self, execution: Execution) -> None:
-        kernel = execution.session.kernel
-        resumed = execution.status != "queued"
-        execution.status = "running"
-        if execution.started_at is None:
-            execution.started_at = time.time()
-            execution.kernel_epoch = kernel.epoch
-            started = {"started_at": execution.started_at, "kernel_epoch": kernel.epoch}
-            self._set_status(execution, "running", **started)
-        self._publish("started", execution)
-        try:
-            if not resumed or not await self._take_up(execution):
-                await self._consume(execution, self._request(execution))
-        except KernelDead as error:
-            await self._died(execution, error)
-            return
-        await self._finish(execution, self._final_status(execution))
-
-    async def _take_up(self, execution: Execution) -> bool:
-        """Go on with what an earlier server sent. False if the kernel never had it, so that it is to be sent."""
-        replay = await execution.session.kernel.resume(execution.msg_id)
-        some = await self._consume(execution, replay.messages)
-        if not some and (replay.complete or not replay.received):
-            return False
-        if not replay.complete:
-            execution.note = replay.lost or "Some output of this cell was lost while the server was away."
-        return True
-
-    def _request(self, execution: Execution) -> AsyncIterator[Message]:
-        content = {
-            "code": execution.code,
-            "silent": False,
-            "store_history": True,
-            "user_expressions": {},
-            "allow_stdin": True,
-            "stop_on_error": False,
-        }
-        return execution.session.kernel.request("execute_request", content, msg_id=execution.msg_id)
-
-    async def _consume(self, execution: Execution, messages: AsyncIterator[Message]) -> bool:
-        """Take a request's messages as they come. True if there were any."""
-        some = False
-        async for message in messages:
-            some = True
-            if message.msg_type == "input_request":
-                execution.input_request = message
-                self._set_status(execution, "waiting_input", input_prompt=execution.input_prompt)
-                execution.changed()
-            elif execution.reducer.feed(message):
-                execution.changed()
-                self._flush_later(execution)
-        return some
-
-    def _final_status(self, execution: Execution) -> str:
-        """What it came to. A taken-up execution may have no reply, which went to the server that sent it."""
-        reducer = execution.reducer
-        status = ("error" if reducer.ename else "ok") if reducer.status == "running" else reducer.status
-        if status == "error" and execution.interrupt_asked and reducer.ename == "KeyboardInterrupt":
-            return "interrupted"
-        return status
-
-    async def _died(self, execution: Execution, error: KernelDead) -> None:
-        """Its kernel ended: by itself, or because it was restarted or shut down."""
-        session = execution.session
-        death = None if session.ending else session.kernel.death
-        how = describe(death) if death else f"was {session.ending or error.reason or 'lost'}"
-        what = f"The kernel {how} while this cell ran."
-        execution.reducer.add_error("KernelDead" if death else "KernelInterrupt", what)
-        hint = " restart_kernel starts a new one and names the cells to rerun." if death else ""
-        await self._finish(execution, "died" if death else "interrupted", what + hint)
-        for waiting in list(session.queue):
-            session.queue.remove(waiting)
-            await self._finish(waiting, "aborted", f"Not run: the kernel {how}.")
-
-    # ------------------------------------------------------------------ journal, notebook, listeners
-
-    def _set_status(self, execution: Execution, status: str, **columns: Any) -> None:
-        execution.status = status
-        self._journal.update_execution(execution.id, status=status, **columns)
-
-    async def _finish(self, execution: Execution, status: str, note: str = "") -> None:
-        if note:
-            execution.note = f"{execution.note} {note}".strip()
-        if execution.batch is not None and execution.batch.stop_on_error and status not in ("ok", "aborted"):
-            execution.batch.failed = execution.batch.failed or execution
-        reducer = execution.reducer
-        execution.finished_at = time.time()
-        execution.input_request = None
-        self._set_status(
-            execution,
-            status,
-            finished_at=execution.finished_at,
-            execution_count=reducer.execution_count,
-            ename=reducer.ename,
-            evalue=reducer.evalue,
-            outputs=execution.outputs(),
-            input_prompt=None,
-            events_lost=execution.note or None,
-            on_disk=execution.notebook is None or status == "aborted",
-        )
-        if execution._flush is not None:
-            execution._flush.cancel()
-        if execution.notebook is not None and status != "aborted":
-            await self._delivery.write(execution)
-            self._tasks.start_soon(self._delivery.confirm, execution)
-        self._live.pop(execution.id, None)
-        self._remember(execution)
-        self._publish("finished", execution)
-        execution.changed()
-
-    def _give_up(self, execution: Execution, error: JupyterMcpError) -> None:
-        """What it came to cannot be written down: callers are told, and those behind it have their turn."""
-        execution.status = "lost"
-        execution.finished_at = time.time()
-        execution.note = f"{execution.note} {error}".strip()
-        self._live.pop(execution.id, None)
-        self._remember(execution)
-        execution.changed()
-
-    def _remember(self, execution: Execution) -> None:
-        self._recent[execution.id] = execution
-        if len(self._recent) > 200:
-            del self._recent[next(iter(self._recent))]
-
-    def _flush_later(self, execution: Execution) -> None:
-        if execution._flush is None:
-            execution._flush = anyio.CancelScope()
-            self._tasks.start_soon(self._delivery.stream, execution, execution._flush)
-
-    def _publish(self, what: str, execution: Execution) -> None:
-        self._events.publish(f"execution.{what}", **execution.event())
+    async def _take_turn(self, queue: KernelQueue, execution: Execution) -> None:
+        session, batch = queue.session, execution.batch
+        if session.ending == "restarted":
+            # Nothing can be sent before there is a process again.
+            async with session.lock:
+                pass
+        if batch is not None and batch.failed is not None:
+            await self._runner.finish(execution, "aborted", f"Not run: execution {batch.failed.id} failed before it.")
+        elif session.death is not None and execution.status == "queued":
+            await self._runner.finish(execution, "aborted", f"Not run: the kernel {how_it_ended(session)}.")
+        elif how := await self._runner.run(session, execution):
+            dropped = tuple(queue.waiting)
+            queue.waiting.clear()
+            for each in dropped:
+                await self._runner.finish(each, "aborted", f"Not run: the kernel {how}.")

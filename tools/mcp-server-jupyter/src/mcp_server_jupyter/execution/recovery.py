@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 from ..errors import JupyterMcpError, NotFound
 from ..journal import ExecutionRow, Journal
 from ..notebooks import find_cell, insert_cell, new_cell, node, set_outputs
 from ..outputs import OutputReducer
-from ..ports import Contents, Kernel, Kernels
+from ..ports import Contents, Kernel, Kernels, Message
 from .execution import Batch, Execution
 from .queue import Executions
 from .session import Sessions
@@ -36,7 +37,7 @@ async def recover(
             execution = _revive(row, sessions, executions.max_output_bytes)
             if row.turn is not None:
                 execution.batch = batches.setdefault(row.turn, Batch(stop_on_error=True, id=row.turn))
-            await executions.resume(execution)
+            await executions.resume(sessions.get(row.kernel_id), execution)
             resumed += 1
         else:
             await _give_up(contents, journal, row)
@@ -46,29 +47,40 @@ async def recover(
 
 
 def _rebind(adopted: dict[str, Kernel], journal: Journal, sessions: Sessions) -> None:
-    notebooks = {binding.kernel_id: binding.notebook for binding in journal.bindings()}
+    bindings = journal.bindings()
+    notebooks = {binding.kernel_id: binding.notebook for binding in bindings}
     for kernel in adopted.values():
         sessions.adopt(kernel, notebooks.get(kernel.id))
-    for kernel_id, notebook in notebooks.items():
-        if kernel_id not in adopted:
-            journal.unbind(notebook)
+    for binding in bindings:
+        if binding.kernel_id not in adopted:
+            sessions.lose(binding)
 
 
 def _revive(row: ExecutionRow, sessions: Sessions, max_output_bytes: int | None) -> Execution:
+    session = sessions.get(row.kernel_id)
     return Execution(
         row.id,
-        sessions.get(row.kernel_id),
+        session.kernel,
         row.code,
         row.author,
         row.notebook,
         row.cell_id,
+        session.notebook,
         msg_id=row.msg_id,
         status=row.status,
         queued_at=row.queued_at,
         started_at=row.started_at,
         kernel_epoch=row.kernel_epoch,
         reducer=OutputReducer(max_bytes=max_output_bytes),
+        input_request=_asked(row),
     )
+
+
+def _asked(row: ExecutionRow) -> Message | None:
+    """The `input()` it waits in: the prompt went to the server that is gone, the answer only names the request."""
+    if row.status != "waiting_input":
+        return None
+    return Message("stdin", "input_request", uuid4().hex, row.msg_id, {"prompt": row.input_prompt or ""})
 
 
 async def _restore_cell(contents: Contents, journal: Journal, row: ExecutionRow) -> None:

@@ -2,7 +2,8 @@
 
 from .edits import REDO, UNDO, EditHead, EditKind, EditRow, new_turn
 from .executions import FINISHED, ExecutionRow, LastRun, Status, new_execution_id
-from .kernels import Binding
+from .kernels import Binding, KernelEnd
+from .schema import KernelEventKind
 from .store import Journal, open_journal
 
 __all__ = [
@@ -15,6 +16,8 @@ __all__ = [
     "EditRow",
     "ExecutionRow",
     "Journal",
+    "KernelEnd",
+    "KernelEventKind",
     "LastRun",
     "Status",
     "new_execution_id",

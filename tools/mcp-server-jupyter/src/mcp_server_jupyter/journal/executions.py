@@ -13,7 +13,7 @@ from .tables import Tables, nodes, packed, storable, text_again, unpacked
 
 Status = Literal["queued", "running", "waiting_input", "ok", "error", "interrupted", "aborted", "died", "lost"]
 
-FINISHED: frozenset[str] = frozenset({"ok", "error", "interrupted", "aborted", "died", "lost"})
+FINISHED: frozenset[Status] = frozenset({"ok", "error", "interrupted", "aborted", "died", "lost"})
 _BASE32 = "0123456789abcdefghjkmnpqrstvwxyz"
 
 
@@ -38,7 +38,7 @@ class ExecutionRow:
     after_cell_id: str | None = None
     cell_index: int | None = None
     turn: str | None = None
-    status: str = "queued"
+    status: Status = "queued"
     input_prompt: str | None = None
     execution_count: int | None = None
     ename: str | None = None
@@ -57,7 +57,7 @@ class LastRun:
     """How a cell ran last; with the cell's hash and the kernel's epoch it tells whether the outputs are stale."""
 
     execution_id: str
-    status: str
+    status: Status
     kernel_id: str
     epoch: int
     source_hash: str | None
@@ -79,6 +79,12 @@ class Executions(Tables):
         values = [_stored(name, getattr(row, name)) for name in _COLUMNS]
         with self._transaction() as db:
             db.execute(_INSERT, values)
+
+    def withdraw(self, execution_id: str) -> None:
+        """Forget an execution that was not sent after all."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM executions WHERE id = ?", (execution_id,))
+            db.execute("DELETE FROM edits WHERE execution_id = ?", (execution_id,))
 
     def update_execution(self, execution_id: str, /, **columns: Any) -> None:
         """Change columns of `ExecutionRow`. A status of `FINISHED` removes the recorded events.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Literal
 
 from .schema import KernelEventKind
 from .tables import Tables
@@ -20,6 +21,14 @@ class Binding:
     cwd: str
 
 
+@dataclass(frozen=True, slots=True)
+class KernelEnd:
+    """How a kernel's process ended. `detail`: the death in words, or who asked for the shutdown."""
+
+    kind: Literal["death", "shutdown", "stop"]
+    detail: str
+
+
 class Kernels(Tables):
     """The journal's kernels."""
 
@@ -31,20 +40,25 @@ class Kernels(Tables):
                 (notebook, kernel_id, kernel_name, epoch, cwd),
             )
 
-    def unbind(self, notebook: str) -> None:
-        """Forget the kernel of a notebook."""
-        with self._transaction() as db:
-            db.execute("DELETE FROM bindings WHERE notebook = ?", (notebook,))
-
     def bindings(self) -> list[Binding]:
-        """Every notebook that has a kernel."""
+        """The last kernel of every notebook that has had one, gone or not."""
         rows = self._query("SELECT notebook, kernel_id, kernel_name, epoch, cwd FROM bindings ORDER BY notebook")
         return [Binding(*row) for row in rows]
 
     def kernel_event(self, kernel_id: str, epoch: int, kind: KernelEventKind, detail: str = "") -> None:
-        """Write down that a kernel started, restarted, died, was adopted or was shut down."""
+        """Write down that a kernel started, restarted, died, was adopted, was shut down or ended with its server."""
         with self._transaction() as db:
             db.execute(
                 "INSERT INTO kernel_events (kernel_id, epoch, at, kind, detail) VALUES (?, ?, ?, ?, ?)",
                 (kernel_id, epoch, time.time(), kind, detail),
             )
+
+    def kernel_end(self, kernel_id: str, epoch: int | None = None) -> KernelEnd | None:
+        """How a kernel ended last (in `epoch`, if one is given), None if nobody saw it."""
+        rows = self._query(
+            "SELECT kind, detail FROM kernel_events WHERE kernel_id = ?1 AND kind IN ('death', 'shutdown', 'stop')"
+            " AND (?2 IS NULL OR epoch = ?2) ORDER BY id DESC LIMIT 1",
+            kernel_id,
+            epoch,
+        )
+        return KernelEnd(*rows[0]) if rows else None

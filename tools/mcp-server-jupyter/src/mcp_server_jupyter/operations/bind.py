@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from ..errors import InvalidRequest, JupyterMcpError
+from ..errors import InvalidRequest, JupyterMcpError, KernelDead
 from ..services import Services
 from . import ALIASES, ARGUMENT_ALIASES, OPERATIONS, Answer, Call, Caller, Operation, Param
 from .call import Progress, never
+from .notices import add_notice, heard
 
 logger = logging.getLogger(__name__)
 
@@ -205,13 +206,16 @@ async def invoke(
         raise InvalidRequest(f"Unknown operation {_short(name)}.", hint=f"There are: {', '.join(OPERATIONS)}.")
     started = time.perf_counter()
     outcome = "cancelled"
+    call = Call(services, caller, progress, cancelled_by_caller)
     try:
-        call = Call(services, caller, progress, cancelled_by_caller)
         answer = await operation.run(call, **check_arguments(operation, arguments))
+        await add_notice(call, answer)
         outcome = "error" if answer.is_error else "ok"
         return answer
     except JupyterMcpError as error:
         outcome = error.code
+        if isinstance(error, KernelDead):
+            heard(call)
         raise
     finally:
         seconds = time.perf_counter() - started

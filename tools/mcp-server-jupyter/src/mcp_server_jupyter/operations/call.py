@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..execution.session import Session
 from ..services import Services
 from ..settings import Settings
 
@@ -60,12 +61,15 @@ class Call:
 
     `progress(value, text)` reports to the caller, None when nobody asked. `cancelled_by_caller()` says, once the
     call is being cancelled, whether the caller asked for it (then its cell is interrupted) or merely went away.
+    `notebook` is the notebook it is about, as far as it has named one: what its kernel's fate says is added to the
+    answer (see `notices`).
     """
 
     services: Services
     caller: Caller
     progress: Progress | None = None
     cancelled_by_caller: Callable[[], bool] = never
+    notebook: str | None = None
 
     @property
     def author(self) -> str:
@@ -86,7 +90,18 @@ class Call:
         Raises:
             InvalidRequest: none was named and there is no default.
         """
-        return self.services.path(notebook_path or self.caller.notebook)
+        self.notebook = self.services.path(notebook_path or self.caller.notebook)
+        return self.notebook
+
+    def kernel(self, kernel_id: str) -> Session:
+        """The session of the kernel this call means.
+
+        Raises:
+            NotFound
+        """
+        session = self.services.sessions.get(kernel_id)
+        self.notebook = session.notebook
+        return session
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from ..errors import InvalidRequest
+from ..errors import InvalidRequest, JupyterMcpError
 from ..execution.session import Session, describe, require_alive
 from .call import Answer, Call
+
+STOP_SECONDS = 5.0
 
 
 def find_session(call: Call, notebook_path: str, kernel_id: str) -> Session:
     """The session a caller means, by kernel or by notebook."""
-    services = call.services
     if kernel_id:
-        return services.sessions.get(kernel_id)
+        return call.kernel(kernel_id)
     path = call.path(notebook_path)
-    session = services.sessions.find(path)
+    sessions = call.services.sessions
+    session = sessions.find(path)
     if session is None:
-        raise InvalidRequest(f"{path} has no kernel.", hint="Executing a cell or start_kernel starts one.")
+        news = sessions.news(path)
+        last = f" The last one {news.cause}: its variables are gone." if news is not None and news.cause else ""
+        raise InvalidRequest(f"{path} has no kernel.{last}", hint="Executing a cell or start_kernel starts one.")
     return session
 
 
@@ -23,10 +27,11 @@ async def interrupt_kernel(call: Call, notebook_path: str = "", kernel_id: str =
     """Interrupt the running cell (KeyboardInterrupt) and drop the queued ones. Variables stay."""
     session = find_session(call, notebook_path, kernel_id)
     require_alive(session)
-    running = session.running
-    dropped = await call.services.executions.interrupt_session(session)
+    executions = call.services.executions
+    running = executions.running(session)
+    dropped = await executions.interrupt_session(session)
     if running is not None:
-        await call.services.executions.wait(running, 5.0)
+        await executions.wait_finished(running, STOP_SECONDS)
     stopped = running is None or running.finished
     text = "Nothing was running." if running is None else f"Interrupted execution {running.id}."
     if dropped:
@@ -44,21 +49,31 @@ async def restart_kernel(call: Call, notebook_path: str = "", kernel_id: str = "
     services = call.services
     session = find_session(call, notebook_path, kernel_id)
     cells = await _ran(call, session)
-    if session.running or session.queue:
-        await services.executions.interrupt_session(session)
-    await services.sessions.restart(session)
+    await _stop_work(call, session)
+    await services.sessions.restart(session, by=call.author)
     text = f"Restarted kernel {session.id}: epoch {session.kernel.epoch}, all variables are gone."
     if cells:
         text += f" To rebuild, run again cells {', '.join(map(str, cells))} (run_all_cells runs all)."
     return Answer(text, {"kernel_id": session.id, "kernel_epoch": session.kernel.epoch, "cells_to_rerun": cells})
 
 
+async def _stop_work(call: Call, session: Session) -> None:
+    """Before the process ends: let what runs be told as interrupted, and what waits as not run."""
+    executions = call.services.executions
+    if executions.running(session) or executions.waiting(session):
+        await executions.interrupt_session(session)
+
+
 async def _ran(call: Call, session: Session) -> list[int]:
-    """Indexes of the cells whose last successful run was in the epoch that ends."""
+    """Indexes of the cells whose last successful run was in the epoch that ends; none if they cannot be read."""
     if session.notebook is None:
         return []
-    runs = call.services.journal.last_runs(session.notebook)
-    notebook = await call.services.contents.read(session.notebook)
+    try:
+        notebook = await call.services.contents.read(session.notebook)
+        runs = call.services.journal.last_runs(session.notebook)
+    except JupyterMcpError:
+        # Renamed or deleted: no reason not to restart.
+        return []
     epoch = session.kernel.epoch
     return [
         index
@@ -77,17 +92,19 @@ async def list_kernels(call: Call) -> Answer:
         kernel = session.kernel
         stats = await kernel.stats()
         memory = f"{stats.memory_bytes / 1e6:.0f} MB" if stats.memory_bytes is not None else "-"
-        death = f" (it {describe(kernel.death)})" if kernel.death else ""
-        waiting = f" +{len(session.queue)} queued" if session.queue else ""
+        death = f" (it {describe(session.death)})" if session.death else ""
+        state = "dead" if session.death else kernel.state
+        queued = call.services.executions.waiting(session)
+        waiting = f" +{len(queued)} queued" if queued else ""
         lines.append(
-            f"{session.id} {kernel.name} {kernel.state}{death}{waiting} {memory} epoch={kernel.epoch} "
+            f"{session.id} {kernel.name} {state}{death}{waiting} {memory} epoch={kernel.epoch} "
             f"{session.notebook or '(no notebook)'}"
         )
         kernels.append(
             {
                 "kernel_id": session.id,
                 "name": kernel.name,
-                "state": kernel.state,
+                "state": state,
                 "memory_bytes": stats.memory_bytes,
                 "kernel_epoch": kernel.epoch,
                 "notebook_path": session.notebook,
@@ -105,7 +122,7 @@ async def start_kernel(
     """Start a kernel by kernelspec or by the path of a Python that has ipykernel; with a notebook, for it.
 
     Raises:
-        InvalidRequest: the notebook has a living kernel already.
+        AlreadyExists: the notebook has a living kernel.
     """
     services = call.services
     if kernel_name and python:
@@ -113,14 +130,6 @@ async def start_kernel(
     path = call.path(notebook_path) if notebook_path else None
     if path is not None:
         await services.contents.read(path)
-        present = services.sessions.find(path)
-        if present is not None and present.kernel.death is None:
-            raise InvalidRequest(
-                f"{path} has kernel {present.id} ({present.kernel.name}) already.",
-                hint="shutdown_kernel it first, or leave out notebook_path.",
-            )
-        if present is not None:
-            await services.sessions.shutdown(present)
     session = await services.sessions.start(
         python or kernel_name or None, cwd=cwd, notebook=path, env=call.caller.environment
     )
@@ -134,7 +143,6 @@ async def start_kernel(
 async def shutdown_kernel(call: Call, notebook_path: str = "", kernel_id: str = "") -> Answer:
     """End a kernel. Its variables are lost; the notebook stays."""
     session = find_session(call, notebook_path, kernel_id)
-    if session.running or session.queue:
-        await call.services.executions.interrupt_session(session)
-    await call.services.sessions.shutdown(session)
+    await _stop_work(call, session)
+    await call.services.sessions.shutdown(session, by=call.author)
     return Answer(f"Shut down kernel {session.id}.", {"kernel_id": session.id})

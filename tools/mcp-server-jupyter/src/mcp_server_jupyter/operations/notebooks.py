@@ -72,7 +72,7 @@ async def get_notebook_info(call: Call, notebook_path: str = "") -> Answer:
     lines = [_line(cell, runs.get(cell.id), session) for cell in cells]
     text = numbered(lines, call.answers.max_chars, "read_all_cells(start=..., limit=...) pages.")
     return Answer(
-        f"{head}\n{_kernel_line(session)}\n{text}",
+        f"{head}\n{_kernel_line(call, session)}\n{text}",
         {
             "notebook_path": path,
             "cells": len(cells),
@@ -83,12 +83,13 @@ async def get_notebook_info(call: Call, notebook_path: str = "") -> Answer:
     )
 
 
-def _kernel_line(session: Session | None) -> str:
+def _kernel_line(call: Call, session: Session | None) -> str:
     if session is None:
         return "kernel: none running; executing a cell starts one"
-    running = session.running
+    executions = call.services.executions
+    running, queued = executions.running(session), executions.waiting(session)
     what = f", runs execution {running.id} of {running.author}" if running else ""
-    waiting = f", {len(session.queue)} waiting" if session.queue else ""
+    waiting = f", {len(queued)} waiting" if queued else ""
     return f"kernel: {session.kernel.state} id={session.id[:8]} epoch={session.kernel.epoch}{what}{waiting}"
 
 

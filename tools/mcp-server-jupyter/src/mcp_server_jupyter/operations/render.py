@@ -64,7 +64,7 @@ async def add_outputs(
     return seen.truncated
 
 
-async def executed(execution: Execution, answers: Answers, *, index: int | None = None, notice: str = "") -> Answer:
+async def executed(execution: Execution, answers: Answers, *, index: int | None = None) -> Answer:
     """The answer of an execution: one status line, the outputs, and how to go on if it is not done."""
     cell = f"[{index}] id={execution.cell_id} hash={_hash(execution)} " if index is not None else ""
     count = execution.reducer.execution_count
@@ -73,9 +73,8 @@ async def executed(execution: Execution, answers: Answers, *, index: int | None 
         f"kernel_epoch={execution.kernel_epoch}",
         execution_data(execution, index),
     )
-    for text in (notice, execution.note):
-        if text:
-            answer.text += f"\n! {text}"
+    if execution.note:
+        answer.text += f"\n! {execution.note}"
     outputs = execution.outputs()
     budget = answers.max_chars - len(answer.text) - 300
     if await add_outputs(answer, outputs, answers, output_uri(execution.id), budget):
@@ -110,7 +109,7 @@ def execution_data(execution: Execution, index: int | None = None) -> dict[str, 
         "status": execution.status,
         "execution_count": execution.reducer.execution_count,
         "seconds": round(execution.seconds, 3),
-        "kernel_id": execution.session.id,
+        "kernel_id": execution.kernel.id,
         "kernel_epoch": execution.kernel_epoch,
     }
     if execution.cell_id is not None:

@@ -10,7 +10,7 @@ import anyio
 from ..errors import InvalidRequest, NotFound
 from ..execution.execution import Batch, Execution
 from ..execution.session import Session, require_alive
-from ..notebooks import find_cell, insert_cell, kernelspec_name, new_cell, source_hash
+from ..notebooks import find_cell, kernelspec_name
 from ..outputs import slice_text
 from .call import Answer, Call, Link, Param
 from .cells import Index, check_size, edit_row
@@ -33,25 +33,16 @@ async def insert_execute_code_cell(call: Call, cell_index: Index, cell_source: s
     check_size(call, cell_source)
     services = call.services
     path = call.path(notebook_path)
-    session, notice = await _session(call, path)
-    async with services.contents.edit(path, durable=False) as notebook:
-        index = insert_cell(notebook, cell_index, new_cell("code", cell_source))
-        cell = notebook.cells[index]
-        after = notebook.cells[index - 1]["id"] if index else None
-        execution = services.executions.submit(
-            session,
-            cell_source,
-            author=call.author,
-            notebook=path,
-            cell_id=cell["id"],
-            source_hash=source_hash(cell),
-            after_cell_id=after,
-            cell_index=index,
-            inserted=True,
-        )
-    services.record([edit_row(call, path, "insert", None, cell, after_index=index, execution_id=execution.id)])
+    session = await _session(call, path)
+
+    def record(execution: Execution, cell: NotebookNode, index: int) -> None:
+        services.record([edit_row(call, path, "insert", None, cell, after_index=index, execution_id=execution.id)])
+
+    execution, index = await services.executions.insert(
+        session, path, cell_index, cell_source, author=call.author, record=record
+    )
     await wait_for(call, [execution], call.answers.wait_seconds)
-    return await executed(execution, call.answers, index=index, notice=notice)
+    return await executed(execution, call.answers, index=index)
 
 
 async def execute_cell_with_progress(
@@ -70,15 +61,24 @@ async def execute_cell_with_progress(
     services = call.services
     path = call.path(notebook_path)
     notebook = await services.contents.read(path)
-    index = find_cell(notebook, cell_index=cell_index, cell_id=cell_id)
-    cell = notebook.cells[index]
-    if cell.cell_type != "code":
-        raise InvalidRequest(f"Cell {index} is a {cell.cell_type} cell; only code cells run.")
-    session, notice = await _session(call, path, notebook)
-    execution = _submit_cell(call, session, path, cell)
+    cell = _code_cell(notebook, cell_index, cell_id)
+    session = await _session(call, path, notebook)
+    # A kernel's start takes long enough for somebody to change the cell: what runs is what is there now.
+    notebook = await services.contents.read(path)
+    cell = _code_cell(notebook, None, cell["id"])
+    index = find_cell(notebook, cell_id=cell["id"])
+    execution = services.executions.submit(session, cell.source, author=call.author, notebook=path, cell=cell)
     wait = call.answers.wait_seconds if timeout_seconds is None else timeout_seconds
     await wait_for(call, [execution], wait)
-    return await executed(execution, call.answers, index=index, notice=notice)
+    return await executed(execution, call.answers, index=index)
+
+
+def _code_cell(notebook: NotebookNode, cell_index: int | None, cell_id: str | None) -> NotebookNode:
+    index = find_cell(notebook, cell_index=cell_index, cell_id=cell_id)
+    cell: NotebookNode = notebook.cells[index]
+    if cell.cell_type != "code":
+        raise InvalidRequest(f"Cell {index} is a {cell.cell_type} cell; only code cells run.")
+    return cell
 
 
 async def execute_code(
@@ -87,16 +87,11 @@ async def execute_code(
     """Run code in a notebook's kernel, or in the kernel `kernel_id`, without writing a cell."""
     check_size(call, code)
     services = call.services
-    if kernel_id:
-        session = services.sessions.get(kernel_id)
-        require_alive(session)
-        notice = session.notice()
-    else:
-        session, notice = await _session(call, call.path(notebook_path))
+    session = call.kernel(kernel_id) if kernel_id else await _session(call, call.path(notebook_path))
     execution = services.executions.submit(session, code, author=call.author)
     wait = call.answers.wait_seconds if timeout_seconds is None else timeout_seconds
     await wait_for(call, [execution], wait)
-    return await executed(execution, call.answers, notice=notice)
+    return await executed(execution, call.answers)
 
 
 async def run_all_cells(
@@ -110,28 +105,38 @@ async def run_all_cells(
     services = call.services
     path = call.path(notebook_path)
     notebook = await services.contents.read(path)
-    cells = [
+    if not _cells_to_run(notebook, start):
+        return Answer(f"No code cells from index {start} on in {path}.", {"executions": []})
+    session = await _session(call, path, notebook)
+    # Read again, as in `execute_cell_with_progress`.
+    cells = _cells_to_run(await services.contents.read(path), start)
+    batch = Batch(stop_on_error)
+    executions = [
+        services.executions.submit(session, cell.source, author=call.author, notebook=path, cell=cell, batch=batch)
+        for _, cell in cells
+    ]
+    if not executions:
+        return Answer(f"No code cells from index {start} on in {path}.", {"executions": []})
+    wait = call.answers.wait_seconds if timeout_seconds is None else timeout_seconds
+    await wait_for(call, executions, wait)
+    return await _run_answer(call, path, [index for index, _ in cells], executions)
+
+
+def _cells_to_run(notebook: NotebookNode, start: int) -> list[tuple[int, NotebookNode]]:
+    return [
         (index, cell)
         for index, cell in enumerate(notebook.cells)
         if index >= start and cell.cell_type == "code" and cell.source.strip()
     ]
-    if not cells:
-        return Answer(f"No code cells from index {start} on in {path}.", {"executions": []})
-    session, notice = await _session(call, path, notebook)
-    batch = Batch(stop_on_error)
-    executions = [_submit_cell(call, session, path, cell, batch) for _, cell in cells]
-    wait = call.answers.wait_seconds if timeout_seconds is None else timeout_seconds
-    await wait_for(call, executions, wait)
-    return await _run_answer(call, path, [index for index, _ in cells], executions, notice)
 
 
-async def _run_answer(call: Call, path: str, indexes: list[int], executions: list[Execution], notice: str) -> Answer:
+async def _run_answer(call: Call, path: str, indexes: list[int], executions: list[Execution]) -> Answer:
     answers = call.answers
     counts: dict[str, int] = {}
     for execution in executions:
         counts[execution.status] = counts.get(execution.status, 0) + 1
     summary = ", ".join(f"{count} {status}" for status, count in counts.items())
-    answer = Answer(f"{path}: {summary}{f'{chr(10)}! {notice}' if notice else ''}")
+    answer = Answer(f"{path}: {summary}")
     last = executions[-1]
     budget = answers.max_chars - 500
     for index, execution in zip(indexes, executions, strict=True):
@@ -223,24 +228,17 @@ async def send_input(call: Call, execution_id: str, text: str) -> Answer:
 # ---------------------------------------------------------------------- shared
 
 
-async def _session(call: Call, path: str, notebook: NotebookNode | None = None) -> tuple[Session, str]:
-    """The notebook's session and what the caller must hear of it."""
+async def _session(call: Call, path: str, notebook: NotebookNode | None = None) -> Session:
+    """The notebook's session, started with the kernelspec it asks for if there is none."""
     services = call.services
     session = services.sessions.find(path)
     if session is not None:
         require_alive(session)
-        return session, session.notice()
+        return session
     if notebook is None:
         notebook = await services.contents.read(path)
     name = kernelspec_name(notebook) or services.settings.kernel_name
-    session, started = await services.sessions.of_notebook(path, await _kernelspec(call, name), call.caller.environment)
-    if not started:
-        return session, session.notice()
-    lost = [index for index, cell in enumerate(notebook.cells) if cell.get("execution_count") is not None]
-    if not lost:
-        return session, ""
-    shown = ", ".join(map(str, lost[:20])) + (", …" if len(lost) > 20 else "")
-    return session, f"A new {session.kernel.name} kernel was started: nothing of cells {shown} is in it until they run."
+    return await services.sessions.of_notebook(path, await _kernelspec(call, name), call.caller.environment)
 
 
 async def _kernelspec(call: Call, name: str) -> str:
@@ -258,28 +256,17 @@ async def _kernelspec(call: Call, name: str) -> str:
     )
 
 
-def _submit_cell(call: Call, session: Session, path: str, cell: NotebookNode, batch: Batch | None = None) -> Execution:
-    return call.services.executions.submit(
-        session,
-        cell.source,
-        author=call.author,
-        notebook=path,
-        cell_id=cell["id"],
-        source_hash=source_hash(cell),
-        batch=batch,
-    )
-
-
 async def wait_for(call: Call, executions: Sequence[Execution], seconds: float) -> None:
     """Wait for the last of them (or an earlier one that asks for input), reporting progress.
 
     A caller that cancels interrupts what it started; one that merely goes away does not.
     """
     manager = call.services.executions
+    report = _reporter(call)
     try:
         with anyio.move_on_after(seconds):
             for execution in executions:
-                await manager.wait(execution, seconds, _reporter(call))
+                await manager.wait(execution, seconds, report)
                 if execution.input_request is not None:
                     return
     except anyio.get_cancelled_exc_class():
@@ -290,11 +277,12 @@ async def wait_for(call: Call, executions: Sequence[Execution], seconds: float) 
 
 
 def _reporter(call: Call) -> Callable[[Execution], Awaitable[None]] | None:
-    """Progress for the caller: seconds so far and the output since the last report."""
+    """Progress for the caller: seconds of this call so far, rising, and the output since the last report."""
     report = call.progress
     if report is None:
         return None
     sent: dict[str, int] = {}
+    began = anyio.current_time()
     highest = 0.0
 
     async def progress(execution: Execution) -> None:
@@ -302,7 +290,7 @@ def _reporter(call: Call) -> Callable[[Execution], Awaitable[None]] | None:
         cursor = sent.get(execution.id, 0)
         text, following = slice_text(execution.outputs(), cursor, 2_000)
         sent[execution.id] = following if following is not None else cursor + len(text)
-        highest = max(highest + 0.001, round(execution.seconds, 3))
+        highest = max(highest + 0.001, round(anyio.current_time() - began, 3))
         await report(highest, text or f"{execution.status} {execution.seconds:.0f}s")
 
     return progress

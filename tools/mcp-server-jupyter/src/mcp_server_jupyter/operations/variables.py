@@ -22,7 +22,7 @@ LONGEST_NAME = 1_000
 async def list_variables(call: Call, notebook_path: str = "", kernel_id: str = "") -> Answer:
     """The user's variables: name, type, shape or length, a short value."""
     session = find_session(call, notebook_path, kernel_id)
-    found = await _ask(session, {"what": "list"})
+    found = await _ask(call, session, {"what": "list"})
     variables, more = found["variables"], found["more"]
     lines = [f"{v['name']}: {v['type']} {v['size']} {v['value']}".rstrip() for v in variables]
     if more:
@@ -42,7 +42,7 @@ async def inspect_variable(call: Call, name: str, notebook_path: str = "", kerne
             f"{name[:100]!r} is not a variable, attribute or item.", hint="execute_code evaluates other expressions."
         )
     session = find_session(call, notebook_path, kernel_id)
-    found = await _ask(session, {"what": "inspect", "name": name, "limit": call.answers.max_chars - 300})
+    found = await _ask(call, session, {"what": "inspect", "name": name, "limit": call.answers.max_chars - 300})
     if "failed" in found:
         raise KernelError(f"{name!r} could not be looked at: {found['failed']}.", hint="execute_code can try.")
     if "missing" in found:
@@ -65,14 +65,15 @@ def _is_reference(name: str) -> bool:
         node = node.value
 
 
-async def _ask(session: Session, question: dict[str, Any]) -> dict[str, Any]:
+async def _ask(call: Call, session: Session, question: dict[str, Any]) -> dict[str, Any]:
     """Evaluate the probe as a user expression of a silent request (Jupyter messaging, "execute")."""
     require_alive(session)
     if session.kernel.language.lower() != "python":
         raise Unsupported(f"Variables of {session.kernel.language} kernels cannot be listed.", hint="Use execute_code.")
-    if session.running is not None:
+    running = call.services.executions.running(session)
+    if running is not None:
         raise InvalidRequest(
-            f"The kernel is busy with execution {session.running.id}.",
+            f"The kernel is busy with execution {running.id}.",
             hint="Wait for it with get_execution, or interrupt_kernel.",
         )
     expression = f"(lambda n: (exec({PROBE!r}, n), n['answer'])[1])({{'user': globals(), 'question': {question!r}}})"

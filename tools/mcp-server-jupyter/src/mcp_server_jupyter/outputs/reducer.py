@@ -36,7 +36,6 @@ class OutputReducer:
         status: "running" until the reply has come.
         execution_count: as the kernel counts; None before it said so.
         ename, evalue, traceback: of the exception, if one was raised.
-        payloads: of the reply (`set_next_input`, `page`; jupyter-client docs, "Payloads").
         foreign_updates: `(display_id, data, metadata)` in order, for `apply_updates` of EARLIER executions that show
             the same display. Whoever has applied them clears the list.
     """
@@ -47,7 +46,6 @@ class OutputReducer:
         self.ename: str | None = None
         self.evalue: str | None = None
         self.traceback: list[str] = []
-        self.payloads: list[dict[str, Any]] = []
         self._max = max_bytes
         self._tail_limit = 0 if max_bytes is None else min(max_bytes // 4, _TAIL_MOST)
         self.foreign_updates: list[Update] = []
@@ -82,10 +80,9 @@ class OutputReducer:
         return self._dropped_bytes
 
     @property
-    def display_ids(self) -> dict[str, list[int]]:
-        """Every `display_id` shown here, with the indexes of its outputs in `outputs()`."""
-        places = {id(item): index for index, item in enumerate(self._items()) if isinstance(item, _Rich)}
-        return {key: [places[id(item)] for item in items] for key, items in self._displays.items() if items}
+    def size(self) -> int:
+        """Bytes of the outputs kept, about."""
+        return self._stream_bytes + self._tail_bytes + self._rich_bytes
 
     def feed(self, message: Message) -> bool:
         """Take one message of the execution, of any channel. True when `outputs()` changed. Never raises."""
@@ -178,9 +175,6 @@ class OutputReducer:
             self.ename = as_text(content.get("ename", ""))
             self.evalue = as_text(content.get("evalue", ""))
             self.traceback = [as_text(line) for line in lines] if isinstance(lines, list) else []
-        payload = content.get("payload")
-        if isinstance(payload, list):
-            self.payloads.extend(item for item in payload if isinstance(item, dict))
         return False
 
     # ------------------------------------------------------------------ streams

@@ -91,7 +91,9 @@ class LocalKernels:
         """See `ports.Kernels.specs`."""
         return await anyio.to_thread.run_sync(kernelspecs.listing, self.settings.root)
 
-    async def start(self, name: str, *, cwd: str = "", env: Mapping[str, str] | None = None) -> LocalKernel:
+    async def start(
+        self, name: str, *, cwd: str = "", env: Mapping[str, str] | None = None, epoch: int = 1
+    ) -> LocalKernel:
         """See `ports.Kernels.start`."""
         self.require_room()
         require_descriptors(_DESCRIPTORS)
@@ -106,7 +108,7 @@ class LocalKernels:
             async with self._starting:
                 with disk("The kernel's record cannot be written"):
                     kernel.folder.mkdir(mode=0o700)
-                await kernel.begin(1)
+                await kernel.begin(epoch)
         except BaseException:
             await kernel.discard()
             raise

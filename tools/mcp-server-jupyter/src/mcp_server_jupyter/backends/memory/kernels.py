@@ -80,12 +80,12 @@ class _Stream:
 class MemoryKernel:
     """A kernel in this process. See `ports.Kernel`; `die` is for tests."""
 
-    def __init__(self, owner: MemoryKernels, identity: str, cwd: str) -> None:
+    def __init__(self, owner: MemoryKernels, identity: str, cwd: str, epoch: int) -> None:
         self.id = identity
         self.name = "python3"
         self.language = "python"
         self.cwd = cwd
-        self.epoch = 0
+        self.epoch = epoch - 1
         self.state: KernelState = "starting"
         self.death: Death | None = None
         self._owner = owner
@@ -374,7 +374,9 @@ class MemoryKernels:
         """See `ports.Kernels.specs`."""
         return [_SPEC]
 
-    async def start(self, name: str, *, cwd: str = "", env: Mapping[str, str] | None = None) -> MemoryKernel:
+    async def start(
+        self, name: str, *, cwd: str = "", env: Mapping[str, str] | None = None, epoch: int = 1
+    ) -> MemoryKernel:
         """See `ports.Kernels.start`. `env` has no effect: the kernel is this process."""
         if name != _SPEC.name:
             raise NotFound(f"There is no kernelspec {name!r}.", hint="There are: python3.")
@@ -386,7 +388,7 @@ class MemoryKernels:
             raise OutsideRoot(f"The folder {cwd!r} is outside the root.", hint="Give a folder relative to the root.")
         if not await anyio.Path(folder).is_dir():
             raise InvalidRequest(f"There is no folder {cwd!r}.", hint="Give an existing folder.")
-        kernel = MemoryKernel(self, str(uuid.uuid4()), Path(cwd).as_posix() if cwd else "")
+        kernel = MemoryKernel(self, str(uuid.uuid4()), Path(cwd).as_posix() if cwd else "", epoch)
         self._kernels[kernel.id] = kernel
         return kernel
 

@@ -1,0 +1,86 @@
+"""Output that comes after its cell has ended, from threads and tasks: it reaches the cell while that is still its."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import anyio
+
+from ..errors import KernelDead
+from ..events import Events
+from ..journal import Journal
+from ..ports import Kernel
+from ..tasks import Tasks
+from .delivery import Delivery
+from .execution import Execution
+from .recent import Recent
+
+FIRST_SECONDS = 0.1
+PAUSE_SECONDS = 1.0
+"""Between two writings of the same cell: each costs its whole outputs once more."""
+ELSEWHERE = "Output that came after the cell had changed is kept with the execution only."
+
+
+class LateOutput:
+    """Listens to what kernels publish for requests that have ended."""
+
+    def __init__(self, recent: Recent, delivery: Delivery, journal: Journal, events: Events, tasks: Tasks) -> None:
+        self._recent = recent
+        self._delivery = delivery
+        self._journal = journal
+        self._events = events
+        self._tasks = tasks
+        self._listening: set[tuple[str, int]] = set()
+        self._pending: set[str] = set()
+
+    def listen(self, kernel: Kernel) -> None:
+        """Listen to a kernel until this epoch's process ends. Without effect if that is done already."""
+        key = kernel.id, kernel.epoch
+        if key not in self._listening:
+            self._listening.add(key)
+            self._tasks.start_soon(self._listen, kernel, key)
+
+    async def _listen(self, kernel: Kernel, key: tuple[str, int]) -> None:
+        try:
+            with suppress(KernelDead):
+                async for message in kernel.stray():
+                    execution = self._recent.of_request(message.parent_id)
+                    if execution is None:
+                        continue
+                    fed = execution.reducer.feed(message)
+                    if fed or execution.reducer.foreign_updates:
+                        execution.changed()
+                        self._write_soon(execution)
+        finally:
+            self._listening.discard(key)
+
+    def _write_soon(self, execution: Execution) -> None:
+        # What is not done yet is written when it is.
+        if execution.finished and execution.id not in self._pending:
+            self._pending.add(execution.id)
+            self._tasks.start_soon(self._write, execution)
+
+    async def _write(self, execution: Execution) -> None:
+        try:
+            await anyio.sleep(FIRST_SECONDS)
+            while True:
+                version = execution.version
+                await self._deliver(execution)
+                await anyio.sleep(PAUSE_SECONDS)
+                if execution.version == version:
+                    return
+        finally:
+            self._pending.discard(execution.id)
+
+    async def _deliver(self, execution: Execution) -> None:
+        self._recent.done(execution)
+        in_cell = await self._delivery.write(execution, late=True)
+        if execution.cell_id is None:
+            self._journal.update_execution(execution.id, outputs=execution.outputs())
+        elif in_cell:
+            self._journal.update_execution(execution.id, outputs=execution.outputs(), on_disk=False)
+            await self._delivery.confirm(execution)
+        else:
+            execution.add_note(ELSEWHERE)
+            self._journal.update_execution(execution.id, outputs=execution.outputs(), events_lost=execution.note)
+        self._events.publish("execution.output", **execution.event())

@@ -1,0 +1,173 @@
+"""The way of one execution through its kernel: sent, its messages taken, finished, its outputs delivered."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anyio
+
+from ..errors import KernelDead
+from ..events import Events
+from ..journal import Journal, Status
+from ..ports import Contents, Message
+from ..tasks import Tasks
+from .delivery import Delivery
+from .execution import Execution
+from .late import LateOutput
+from .recent import Recent
+from .session import Session, describe
+
+
+class Runner:
+    """Runs executions, whose turn it is, one call each. The journal, the notebook and listeners are told."""
+
+    def __init__(self, contents: Contents, journal: Journal, events: Events, tasks: Tasks, recent: Recent) -> None:
+        self.delivery = Delivery(contents, journal, events, recent)
+        self._late = LateOutput(recent, self.delivery, journal, events, tasks)
+        self._journal = journal
+        self._events = events
+        self._tasks = tasks
+        self._recent = recent
+
+    async def run(self, session: Session, execution: Execution) -> str:
+        """Send it, or go on with what an earlier server sent, until it is done. How its kernel ended, if it did."""
+        kernel = execution.kernel
+        resumed = execution.status != "queued"
+        self._late.listen(kernel)
+        if execution.input_request is None:
+            execution.status = "running"
+        if execution.started_at is None or execution.kernel_epoch != kernel.epoch:
+            execution.started_at = time.time()
+            execution.kernel_epoch = kernel.epoch
+            started = {"started_at": execution.started_at, "kernel_epoch": kernel.epoch}
+            self.set_status(execution, "running", **started)
+        self.publish("started", execution)
+        try:
+            if not resumed or not await self._take_up(execution):
+                await self._consume(execution, self._request(execution))
+        except KernelDead as error:
+            how = how_it_ended(session, error)
+            await self._died(session, execution, how)
+            return how
+        await self.finish(execution, self._final_status(execution))
+        return ""
+
+    async def _take_up(self, execution: Execution) -> bool:
+        """Go on with what an earlier server sent. False if the kernel never had it, so that it is to be sent."""
+        replay = await execution.kernel.resume(execution.msg_id)
+        some = await self._consume(execution, replay.messages)
+        if not some and (replay.complete or not replay.received):
+            return False
+        if not replay.complete:
+            execution.note = replay.lost or "Some output of this cell was lost while the server was away."
+        return True
+
+    def _request(self, execution: Execution) -> AsyncIterator[Message]:
+        content = {
+            "code": execution.code,
+            "silent": False,
+            "store_history": True,
+            "user_expressions": {},
+            "allow_stdin": True,
+            "stop_on_error": False,
+        }
+        return execution.kernel.request("execute_request", content, msg_id=execution.msg_id)
+
+    async def _consume(self, execution: Execution, messages: AsyncIterator[Message]) -> bool:
+        """Take a request's messages as they come. True if there were any."""
+        some = False
+        async for message in messages:
+            some = True
+            if message.msg_type == "input_request":
+                execution.input_request = message
+                self.set_status(execution, "waiting_input", input_prompt=execution.input_prompt)
+                execution.changed()
+            elif execution.reducer.feed(message):
+                execution.changed()
+                self._flush_later(execution)
+        return some
+
+    def _final_status(self, execution: Execution) -> Status:
+        """What it came to. A taken-up execution may have no reply, which went to the server that sent it."""
+        reducer = execution.reducer
+        status: Status = ("error" if reducer.ename else "ok") if reducer.status == "running" else reducer.status
+        if status == "error" and execution.interrupt_asked and reducer.ename == "KeyboardInterrupt":
+            return "interrupted"
+        return status
+
+    async def _died(self, session: Session, execution: Execution, how: str) -> None:
+        death = None if session.ending else session.death
+        what = f"The kernel {how} while this cell ran."
+        execution.reducer.add_error("KernelDead" if death else "KernelInterrupt", what)
+        hint = " restart_kernel starts a new one and names the cells to rerun." if death else ""
+        if death:
+            # This answer tells it.
+            session.died().tell(execution.author)
+        await self.finish(execution, "died" if death else "interrupted", what + hint)
+
+    # ------------------------------------------------------------------ journal, notebook, listeners
+
+    def set_status(self, execution: Execution, status: Status, **columns: Any) -> None:
+        """Change the status, in the journal first."""
+        self._journal.update_execution(execution.id, status=status, **columns)
+        execution.status = status
+
+    async def finish(self, execution: Execution, status: Status, note: str = "") -> None:
+        """It is done: in the journal, in its cell, for those who wait, and for listeners."""
+        if note:
+            execution.add_note(note)
+        if execution.batch is not None and execution.batch.stop_on_error and status not in ("ok", "aborted"):
+            execution.batch.failed = execution.batch.failed or execution
+        reducer = execution.reducer
+        execution.finished_at = time.time()
+        execution.input_request = None
+        self.set_status(
+            execution,
+            status,
+            finished_at=execution.finished_at,
+            execution_count=reducer.execution_count,
+            ename=reducer.ename,
+            evalue=reducer.evalue,
+            outputs=execution.outputs(),
+            input_prompt=None,
+            events_lost=execution.note or None,
+            on_disk=execution.notebook is None or status == "aborted",
+        )
+        if execution._flush is not None:
+            execution._flush.cancel()
+        if status != "aborted":
+            await self.delivery.write(execution)
+            if execution.notebook is not None:
+                self._tasks.start_soon(self.delivery.confirm, execution)
+        self._done(execution)
+
+    def give_up(self, execution: Execution, why: str) -> None:
+        """What it came to cannot be written down: callers are told, and those behind it have their turn."""
+        execution.status = "lost"
+        execution.finished_at = time.time()
+        execution.add_note(why)
+        self._done(execution)
+
+    def _done(self, execution: Execution) -> None:
+        self._recent.done(execution)
+        self.publish("finished", execution)
+        execution.changed()
+
+    def _flush_later(self, execution: Execution) -> None:
+        if execution._flush is None:
+            execution._flush = anyio.CancelScope()
+            self._tasks.start_soon(self.delivery.stream, execution, execution._flush)
+
+    def publish(self, what: str, execution: Execution) -> None:
+        """Tell listeners."""
+        self._events.publish(f"execution.{what}", **execution.event())
+
+
+def how_it_ended(session: Session, error: KernelDead | None = None) -> str:
+    """What became of a kernel, after "the kernel": by itself, or because it was restarted or shut down."""
+    death = None if session.ending else session.death
+    if death is not None:
+        return describe(death)
+    return f"was {session.ending or (error.reason if error else '') or 'lost'}"

@@ -1,0 +1,70 @@
+"""What a caller hears once of a kernel that is gone, or that is new, whichever operation it calls next."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..errors import JupyterMcpError
+from .call import Answer, Call
+
+if TYPE_CHECKING:
+    from ..execution.session import News, Session
+
+SHOWN = 20
+
+
+async def add_notice(call: Call, answer: Answer) -> None:
+    """Put it behind the answer's first line, where it is seen: once for each caller it concerns."""
+    if call.notebook is None:
+        return
+    sessions = call.services.sessions
+    news = sessions.news(call.notebook)
+    session = sessions.find(call.notebook)
+    if session is not None:
+        session.used_by(call.author)
+    if news is None or not news.tell(call.author):
+        return
+    text = _sentence(news, session, await _to_rerun(call, call.notebook, session))
+    if text:
+        first, line_break, rest = answer.text.partition("\n")
+        answer.text = f"{first}\n! {text}{line_break}{rest}"
+
+
+def heard(call: Call) -> None:
+    """The caller has been told of the kernel's death by an error."""
+    news = call.services.sessions.news(call.notebook) if call.notebook is not None else None
+    if news is not None:
+        news.tell(call.author)
+
+
+def _sentence(news: News, session: Session | None, cells: list[int]) -> str:
+    shown = ", ".join(map(str, cells[:SHOWN])) + (", …" if len(cells) > SHOWN else "")
+    if not news.cause:
+        if session is None or not cells:
+            return ""
+        return f"A new {session.kernel.name} kernel was started: nothing of cells {shown} is in it until they run."
+    if session is None:
+        now = "The next run starts a new one."
+    elif session.death is not None:
+        now = "restart_kernel starts a new one."
+    else:
+        now = f"This is epoch {session.kernel.epoch}."
+    rerun = f" Run again those of cells {shown} whose results you need." if cells else ""
+    return f"The kernel of epoch {news.epoch} {news.cause}: its variables are gone. {now}{rerun}"
+
+
+async def _to_rerun(call: Call, path: str, session: Session | None) -> list[int]:
+    """Cells that show a result which the kernel of now does not hold; none if the notebook cannot be read."""
+    try:
+        notebook = await call.services.contents.read(path)
+        runs = call.services.journal.last_runs(path)
+    except JupyterMcpError:
+        return []
+    held = None if session is None or session.death is not None else (session.id, session.kernel.epoch)
+    cells = []
+    for index, cell in enumerate(notebook.cells):
+        run = runs.get(cell.get("id", ""))
+        is_held = run is not None and (run.kernel_id, run.epoch) == held
+        if cell.cell_type == "code" and cell.get("execution_count") is not None and not is_held:
+            cells.append(index)
+    return cells
