@@ -270,6 +270,15 @@ class Contents(AbstractAsyncContextManager["Contents", None], Protocol):
             urgent: False waits for the next write in its own time, so that changes in a row are written together.
         """
 
+    async def check(self, path: str) -> None:
+        """Return if the notebook could be written now, as far as that can be told without writing it.
+
+        Raises:
+            InvalidRequest: it is read-only.
+            Unavailable: the disk is full.
+            NotFound, OutsideRoot
+        """
+
     async def create(self, path: str, notebook: NotebookNode) -> None:
         """Write a new notebook, with the folders it needs.
 

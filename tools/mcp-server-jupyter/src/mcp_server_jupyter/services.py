@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any
@@ -11,17 +12,23 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 
-from .errors import InvalidRequest, JupyterMcpError, NotFound
+from .errors import InvalidRequest, JupyterMcpError, NotFound, Unavailable
 from .events import Events
+from .execution.edit import Edit, journaled_edit
 from .execution.queue import Executions
 from .execution.recovery import recover
 from .execution.session import Sessions
-from .journal import EditRow, Journal, open_journal
+from .journal import Journal, open_journal
 from .notebooks import new_notebook
 from .ownership import has_attached
 from .ports import Contents, Kernels
 from .settings import Settings
 from .tasks import Tasks
+
+logger = logging.getLogger(__name__)
+
+FIRST_PRUNE_SECONDS = 30.0
+PRUNE_SECONDS = 3600.0
 
 
 @dataclass(eq=False)
@@ -36,7 +43,6 @@ class Services:
     sessions: Sessions
     executions: Executions
     default_notebook: str | None = None
-    recovered: str = ""
 
     def path(self, notebook_path: str | None) -> str:
         """The notebook a call means, in its one canonical spelling.
@@ -64,14 +70,12 @@ class Services:
                 return state
         return "none"
 
-    def record(self, edits: Sequence[EditRow]) -> None:
-        """Journal the edits of one call. Those of one author within two minutes of each other are one turn."""
-        turns: dict[tuple[str, str], str] = {}
-        for edit in edits:
-            if edit.turn is None:
-                key = (edit.notebook, edit.author)
-                edit.turn = turns[key] = turns.get(key) or self.journal.turn_of(*key)
-        self.journal.add_edits(edits)
+    def edit(self, path: str, author: str) -> AbstractAsyncContextManager[Edit]:
+        """Change a notebook and journal the change, both or neither: `async with services.edit(...) as edit: ...`
+
+        See `execution.edit.journaled_edit`.
+        """
+        return journaled_edit(self.contents, self.journal, path, author)
 
     async def drain(self, seconds: float) -> None:
         """Let running executions finish within `seconds`."""
@@ -83,28 +87,41 @@ async def open_services(
     settings: Settings, *, contents: Contents | None = None, kernels: Kernels | None = None
 ) -> AsyncIterator[Services]:
     """Open backends and journal, take over what an earlier server left, and close all of it in order."""
-    async with AsyncExitStack() as stack:
-        journal = stack.enter_context(open_journal(settings.state_dir / "journal.sqlite3"))
-        opened_contents: Contents = contents or _backend("contents", settings.contents, settings)
-        await stack.enter_async_context(opened_contents)
-        opened_kernels: Kernels = kernels or _backend("kernels", settings.kernels, settings)
-        await stack.enter_async_context(opened_kernels)
-        group = await stack.enter_async_context(anyio.create_task_group())
-        tasks = Tasks(group)
-        events = Events()
-        tasks.start_soon(_tell_changes, opened_contents.changes(), events)
-        sessions = Sessions(opened_kernels, journal, events, tasks, settings.kernel_name)
-        executions = Executions(opened_contents, journal, events, tasks, settings.max_output_bytes or None)
-        services = Services(settings, opened_contents, opened_kernels, journal, events, sessions, executions)
-        if settings.notebook:
-            await _open_default(services, settings.notebook)
-        services.recovered = await recover(opened_contents, opened_kernels, journal, sessions, executions)
-        try:
-            yield services
-        finally:
-            with anyio.CancelScope(shield=True):
-                await _close(services)
-            group.cancel_scope.cancel()
+    try:
+        async with AsyncExitStack() as stack:
+            journal = stack.enter_context(open_journal(settings.state_dir / "journal.sqlite3"))
+            opened_contents: Contents = contents or _backend("contents", settings.contents, settings)
+            await stack.enter_async_context(opened_contents)
+            opened_kernels: Kernels = kernels or _backend("kernels", settings.kernels, settings)
+            await stack.enter_async_context(opened_kernels)
+            group = await stack.enter_async_context(anyio.create_task_group())
+            tasks = Tasks(group)
+            events = Events()
+            tasks.start_soon(_tell_changes, opened_contents.changes(), events)
+            sessions = Sessions(opened_kernels, journal, events, tasks, settings.kernel_name)
+            executions = Executions(opened_contents, journal, events, tasks, settings.max_output_bytes or None)
+            services = Services(settings, opened_contents, opened_kernels, journal, events, sessions, executions)
+            try:
+                if settings.notebook:
+                    await _open_default(services, settings.notebook)
+                await recover(opened_contents, opened_kernels, journal, sessions, executions)
+            except BaseException:
+                # Kernels that an earlier server left are as they were: a start that fails takes nothing from anybody.
+                with anyio.CancelScope(shield=True):
+                    await opened_kernels.release()
+                raise
+            tasks.start_soon(_keep_small, journal, settings)
+            try:
+                yield services
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await _close(services)
+                group.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        # The task group wraps what ends it: whoever starts a server is told the one thing that matters.
+        if len(group.exceptions) == 1 and isinstance(group.exceptions[0], JupyterMcpError):
+            raise group.exceptions[0] from None
+        raise
 
 
 async def _tell_changes(changes: AsyncIterator[str], events: Events) -> None:
@@ -130,12 +147,27 @@ async def _close(services: Services) -> None:
     if services.settings.keep_kernels or has_attached(services.settings):
         await services.kernels.release()
     else:
-        services.executions.abandon("The server was stopped while this cell ran, and its kernel with it.")
+        await services.executions.abandon("The server was stopped while this cell ran, and its kernel with it.")
         services.sessions.stop()
+    await services.executions.settle()
     try:
         await services.contents.flush()
     except JupyterMcpError as error:
         services.events.publish("notebook.unwritten", error=str(error))
+
+
+async def _keep_small(journal: Journal, settings: Settings) -> None:
+    """Prune the journal while it grows, and now and then."""
+    pause = FIRST_PRUNE_SECONDS
+    while True:
+        with anyio.move_on_after(pause):
+            await journal.growth()
+        pause = PRUNE_SECONDS
+        try:
+            await journal.checkpoint()
+            await journal.prune(max_age_days=settings.journal_days, max_bytes=settings.journal_megabytes * 2**20)
+        except Unavailable as error:
+            logger.warning("%s", error)
 
 
 def _backend(port: str, name: str, settings: Settings) -> Any:

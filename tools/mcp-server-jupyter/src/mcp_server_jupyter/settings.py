@@ -67,6 +67,8 @@ class Settings:
         (), "More Origins to accept (comma separated) from browsers.", group="HTTP"
     )
     state_dir: Path = _setting(_state_dir, "Journal, token and the records of running kernels.", group="Server")
+    journal_days: float = _setting(30.0, "Days the journal remembers executions and edits.", group="Server")
+    journal_megabytes: int = _setting(512, "Megabytes the journal may hold; the oldest goes first.", group="Server")
     log_level: LogLevel = _setting("info", "How much goes to stderr.", group="Server")
     log_json: bool = _setting(False, "Log one JSON object a line.", group="Server")
     max_chars: int = _setting(

@@ -241,20 +241,6 @@ async def test_interrupting_a_cell_that_waits_for_input_says_that_it_has_stopped
     assert told.data["status"] == "interrupted"
 
 
-async def test_input_that_cannot_be_written_down_can_be_sent_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    answer = await desk.call("append_execute_code_cell", cell_source="input('name? ')")
-    identity = answer.data["execution_id"]
-
-    def fail(*_: object, **__: object) -> None:
-        raise Unavailable("The disk is full.")
-
-    with monkeypatch.context() as full:
-        full.setattr(Journal, "update_execution", fail)
-        with pytest.raises(Unavailable):
-            await desk.call("send_input", execution_id=identity, text="Ann")
-    assert "Ann" in (await desk.call("send_input", execution_id=identity, text="Ann")).text
-
-
 async def test_input_asked_for_by_a_cell_is_answered_through_the_next_server(tmp_path: Path) -> None:
     settings = settings_of(tmp_path, kernels="local", keep_kernels=True)
     async with open_desk(settings) as desk:

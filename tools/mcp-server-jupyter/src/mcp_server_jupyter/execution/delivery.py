@@ -6,36 +6,44 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from ..errors import JupyterMcpError, NotFound
+from ..errors import Conflict, JupyterMcpError, NotFound
 from ..events import Events
-from ..journal import Journal
 from ..notebooks import find_cell, set_outputs
 from ..outputs.reducer import Update
 from ..ports import Contents
+from ..tasks import Tasks
 from .execution import Execution
 from .recent import Recent
+from .record import Record
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 FIRST_FLUSH_SECONDS = 0.02
 FLUSH_SECONDS = 0.1
+PLACE_SECONDS = 0.25
+_RETRY_SECONDS = 1.0
+_RETRY_MOST_SECONDS = 30.0
 NO_CODE_CELL = "The cell is no code cell any more; its outputs are kept with the execution."
 
 
 class Delivery:
-    """Writes executions' outputs into their cells.
+    """Writes executions' outputs into their cells, and tells the journal what has reached the file.
 
     Attributes:
         failing: notebooks whose outputs could not be written when that was tried last.
     """
 
-    def __init__(self, contents: Contents, journal: Journal, events: Events, recent: Recent) -> None:
+    def __init__(self, contents: Contents, record: Record, events: Events, tasks: Tasks, recent: Recent) -> None:
         self.failing: set[str] = set()
         self._contents = contents
-        self._journal = journal
+        self._record = record
         self._events = events
+        self._tasks = tasks
         self._recent = recent
+        self._unplaced: dict[str, Execution] = {}
+        self._unshown: set[str] = set()
+        self._unconfirmed: dict[str, dict[str, Execution]] = {}
 
     async def stream(self, execution: Execution, scope: anyio.CancelScope) -> None:
         """Bring a running cell's outputs into the notebook: soon, then at most ten times a second."""
@@ -46,6 +54,8 @@ class Delivery:
                 written = execution.version
                 self._events.publish("execution.output", **execution.event())
                 with anyio.CancelScope(shield=True):
+                    if execution.cell_id is not None:
+                        self._record.streamed(execution, execution.outputs(), execution.reducer.execution_count)
                     await self.write(execution)
                 await anyio.sleep(FLUSH_SECONDS)
                 await execution.news(written)
@@ -60,6 +70,7 @@ class Delivery:
         if path is None or (execution.cell_id is None and not updates):
             return False
         shown: dict[Execution, NotebookNode] = {}
+        self._unshown.discard(execution.id)
         try:
             async with self._contents.edit(path, durable=False) as notebook:
                 if execution.cell_id is not None:
@@ -75,7 +86,9 @@ class Delivery:
                 execution.add_note("The cell was deleted while it ran; its outputs are kept with the execution only.")
         except JupyterMcpError as error:
             # Whatever it is, the execution itself is done and must be told.
-            execution.add_note(f"The outputs are not in the notebook: {error.message}")
+            if execution.notebook is not None:
+                self._unshown.add(execution.id)
+            _warn(execution, error)
         else:
             for each, cell in shown.items():
                 each.written = cell.outputs, cell.execution_count
@@ -100,18 +113,105 @@ class Delivery:
             if owner.reducer.apply_updates(updates):
                 shown[owner] = _show(notebook, index, owner)
 
+    # ------------------------------------------------------------------ what has reached the file
+
+    async def finish(self, execution: Execution) -> None:
+        """Put the last outputs into the cell, say so if they cannot get to the disk, and see to it that they do."""
+        await self.write(execution)
+        if execution.notebook is None:
+            return
+        if execution.id not in self._unshown:
+            try:
+                await self._contents.check(execution.notebook)
+            except NotFound:
+                pass
+            except JupyterMcpError as error:
+                self.failing.add(execution.notebook)
+                _warn(execution, error)
+        self._tasks.start_soon(self.confirm, execution)
+
     async def confirm(self, execution: Execution) -> None:
-        """Note in the journal that the outputs have reached the disk."""
+        """Note in the journal that the outputs have reached the disk, however long it takes. One a notebook."""
         notebook = execution.notebook or ""
+        waiting = self._unconfirmed.setdefault(notebook, {})
+        waiting[execution.id] = execution
+        if len(waiting) > 1:
+            return
+        pause = _RETRY_SECONDS
+        while waiting:
+            if await self._deliver(notebook):
+                pause = _RETRY_SECONDS
+            else:
+                await anyio.sleep(pause)
+                pause = min(2 * pause, _RETRY_MOST_SECONDS)
+        self._unconfirmed.pop(notebook, None)
+
+    async def _deliver(self, notebook: str, *, urgent: bool = False) -> bool:
+        """Wait until a notebook is on disk, and write that down of what was waiting for it; False if it is not."""
+        waiting = self._unconfirmed.get(notebook, {})
+        batch = list(waiting.values())
+        for execution in batch:
+            if execution.id in self._unshown:
+                await self.write(execution, late=True)
+                if execution.id in self._unshown:
+                    return False
         try:
-            await self._contents.flush(execution.notebook, urgent=False)
+            await self._flush(notebook, urgent=urgent)
         except JupyterMcpError as error:
             self.failing.add(notebook)
-            execution.add_note(f"The notebook could not be written: {error.message}")
-            self._journal.update_execution(execution.id, events_lost=execution.note)
-            return
+            for execution in batch:
+                _warn(execution, error)
+            return False
         self.failing.discard(notebook)
-        self._journal.update_execution(execution.id, on_disk=True)
+        if not self._record.delivered(batch):
+            return False
+        for execution in batch:
+            waiting.pop(execution.id, None)
+            execution.warnings.pop("notebook", None)
+        return True
+
+    async def _flush(self, notebook: str, *, urgent: bool = False) -> None:
+        """Wait until a notebook is on disk. What `flush` tells of earlier changes is told once, and is over then."""
+        try:
+            await self._contents.flush(notebook, urgent=urgent)
+        except (Conflict, NotFound) as error:
+            self._events.publish("notebook.unwritten", notebook=notebook, error=str(error))
+            await self._contents.flush(notebook, urgent=urgent)
+
+    def place_soon(self, execution: Execution) -> None:
+        """Note in the journal that the cell made for an execution is in the file, unless it is done before that."""
+        self._unplaced[execution.id] = execution
+        if len(self._unplaced) == 1:
+            self._tasks.start_soon(self._place)
+
+    async def _place(self) -> None:
+        pause = PLACE_SECONDS
+        while self._unplaced:
+            await anyio.sleep(pause)
+            pause = PLACE_SECONDS
+            running = [execution for execution in self._unplaced.values() if not execution.finished]
+            self._unplaced = {execution.id: execution for execution in running}
+            for notebook in {execution.notebook for execution in running if execution.notebook is not None}:
+                there = [execution for execution in running if execution.notebook == notebook]
+                try:
+                    await self._flush(notebook)
+                except JupyterMcpError:
+                    pause = _RETRY_SECONDS
+                    continue
+                if self._record.placed(there):
+                    for execution in there:
+                        self._unplaced.pop(execution.id, None)
+
+    async def settle(self) -> None:
+        """Bring what is under way to the disk now, once, before the server ends."""
+        for notebook in list(self._unconfirmed):
+            await self._deliver(notebook, urgent=True)
+
+
+def _warn(execution: Execution, error: JupyterMcpError) -> None:
+    execution.warnings["notebook"] = (
+        f"The outputs are not in the notebook's file: {error.message} They are kept, and written once that works."
+    )
 
 
 def _show(notebook: NotebookNode, index: int, execution: Execution) -> NotebookNode:

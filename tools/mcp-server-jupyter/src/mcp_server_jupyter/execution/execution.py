@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from uuid import uuid4
 
 import anyio
@@ -50,11 +50,14 @@ class Execution:
     input_request: Message | None = None
     note: str = ""
     """What the caller must be told besides the outputs: a cell deleted meanwhile, outputs lost in a gap."""
+    warnings: dict[Literal["journal", "notebook"], str] = field(default_factory=dict)
+    """What the caller must be told as long as it is so: that the journal or the file does not hold it."""
     interrupt_asked: bool = False
     superseded: bool = False
     """Its cell has been run again."""
     written: tuple[list[NotebookNode], int | None] | None = None
-    """The outputs and the count it last gave its cell: the cell is its own for as long as it has them."""
+    """The outputs and the count its cell had when it began, or it last gave it: the cell is its own while it has them.
+    """
     version: int = 0
     _changed: anyio.Event | None = None
     _flush: anyio.CancelScope | None = None

@@ -8,12 +8,12 @@ import anyio
 
 from ..errors import KernelDead
 from ..events import Events
-from ..journal import Journal
 from ..ports import Kernel
 from ..tasks import Tasks
 from .delivery import Delivery
 from .execution import Execution
 from .recent import Recent
+from .record import Record
 
 FIRST_SECONDS = 0.1
 PAUSE_SECONDS = 1.0
@@ -24,10 +24,10 @@ ELSEWHERE = "Output that came after the cell had changed is kept with the execut
 class LateOutput:
     """Listens to what kernels publish for requests that have ended."""
 
-    def __init__(self, recent: Recent, delivery: Delivery, journal: Journal, events: Events, tasks: Tasks) -> None:
+    def __init__(self, recent: Recent, delivery: Delivery, record: Record, events: Events, tasks: Tasks) -> None:
         self._recent = recent
         self._delivery = delivery
-        self._journal = journal
+        self._record = record
         self._events = events
         self._tasks = tasks
         self._listening: set[tuple[str, int]] = set()
@@ -74,13 +74,13 @@ class LateOutput:
 
     async def _deliver(self, execution: Execution) -> None:
         self._recent.done(execution)
+        if execution.written is not None:
+            # What the next server may find in the file, should this one not get to write what comes now.
+            self._record.streamed(execution, *execution.written)
         in_cell = await self._delivery.write(execution, late=True)
-        if execution.cell_id is None:
-            self._journal.update_execution(execution.id, outputs=execution.outputs())
-        elif in_cell:
-            self._journal.update_execution(execution.id, outputs=execution.outputs(), on_disk=False)
-            await self._delivery.confirm(execution)
-        else:
+        if execution.cell_id is not None and not in_cell:
             execution.add_note(ELSEWHERE)
-            self._journal.update_execution(execution.id, outputs=execution.outputs(), events_lost=execution.note)
+        await self._record.finished(execution, on_disk=not in_cell)
+        if in_cell:
+            await self._delivery.confirm(execution)
         self._events.publish("execution.output", **execution.event())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -14,13 +13,15 @@ import anyio
 
 from ..errors import InvalidRequest, JupyterMcpError, KernelDead
 from ..events import Events
-from ..journal import ExecutionRow, Journal, Status, new_execution_id
-from ..notebooks import insert_cell, new_cell, source_hash
+from ..journal import EditRow, ExecutionRow, Journal, new_execution_id
+from ..notebooks import insert_cell, new_cell, outputs_mark, source_hash
 from ..outputs import OutputReducer
 from ..ports import Contents
 from ..tasks import Tasks
+from .edit import journaled_edit
 from .execution import Batch, Execution
 from .recent import Recent
+from .record import Record
 from .runner import Runner, how_it_ended
 from .session import Session, require_alive
 
@@ -51,12 +52,13 @@ class Executions:
         self.max_output_bytes = max_output_bytes
         self._contents = contents
         self._journal = journal
+        self._record = Record(journal)
         self._events = events
         self._tasks = tasks
         self._recent = Recent()
         # Of the kernels that have something to do; an idle one has none.
         self._queues: dict[str, KernelQueue] = {}
-        self._runner = Runner(contents, journal, events, tasks, self._recent)
+        self._runner = Runner(contents, self._record, events, tasks, self._recent)
 
     # ------------------------------------------------------------------ what callers do
 
@@ -72,11 +74,13 @@ class Executions:
     ) -> Execution:
         """Queue code on a session's kernel, for a cell or for none. It is in the journal before it is sent.
 
+        Where that cannot be written, it runs all the same and its answers say so.
+
         Raises:
             KernelDead
         """
         execution = self._new(session, code, author, notebook, cell, batch)
-        self._journal.add_execution(self._row(execution, cell))
+        self._record.submitted(execution, self._row(execution, cell))
         self._enqueue(session, execution)
         return execution
 
@@ -88,13 +92,13 @@ class Executions:
         code: str,
         *,
         author: str,
-        record: Callable[[Execution, NotebookNode, int], None],
+        edit_row: Callable[[Execution, NotebookNode, int], EditRow],
     ) -> tuple[Execution, int]:
         """Put a new code cell before `cell_index` (-1: at the end) and queue it; its execution and its position.
 
         First the journal, so that a crash cannot lose the cell, then the notebook, then the kernel: where one refuses,
         the later ones are not asked and the earlier ones forget it. The file is written soon after (see
-        `Contents.edit`). `record(execution, cell, index)` journals the edit for undo.
+        `Contents.edit`). `edit_row(execution, cell, index)` is the edit's line in the journal, for undo.
 
         Raises:
             KernelDead, Conflict, NotFound, InvalidNotebook, InvalidRequest, Unavailable
@@ -102,22 +106,24 @@ class Executions:
         execution: Execution | None = None
         # A notebook that could not be written last time is to show first that it can be.
         durable = notebook in self._runner.delivery.failing
+        await self._contents.check(notebook)
         try:
-            async with self._contents.edit(notebook, durable=durable) as document:
-                index = insert_cell(document, cell_index, new_cell("code", code))
-                cell = document.cells[index]
+            async with journaled_edit(self._contents, self._journal, notebook, author, durable=durable) as edit:
+                index = insert_cell(edit.notebook, cell_index, new_cell("code", code))
+                cell = edit.notebook.cells[index]
                 execution = self._new(session, code, author, notebook, cell)
-                after = document.cells[index - 1]["id"] if index else None
+                after = edit.notebook.cells[index - 1]["id"] if index else None
                 self._journal.add_execution(self._row(execution, cell, after_cell_id=after, cell_index=index))
-                record(execution, cell, index)
+                edit.rows.append(edit_row(execution, cell, index))
         except BaseException:
             if execution is not None:
-                self._journal.withdraw(execution.id)
+                self._record.withdraw(execution)
             raise
         if session.id in self._queues:
             # Another one was faster while the notebook was written.
             execution.started_at = None
         self._enqueue(session, execution)
+        self._runner.delivery.place_soon(execution)
         return execution, index
 
     def _new(
@@ -142,6 +148,8 @@ class Executions:
             kernel_epoch=session.kernel.epoch,
             reducer=OutputReducer(max_bytes=self.max_output_bytes),
         )
+        if cell is not None:
+            execution.written = cell.outputs, cell.execution_count
         if session.id not in self._queues:
             # It is sent at once: one commit says so, where two would be written within a millisecond.
             execution.started_at = execution.queued_at
@@ -163,6 +171,7 @@ class Executions:
             queued_at=execution.queued_at,
             started_at=execution.started_at,
             source_hash=None if cell is None else source_hash(cell),
+            replaced=None if cell is None else outputs_mark(cell),
             turn=batch.id if batch is not None and batch.stop_on_error else None,
             **place,
         )
@@ -256,26 +265,28 @@ class Executions:
         request = execution.input_request
         if request is None:
             raise InvalidRequest(f"Execution {execution.id} does not wait for input; it is {execution.status}.")
-        self._runner.set_status(execution, "running", input_prompt=None)
+        execution.status = "running"
         execution.input_request = None
+        self._record.running(execution)
         await execution.kernel.send_input(text, request)
 
     async def resume(self, session: Session, execution: Execution) -> None:
         """Take up an execution that an earlier server sent (see `recovery.recover`)."""
         self._append(session, execution)
 
-    def abandon(self, reason: str) -> None:
-        """Write down that what still runs ends with the server."""
+    async def abandon(self, reason: str) -> None:
+        """Write down that what still runs ends with the server; a cell that is cut off says so itself."""
         for execution in self.active():
-            status: Status = "aborted" if execution.status == "queued" else "lost"
-            self._journal.update_execution(
-                execution.id,
-                status=status,
-                finished_at=time.time(),
-                outputs=execution.outputs(),
-                events_lost=reason,
-                on_disk=True,
-            )
+            if execution.status == "queued":
+                await self._runner.finish(execution, "aborted", reason)
+                continue
+            execution.reducer.add_error("ServerStopped", f"{reason} What it showed after this is missing.")
+            await self._runner.finish(execution, "lost", reason)
+
+    async def settle(self) -> None:
+        """Bring what has finished to the disk, before the server ends. What cannot be written is left to the next."""
+        await self._record.pay()
+        await self._runner.delivery.settle()
 
     async def drain(self, seconds: float) -> None:
         """Let what runs finish, for at most `seconds`."""

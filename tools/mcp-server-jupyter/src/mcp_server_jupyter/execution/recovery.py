@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from ..errors import JupyterMcpError, NotFound
 from ..journal import ExecutionRow, Journal
-from ..notebooks import find_cell, insert_cell, new_cell, node, set_outputs
+from ..notebooks import find_cell, insert_cell, new_cell, node, outputs_mark, set_outputs
 from ..outputs import OutputReducer
 from ..ports import Contents, Kernel, Kernels, Message
 from .execution import Batch, Execution
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
 async def recover(
     contents: Contents, kernels: Kernels, journal: Journal, sessions: Sessions, executions: Executions
-) -> str:
-    """Bring sessions, executions and notebooks to where the last server left them. Returns a sentence for the log."""
+) -> None:
+    """Bring sessions, executions and notebooks to where the last server left them."""
     adopted = {kernel.id: kernel for kernel in await kernels.adopt()}
     _rebind(adopted, journal, sessions)
     unfinished = journal.unfinished()
@@ -30,7 +31,6 @@ async def recover(
         await _restore_cell(contents, journal, row)
     for row in undelivered:
         await _deliver(contents, journal, row)
-    resumed = 0
     batches: dict[str, Batch] = {}
     for row in unfinished:
         if row.kernel_id in adopted and adopted[row.kernel_id].epoch == row.kernel_epoch:
@@ -38,12 +38,8 @@ async def recover(
             if row.turn is not None:
                 execution.batch = batches.setdefault(row.turn, Batch(stop_on_error=True, id=row.turn))
             await executions.resume(sessions.get(row.kernel_id), execution)
-            resumed += 1
         else:
             await _give_up(contents, journal, row)
-    if not (adopted or unfinished or undelivered):
-        return ""
-    return f"adopted {len(adopted)} kernel(s), took up {resumed} execution(s), gave up {len(unfinished) - resumed}"
 
 
 def _rebind(adopted: dict[str, Kernel], journal: Journal, sessions: Sessions) -> None:
@@ -84,20 +80,49 @@ def _asked(row: ExecutionRow) -> Message | None:
 
 
 async def _restore_cell(contents: Contents, journal: Journal, row: ExecutionRow) -> None:
-    """A cell made for this execution that had not reached the file when the server died."""
-    if row.notebook is None or row.cell_id is None or row.cell_index is None:
+    """Find the cell of an execution; one made for it that had not reached the file when the server died is put back."""
+    if row.notebook is None or row.cell_id is None:
         return
     try:
-        async with contents.edit(row.notebook) as notebook:
-            if any(cell.get("id") == row.cell_id for cell in notebook.cells):
-                return
-            cell = new_cell("code", row.code)
-            cell["id"] = row.cell_id
-            insert_cell(notebook, _position(notebook, row), cell)
+        cell_id = _find(await contents.read(row.notebook), row)
+        if cell_id is not None and cell_id != row.cell_id:
+            journal.found(row.id, cell_id)
+            row.cell_id = cell_id
+            return
+        if row.cell_index is None:
+            return
+        if cell_id is None and not _was_deleted(journal, row):
+            async with contents.edit(row.notebook) as notebook:
+                cell = new_cell("code", row.code)
+                cell["id"] = row.cell_id
+                insert_cell(notebook, _position(notebook, row), cell)
     except JupyterMcpError as error:
-        journal.update_execution(row.id, events_lost=f"The cell could not be put back: {error.message}")
+        journal.noted(row.id, f"The cell could not be put back: {error.message}")
         return
-    journal.update_execution(row.id, cell_index=None)
+    journal.placed([row.id])
+
+
+def _find(notebook: NotebookNode, row: ExecutionRow) -> str | None:
+    """The id of the execution's cell now.
+
+    Formats below 4.5 keep no ids in the file, so each server makes up its own: the cell is known by its source and its
+    place, which a person may have moved down, not up, by what they put above it.
+    """
+    if any(cell.get("id") == row.cell_id for cell in notebook.cells):
+        return row.cell_id
+    if notebook.get("nbformat_minor", 5) >= 5:
+        return None
+    same = [index for index, cell in enumerate(notebook.cells) if cell.cell_type == "code" and cell.source == row.code]
+    if row.cell_index is not None:
+        same = [index for index in same if index >= (row.cell_index or 0)]
+    elif len(same) > 1:
+        return None
+    return str(notebook.cells[same[0]]["id"]) if same else None
+
+
+def _was_deleted(journal: Journal, row: ExecutionRow) -> bool:
+    last = journal.last_change(row.notebook or "", row.cell_id or "", ("insert", "delete"))
+    return last is not None and last[0] == "delete"
 
 
 def _position(notebook: NotebookNode, row: ExecutionRow) -> int:
@@ -108,42 +133,73 @@ def _position(notebook: NotebookNode, row: ExecutionRow) -> int:
 
 
 async def _deliver(contents: Contents, journal: Journal, row: ExecutionRow) -> None:
-    """Outputs that were answered but had not reached the file."""
-    if row.notebook is not None and row.cell_id is not None and row.outputs is not None:
+    """Outputs that were answered but had not reached the file, unless the cell shows something newer."""
+    stored = await journal.recall(row.id)
+    if row.notebook is not None and row.cell_id is not None and stored is not None and stored.outputs is not None:
         try:
-            async with contents.edit(row.notebook) as notebook:
-                index = find_cell(notebook, cell_id=row.cell_id)
-                set_outputs(notebook, index, [node(output) for output in row.outputs], row.execution_count)
+            if _owns(await contents.read(row.notebook), journal, row):
+                async with contents.edit(row.notebook) as notebook:
+                    if _owns(notebook, journal, row):
+                        index = find_cell(notebook, cell_id=row.cell_id)
+                        set_outputs(notebook, index, [node(output) for output in stored.outputs], row.execution_count)
         except NotFound:
             pass
         except JupyterMcpError as error:
-            journal.update_execution(row.id, events_lost=f"The outputs could not be written: {error.message}")
+            journal.noted(row.id, f"The outputs could not be written: {error.message}")
             return
-    journal.update_execution(row.id, on_disk=True)
+    journal.delivered([row.id])
+
+
+def _owns(notebook: NotebookNode, journal: Journal, row: ExecutionRow) -> bool:
+    """Whether the cell still shows what this execution replaced or streamed.
+
+    It does not when it ran again, was cleared, or when a person or another program gave it other outputs.
+
+    Raises:
+        NotFound: the cell is gone.
+    """
+    cell = notebook.cells[find_cell(notebook, cell_id=row.cell_id)]
+    if cell.cell_type != "code" or not journal.is_newest(row):
+        return False
+    cleared = journal.last_change(row.notebook or "", row.cell_id or "", ("outputs",))
+    if cleared is not None and cleared[1] > (row.finished_at or row.started_at or row.queued_at):
+        return False
+    if row.replaced is None:
+        return not cell.outputs
+    return outputs_mark(cell) in (row.replaced, *(row.streamed or "").split())
 
 
 async def _give_up(contents: Contents, journal: Journal, row: ExecutionRow) -> None:
     """Its kernel is gone: say so in the journal and, after what the cell had shown, in the cell."""
     if row.status == "queued":
         note = "Not run: its kernel ended while the server was away."
-        journal.update_execution(row.id, status="aborted", events_lost=note, on_disk=True)
+        await journal.finished(row.id, "aborted", at=time.time(), outputs=[], note=note, on_disk=True)
         return
     note = "The kernel ended while the server was away; what the cell showed after the server stopped is lost."
     reducer = OutputReducer()
     reducer.add_error("KernelDead", note)
-    outputs = [*await _shown(contents, row), *reducer.outputs()]
-    journal.update_execution(row.id, status="lost", outputs=outputs, events_lost=note)
-    stored = journal.execution(row.id)
-    if stored is not None:
-        await _deliver(contents, journal, stored)
+    shown, count = await _shown(contents, journal, row)
+    row.execution_count = row.execution_count if count is None else count
+    await journal.finished(
+        row.id,
+        "lost",
+        at=time.time(),
+        outputs=[*shown, *reducer.outputs()],
+        execution_count=row.execution_count,
+        note=note,
+    )
+    await _deliver(contents, journal, row)
 
 
-async def _shown(contents: Contents, row: ExecutionRow) -> list[NotebookNode]:
-    """The outputs that had reached the notebook."""
+async def _shown(contents: Contents, journal: Journal, row: ExecutionRow) -> tuple[list[NotebookNode], int | None]:
+    """The outputs of this execution that had reached the notebook, and its count."""
     if row.notebook is None or row.cell_id is None:
-        return []
+        return [], None
     try:
         notebook = await contents.read(row.notebook)
-        return list(notebook.cells[find_cell(notebook, cell_id=row.cell_id)].get("outputs", []))
+        cell = notebook.cells[find_cell(notebook, cell_id=row.cell_id)]
+        if not _owns(notebook, journal, row) or outputs_mark(cell) == row.replaced:
+            return [], None
+        return list(cell.get("outputs", [])), cell.get("execution_count")
     except JupyterMcpError:
-        return []
+        return [], None

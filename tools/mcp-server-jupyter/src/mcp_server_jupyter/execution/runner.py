@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from typing import Any
 
 import anyio
 
 from ..errors import KernelDead
 from ..events import Events
-from ..journal import Journal, Status
+from ..journal import Status
 from ..ports import Contents, Message
 from ..tasks import Tasks
 from .delivery import Delivery
 from .execution import Execution
 from .late import LateOutput
 from .recent import Recent
+from .record import Record
 from .session import Session, describe
 
 
 class Runner:
     """Runs executions, whose turn it is, one call each. The journal, the notebook and listeners are told."""
 
-    def __init__(self, contents: Contents, journal: Journal, events: Events, tasks: Tasks, recent: Recent) -> None:
-        self.delivery = Delivery(contents, journal, events, recent)
-        self._late = LateOutput(recent, self.delivery, journal, events, tasks)
-        self._journal = journal
+    def __init__(self, contents: Contents, record: Record, events: Events, tasks: Tasks, recent: Recent) -> None:
+        self.delivery = Delivery(contents, record, events, tasks, recent)
+        self._late = LateOutput(recent, self.delivery, record, events, tasks)
+        self._record = record
         self._events = events
         self._tasks = tasks
         self._recent = recent
@@ -41,8 +41,8 @@ class Runner:
         if execution.started_at is None or execution.kernel_epoch != kernel.epoch:
             execution.started_at = time.time()
             execution.kernel_epoch = kernel.epoch
-            started = {"started_at": execution.started_at, "kernel_epoch": kernel.epoch}
-            self.set_status(execution, "running", **started)
+            execution.status = "running"
+            self._record.started(execution)
         self.publish("started", execution)
         try:
             if not resumed or not await self._take_up(execution):
@@ -82,7 +82,8 @@ class Runner:
             some = True
             if message.msg_type == "input_request":
                 execution.input_request = message
-                self.set_status(execution, "waiting_input", input_prompt=execution.input_prompt)
+                execution.status = "waiting_input"
+                self._record.waiting_input(execution)
                 execution.changed()
             elif execution.reducer.feed(message):
                 execution.changed()
@@ -109,38 +110,22 @@ class Runner:
 
     # ------------------------------------------------------------------ journal, notebook, listeners
 
-    def set_status(self, execution: Execution, status: Status, **columns: Any) -> None:
-        """Change the status, in the journal first."""
-        self._journal.update_execution(execution.id, status=status, **columns)
-        execution.status = status
-
     async def finish(self, execution: Execution, status: Status, note: str = "") -> None:
         """It is done: in the journal, in its cell, for those who wait, and for listeners."""
+        if execution.finished:
+            return
         if note:
             execution.add_note(note)
         if execution.batch is not None and execution.batch.stop_on_error and status not in ("ok", "aborted"):
             execution.batch.failed = execution.batch.failed or execution
-        reducer = execution.reducer
         execution.finished_at = time.time()
         execution.input_request = None
-        self.set_status(
-            execution,
-            status,
-            finished_at=execution.finished_at,
-            execution_count=reducer.execution_count,
-            ename=reducer.ename,
-            evalue=reducer.evalue,
-            outputs=execution.outputs(),
-            input_prompt=None,
-            events_lost=execution.note or None,
-            on_disk=execution.notebook is None or status == "aborted",
-        )
+        execution.status = status
         if execution._flush is not None:
             execution._flush.cancel()
+        await self._record.finished(execution, on_disk=execution.notebook is None or status == "aborted")
         if status != "aborted":
-            await self.delivery.write(execution)
-            if execution.notebook is not None:
-                self._tasks.start_soon(self.delivery.confirm, execution)
+            await self.delivery.finish(execution)
         self._done(execution)
 
     def give_up(self, execution: Execution, why: str) -> None:

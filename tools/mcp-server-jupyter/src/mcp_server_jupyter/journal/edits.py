@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from .tables import Tables, nodes, packed, storable, text_again, unpacked
+import anyio.lowlevel
+
+from ..errors import Unavailable
+from .packing import INLINE_BYTES
+from .tables import Tables, nodes, storable, text_again
 
 EditKind = Literal["insert", "delete", "source", "type", "move", "outputs", "metadata", "create"]
 
@@ -28,7 +32,7 @@ class EditRow:
 
     notebook: str
     author: str
-    kind: str
+    kind: EditKind
     cell_id: str | None = None
     before: Any = None
     after: Any = None
@@ -65,24 +69,79 @@ _COLUMNS = tuple(name for name in EditRow.__dataclass_fields__ if name != "undoe
 _HEAD = tuple(EditHead.__dataclass_fields__)
 _SELECT = f"SELECT {', '.join(_COLUMNS)} FROM edits"
 _INSERT = f"INSERT INTO edits ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
-_CELLS = frozenset({"before", "after"})
+_CELLS = ("before", "after")
+_INLINE_ALL_BYTES = 4 * 2**20
+_INLINE_MANY_BYTES = 4096
+_BREATH = 64
 
 
 class Edits(Tables):
     """The journal's edits."""
 
-    def add_edits(self, edits: Sequence[EditRow]) -> list[int]:
-        """Write attributed edits down, all or none; their ids, which the rows get too."""
-        ids: list[int] = []
-        with self._transaction() as db:
-            for edit in edits:
-                cursor = db.execute(_INSERT, [_stored(name, getattr(edit, name)) for name in _COLUMNS])
-                ids.append(int(cursor.lastrowid or 0))
-                taken_back = [(edit.turn or edit.author, each) for each in edit.undoes]
-                db.executemany("UPDATE edits SET undone_by = ? WHERE id = ?", taken_back)
+    _withdrawn: tuple[EditRow, ...] = ()
+
+    async def add_edits(self, edits: Sequence[EditRow]) -> None:
+        """Write attributed edits down, all or none; the rows get their ids."""
+        if not edits:
+            return
+        cells: list[dict[str, bytes | None]] = []
+        blobs: list[int | None] = []
+        size = 0
+        try:
+            for number, edit in enumerate(edits, 1):
+                columns: dict[str, bytes | None] = {}
+                for name in _CELLS:
+                    # What goes into one transaction is bounded too.
+                    inline = INLINE_BYTES if size < _INLINE_ALL_BYTES else _INLINE_MANY_BYTES
+                    columns[name], blob = await self._stored(*_halves(getattr(edit, name)), inline=inline)
+                    size += len(columns[name] or b"")
+                    blobs.append(blob)
+                cells.append(columns)
+                if number % _BREATH == 0:
+                    await anyio.lowlevel.checkpoint()
+            ids = self._insert(edits, cells, blobs)
+        finally:
+            self._release_blobs(blobs)
+        self._grow(size)
         for edit, edit_id in zip(edits, ids, strict=True):
             edit.id = edit_id
+
+    def _insert(
+        self, edits: Sequence[EditRow], cells: Sequence[Mapping[str, bytes | None]], blobs: Sequence[int | None]
+    ) -> list[int]:
+        self._settle()
+        ids: list[int] = []
+        with self._transaction() as db:
+            for edit, columns in zip(edits, cells, strict=True):
+                values = [columns[name] if name in columns else storable(getattr(edit, name)) for name in _COLUMNS]
+                ids.append(int(db.execute(_INSERT, values).lastrowid or 0))
+                taken_back = [(edit.turn or edit.author, each) for each in edit.undoes]
+                db.executemany("UPDATE edits SET undone_by = ? WHERE id = ?", taken_back)
+            self._keep_blobs(db, blobs)
         return ids
+
+    def withdraw_edits(self, edits: Sequence[EditRow]) -> None:
+        """Take back rows whose change was not made after all, and what they say of the edits they undo.
+
+        Never raises: what cannot be written now is written before the next edit is, or is read.
+        """
+        self._withdrawn = (*self._withdrawn, *edits)
+        try:
+            self._settle()
+        except Unavailable:
+            return
+
+    def _settle(self) -> None:
+        if not self._withdrawn:
+            return
+        with self._transaction() as db:
+            for edit in self._withdrawn:
+                for name in _CELLS:
+                    self._drop_blobs(db, "edits", name, "id = ?", edit.id)
+                db.execute("DELETE FROM edits WHERE id = ?", (edit.id,))
+                marks = [(each,) for each in edit.undoes]
+                db.executemany("UPDATE edits SET undone_by = NULL WHERE id = ?", marks)
+        self._withdrawn = ()
 
     def edits(
         self,
@@ -95,17 +154,21 @@ class Edits(Tables):
         limit: int = 1000,
     ) -> list[EditRow]:
         """Edits, newest first."""
+        self._settle()
         given = {"notebook": notebook, "author": author, "execution_id": execution_id, "turn": turn}
         wanted = {name: value for name, value in given.items() if value is not None}
         clauses = [f"{name} = ?" for name in wanted] + ([] if include_undone else ["undone_by IS NULL"])
         where = f"WHERE {' AND '.join(clauses)} " if clauses else ""
         rows = self._query(f"{_SELECT} {where}ORDER BY id DESC LIMIT ?", *wanted.values(), limit)
-        return [_row(row) for row in rows]
+        return [self._edit(row) for row in rows]
 
     def turn_of(self, notebook: str, author: str) -> str:
         """The turn of an edit made now: that of the author's last one, or a new one when that is long ago or undid."""
+        self._settle()
         rows = self._query(
-            "SELECT at, turn FROM edits WHERE notebook = ? AND author = ? ORDER BY id DESC LIMIT 1", notebook, author
+            "SELECT at, turn FROM edits WHERE notebook = ? AND author = ? ORDER BY id DESC LIMIT 1",
+            notebook,
+            author,
         )
         for at, turn in rows:
             if turn and not turn.startswith((UNDO, REDO)) and abs(time.time() - at) < TURN_SECONDS:
@@ -114,6 +177,7 @@ class Edits(Tables):
 
     def last_turn(self, notebook: str, author: str) -> str | None:
         """An author's newest turn of which something can be undone; one that undid is none."""
+        self._settle()
         rows = self._query(
             "SELECT turn FROM edits WHERE notebook = ? AND author = ? AND undone_by IS NULL "
             f"AND turn NOT LIKE '{UNDO}%' ORDER BY id DESC LIMIT 1",
@@ -126,20 +190,22 @@ class Edits(Tables):
         self, notebook: str, *, author: str | None = None, turn: str | None = None, execution_id: str | None = None
     ) -> list[EditHead]:
         """All edits of an author, a turn or an execution that were not taken back, newest first."""
+        self._settle()
         given = {"notebook": notebook, "author": author, "turn": turn, "execution_id": execution_id}
         wanted = {name: value for name, value in given.items() if value is not None}
         where = " AND ".join([f"{name} = ?" for name in wanted] + ["undone_by IS NULL"])
         rows = self._query(f"SELECT {', '.join(_HEAD)} FROM edits WHERE {where} ORDER BY id DESC", *wanted.values())
         return [EditHead(*map(text_again, row)) for row in rows]
 
-    def cells_of_edit(self, edit_id: int) -> tuple[Any, Any]:
+    async def cells_of_edit(self, edit_id: int) -> tuple[Any, Any]:
         """What an edit's cell was before and after it, as plain JSON values; None where there was no cell."""
         for before, after in self._query("SELECT before, after FROM edits WHERE id = ?", edit_id):
-            return unpacked(before), unpacked(after)
+            return _cell(await self._lines_apart(before)), _cell(await self._lines_apart(after))
         return None, None
 
     def editors(self, notebook: str) -> dict[str, int]:
         """Who has edits in a notebook that can be undone, the latest first, and how many."""
+        self._settle()
         rows = self._query(
             "SELECT author, count(*) FROM edits WHERE notebook = ? AND undone_by IS NULL "
             f"AND turn NOT LIKE '{UNDO}%' GROUP BY author ORDER BY max(id) DESC",
@@ -147,13 +213,35 @@ class Edits(Tables):
         )
         return {text_again(author): int(count) for author, count in rows}
 
+    def last_change(self, notebook: str, cell_id: str, kinds: Sequence[EditKind]) -> tuple[EditKind, float] | None:
+        """The newest edit of one of these kinds of a cell, and its time."""
+        self._settle()
+        rows = self._query(
+            f"SELECT kind, at FROM edits WHERE notebook = ? AND cell_id = ? AND kind IN ({', '.join('?' * len(kinds))})"
+            " ORDER BY id DESC LIMIT 1",
+            notebook,
+            cell_id,
+            *kinds,
+        )
+        return rows[0] if rows else None
 
-def _stored(name: str, value: Any) -> Any:
-    return packed(value) if name in _CELLS else storable(value)
+    def _edit(self, row: Sequence[Any]) -> EditRow:
+        values = dict(zip(_COLUMNS, row, strict=True))
+        for name in _CELLS:
+            values[name] = nodes(_cell(self._lines(values[name])))
+        return EditRow(**{name: text_again(value) for name, value in values.items()})
 
 
-def _row(row: Sequence[Any]) -> EditRow:
-    values = dict(zip(_COLUMNS, row, strict=True))
-    for name in _CELLS:
-        values[name] = nodes(unpacked(values[name]))
-    return EditRow(**{name: text_again(value) for name, value in values.items()})
+def _cell(lines: Sequence[Any] | None) -> Any:
+    """A cell from what its column holds: itself, then its outputs."""
+    if lines is None:
+        return None
+    cell, *outputs = lines
+    return {**cell, "outputs": outputs} if isinstance(cell, Mapping) and "outputs" in cell else cell
+
+
+def _halves(cell: Any) -> tuple[Any, Sequence[Any] | None]:
+    """A cell without its outputs, then these, which may be big."""
+    if not isinstance(cell, Mapping) or "outputs" not in cell:
+        return cell, None if cell is None else []
+    return {**cell, "outputs": None}, cell["outputs"]

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..ports import Message
-from .tables import Tables, nodes, packed, storable, text_again, unpacked
+from .packing import packed, unpacked
+from .tables import Tables, nodes, storable, text_again
 
 Status = Literal["queued", "running", "waiting_input", "ok", "error", "interrupted", "aborted", "died", "lost"]
 
@@ -25,7 +26,12 @@ def new_execution_id() -> str:
 
 @dataclass(slots=True)
 class ExecutionRow:
-    """One execution. Times are unix seconds. `cell_index` and `after_cell_id` say where a new cell belongs."""
+    """One execution. Times are unix seconds. `cell_index` and `after_cell_id` say where a new cell belongs.
+
+    `cell_index` is None once the cell is known to be in the file, or when it was there before. `replaced` and
+    `streamed` are marks (`notebooks.outputs_mark`) of what the cell showed before the execution and of what was
+    streamed into it: outputs are delivered late only over these.
+    """
 
     id: str
     kernel_id: str
@@ -50,6 +56,8 @@ class ExecutionRow:
     outputs: list[Any] | None = None
     events_lost: str | None = None
     on_disk: bool = False
+    replaced: str | None = None
+    streamed: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +74,21 @@ class LastRun:
 
 
 _COLUMNS = tuple(ExecutionRow.__dataclass_fields__)
+_OUTPUTS = _COLUMNS.index("outputs")
 _SELECT = f"SELECT {', '.join(_COLUMNS)} FROM executions"
+_SELECT_BARE = _SELECT.replace(" outputs,", " NULL AS outputs,")
 _INSERT = f"INSERT INTO executions ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
 _UNFINISHED = "('queued', 'running', 'waiting_input')"
+_STREAMED_CHARACTERS = 1024
 
 
 class Executions(Tables):
     """The journal's executions and the messages of those that run."""
 
     def add_execution(self, row: ExecutionRow) -> None:
-        """Write an execution down, before it is sent."""
-        values = [_stored(name, getattr(row, name)) for name in _COLUMNS]
+        """Write an execution down, before it is sent. Its outputs come with `finished`."""
+        values = [storable(getattr(row, name)) for name in _COLUMNS]
+        values[_OUTPUTS] = None
         with self._transaction() as db:
             db.execute(_INSERT, values)
 
@@ -84,35 +96,123 @@ class Executions(Tables):
         """Forget an execution that was not sent after all."""
         with self._transaction() as db:
             db.execute("DELETE FROM executions WHERE id = ?", (execution_id,))
-            db.execute("DELETE FROM edits WHERE execution_id = ?", (execution_id,))
 
-    def update_execution(self, execution_id: str, /, **columns: Any) -> None:
-        """Change columns of `ExecutionRow`. A status of `FINISHED` removes the recorded events.
+    def started(self, execution_id: str, *, at: float, epoch: int) -> None:
+        """It has left the queue, for the kernel's process of `epoch`."""
+        self._update(execution_id, "status = 'running', started_at = ?, kernel_epoch = ?", at, epoch)
 
-        Raises:
-            TypeError: an unknown column, or `id`.
+    def waiting_input(self, execution_id: str, prompt: str | None) -> None:
+        """It asks for a line of input."""
+        self._update(execution_id, "status = 'waiting_input', input_prompt = ?", storable(prompt))
+
+    def running(self, execution_id: str) -> None:
+        """Its question was answered."""
+        self._update(execution_id, "status = 'running', input_prompt = NULL")
+
+    async def finished(
+        self,
+        execution_id: str,
+        status: Status,
+        *,
+        at: float,
+        outputs: Sequence[Any],
+        execution_count: int | None = None,
+        ename: str | None = None,
+        evalue: str | None = None,
+        note: str = "",
+        on_disk: bool = False,
+    ) -> None:
+        """What it came to. Its recorded events go.
+
+        Args:
+            on_disk: nothing of it is waited for in a file.
         """
-        unknown = set(columns) - set(_COLUMNS[1:])
-        if unknown or not columns:
-            raise TypeError(f"no columns of an execution: {sorted(unknown)}")
-        names = ", ".join(f"{name} = ?" for name in columns)
-        values = [_stored(name, value) for name, value in columns.items()]
-        with self._transaction() as db:
-            db.execute(f"UPDATE executions SET {names} WHERE id = ?", (*values, execution_id))
-            if columns.get("status") in FINISHED:
+        stored, blob = await self._stored(None, outputs)
+        try:
+            with self._transaction() as db:
+                self._drop_blobs(db, "executions", "outputs", "id = ?", execution_id)
+                db.execute(
+                    "UPDATE executions SET status = ?, finished_at = ?, outputs = ?, execution_count = ?, ename = ?,"
+                    " evalue = ?, events_lost = ?, on_disk = ?, input_prompt = NULL WHERE id = ?",
+                    (
+                        status,
+                        at,
+                        stored,
+                        execution_count,
+                        storable(ename),
+                        storable(evalue),
+                        storable(note) or None,
+                        on_disk,
+                        execution_id,
+                    ),
+                )
+                self._keep_blobs(db, [blob])
                 db.execute("DELETE FROM output_events WHERE execution_id = ?", (execution_id,))
+        finally:
+            self._release_blobs([blob])
+        self._grow(len(stored or b""))
+
+    def delivered(self, execution_ids: Sequence[str]) -> None:
+        """Their cells and outputs are in the file, or will never be asked for there."""
+        with self._transaction() as db:
+            db.executemany(
+                "UPDATE executions SET on_disk = 1, cell_index = NULL WHERE id = ?", [(each,) for each in execution_ids]
+            )
+
+    def placed(self, execution_ids: Sequence[str]) -> None:
+        """The cells that were made for them are in the file: whoever deletes one now means it."""
+        with self._transaction() as db:
+            db.executemany("UPDATE executions SET cell_index = NULL WHERE id = ?", [(each,) for each in execution_ids])
+
+    def streamed(self, execution_id: str, mark: str) -> None:
+        """Outputs of this mark are about to be put into the cell while it runs."""
+        self._update(
+            execution_id, f"streamed = substr(coalesce(streamed, '') || ?, -{_STREAMED_CHARACTERS})", f"{mark} "
+        )
+
+    def found(self, execution_id: str, cell_id: str) -> None:
+        """Its cell has another id now: formats below 4.5 keep none in the file."""
+        self._update(execution_id, "cell_id = ?, cell_index = NULL", cell_id)
+
+    def noted(self, execution_id: str, note: str) -> None:
+        """What must be told of it besides its outputs."""
+        self._update(execution_id, "events_lost = ?", storable(note))
+
+    def _update(self, execution_id: str, assignments: str, *values: Any) -> None:
+        with self._transaction() as db:
+            db.execute(f"UPDATE executions SET {assignments} WHERE id = ?", (*values, execution_id))
+
+    # ------------------------------------------------------------------ reading
 
     def execution(self, execution_id: str) -> ExecutionRow | None:
-        """One execution by its id."""
-        return next(iter(self._executions("WHERE id = ?", execution_id)), None)
+        """One execution by its id, with its outputs. `recall` does the same without holding up the loop."""
+        for row in self._query(f"{_SELECT} WHERE id = ?", execution_id):
+            return _row(row, self._lines(row[_OUTPUTS]))
+        return None
+
+    async def recall(self, execution_id: str) -> ExecutionRow | None:
+        """One execution by its id, with its outputs."""
+        for row in self._query(f"{_SELECT} WHERE id = ?", execution_id):
+            return _row(row, await self._lines_apart(row[_OUTPUTS]))
+        return None
 
     def unfinished(self) -> list[ExecutionRow]:
         """Executions queued, running or waiting for input when they were last written, oldest first."""
-        return self._executions(f"WHERE status IN {_UNFINISHED} ORDER BY id")
+        return self._bare(f"WHERE status IN {_UNFINISHED} ORDER BY id")
 
     def undelivered(self) -> list[ExecutionRow]:
-        """Finished executions whose outputs have not reached the notebook's file, oldest first."""
-        return self._executions(f"WHERE on_disk = 0 AND status NOT IN {_UNFINISHED} ORDER BY id")
+        """Finished executions whose outputs have not reached the file, oldest first; the outputs are left out."""
+        return self._bare(f"WHERE on_disk = 0 AND status NOT IN {_UNFINISHED} ORDER BY id")
+
+    def is_newest(self, row: ExecutionRow) -> bool:
+        """Whether no later execution of the same cell was at least started."""
+        return not self._query(
+            "SELECT 1 FROM executions WHERE notebook = ? AND cell_id = ? AND id > ?"
+            " AND status NOT IN ('queued', 'aborted') LIMIT 1",
+            row.notebook,
+            row.cell_id,
+            row.id,
+        )
 
     def last_runs(self, notebook: str) -> dict[str, LastRun]:
         """By cell id, the last execution of each cell that was at least started."""
@@ -124,8 +224,10 @@ class Executions(Tables):
         )
         return {row[0]: LastRun(*row[1:]) for row in rows}
 
-    def _executions(self, clause: str, *values: Any) -> list[ExecutionRow]:
-        return [_row(row) for row in self._query(f"{_SELECT} {clause}", *values)]
+    def _bare(self, clause: str, *values: Any) -> list[ExecutionRow]:
+        return [_row(row, None) for row in self._query(f"{_SELECT_BARE} {clause}", *values)]
+
+    # ------------------------------------------------------------------ events
 
     def append_events(self, execution_id: str, messages: Sequence[Message]) -> None:
         """Keep a batch of messages of a running execution; binary buffers are left out."""
@@ -155,12 +257,7 @@ class Executions(Tables):
         return [Message(**event) for (stored,) in rows for event in unpacked(stored)]
 
 
-def _stored(name: str, value: Any) -> Any:
-    return packed(value) if name == "outputs" else storable(value)
-
-
-def _row(row: Sequence[Any]) -> ExecutionRow:
-    values = dict(zip(_COLUMNS, row, strict=True))
-    values["outputs"] = nodes(unpacked(values["outputs"]))
+def _row(row: Sequence[Any], outputs: list[Any] | None) -> ExecutionRow:
+    values = {name: text_again(value) for name, value in zip(_COLUMNS, row, strict=True) if name != "outputs"}
     values["on_disk"] = bool(values["on_disk"])
-    return ExecutionRow(**{name: text_again(value) for name, value in values.items()})
+    return ExecutionRow(**values, outputs=nodes(outputs))

@@ -2,44 +2,94 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
+
+import anyio.lowlevel
+import anyio.to_thread
 
 from .schema import DROPPABLE
 from .tables import Tables
 
+_SLICE_ROWS = 32
+_SLICE_PARTS = 4
+_SLICE_PAGES = 256
+
 
 class Retention(Tables):
-    """Forgetting by age and by size."""
+    """Forgetting by age and by size, in slices of some milliseconds."""
 
-    def prune(self, *, max_age_days: float = 30, max_bytes: int = 512 * 2**20) -> None:
+    async def prune(self, *, max_age_days: float, max_bytes: int) -> None:
         """Forget what is old, then what is oldest until the file holds at most `max_bytes`.
 
         Executions that are not finished or not delivered stay.
         """
         oldest = time.time() - max_age_days * 86_400
-        with self._transaction() as db:
-            db.execute(f"DELETE FROM executions WHERE queued_at < ? AND {DROPPABLE}", (oldest,))
-            db.execute("DELETE FROM edits WHERE at < ?", (oldest,))
-            db.execute("DELETE FROM kernel_events WHERE at < ?", (oldest,))
-            db.execute("DELETE FROM output_events WHERE execution_id NOT IN (SELECT id FROM executions)")
-        while self._used_bytes() > max_bytes and self._drop_oldest_tenth():
-            pass
-        with self._errors():
-            self._db.execute("PRAGMA incremental_vacuum(4096)").fetchall()
+        while self._drop_older(oldest):
+            await anyio.lowlevel.checkpoint()
+        await self._drop_unnamed()
+        while self._used_bytes() > max_bytes and self._drop_older(time.time()):
+            await anyio.lowlevel.checkpoint()
+            await self._drop_unnamed()
+        while self._shrink():
+            await anyio.lowlevel.checkpoint()
 
-    def _drop_oldest_tenth(self) -> bool:
+    async def checkpoint(self) -> None:
+        """Bring what was written into the database file, in a thread: it waits for the disk, and nobody for it."""
+        with self._errors():
+            await anyio.to_thread.run_sync(_checkpoint, str(self.path))
+
+    def _drop_older(self, oldest: float) -> bool:
+        """Forget a slice of what is older; True if there was any."""
+        dropped = 0
         with self._transaction() as db:
-            dropped = 0
-            for table, where in (("executions", DROPPABLE), ("edits", "1")):
-                (count,) = db.execute(f"SELECT count(*) FROM {table} WHERE {where}").fetchone()
-                dropped += db.execute(
-                    f"DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE {where} ORDER BY id LIMIT ?)",
-                    ((count + 9) // 10,),
-                ).rowcount
+            for table, clock, where, columns in (
+                ("executions", "queued_at", DROPPABLE, ("outputs",)),
+                ("edits", "at", "1", ("before", "after")),
+            ):
+                ids = f"SELECT id FROM {table} WHERE {clock} < ? AND {where} ORDER BY {clock} LIMIT {_SLICE_ROWS}"
+                for column in columns:
+                    self._drop_blobs(db, table, column, f"id IN ({ids})", oldest)
+                if table == "executions":
+                    db.execute(f"DELETE FROM output_events WHERE execution_id IN ({ids})", (oldest,))
+                dropped += db.execute(f"DELETE FROM {table} WHERE id IN ({ids})", (oldest,)).rowcount
+            events = "SELECT id FROM kernel_events WHERE at < ? LIMIT ?"
+            dropped += db.execute(f"DELETE FROM kernel_events WHERE id IN ({events})", (oldest, _SLICE_ROWS)).rowcount
         return dropped > 0
 
+    async def _drop_unnamed(self) -> None:
+        """Forget blobs that no row names, also those whose row was never written."""
+        for (blob,) in self._query("SELECT id FROM blobs WHERE kept = 0"):
+            while blob not in self._being_written and self._drop_parts(blob):
+                await anyio.lowlevel.checkpoint()
+
+    def _drop_parts(self, blob: int) -> bool:
+        with self._transaction() as db:
+            dropped = db.execute(
+                "DELETE FROM blob_parts WHERE blob_id = ?1 AND seq IN"
+                " (SELECT seq FROM blob_parts WHERE blob_id = ?1 ORDER BY seq DESC LIMIT ?2)",
+                (blob, _SLICE_PARTS),
+            ).rowcount
+            if not dropped:
+                db.execute("DELETE FROM blobs WHERE id = ?", (blob,))
+        return bool(dropped)
+
+    def _shrink(self) -> bool:
+        """Give some free pages back to the disk; True if there are more."""
+        with self._errors():
+            self._db.execute(f"PRAGMA incremental_vacuum({_SLICE_PAGES})").fetchall()
+        return bool(self._pragma("freelist_count") > _SLICE_PAGES)
+
     def _used_bytes(self) -> int:
-        pages, free, size = (
-            self._query(f"PRAGMA {name}")[0][0] for name in ("page_count", "freelist_count", "page_size")
-        )
-        return int((pages - free) * size)
+        return (self._pragma("page_count") - self._pragma("freelist_count")) * self._pragma("page_size")
+
+    def _pragma(self, name: str) -> int:
+        return int(self._query(f"PRAGMA {name}")[0][0])
+
+
+def _checkpoint(path: str) -> None:
+    connection = sqlite3.connect(path, timeout=0.1, isolation_level=None)
+    try:
+        connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+    finally:
+        connection.close()

@@ -45,9 +45,24 @@ MIGRATIONS = (
     );
     CREATE INDEX kernel_events_of_a_kernel ON kernel_events (kernel_id, id);
     """,
+    """
+    ALTER TABLE executions ADD COLUMN replaced TEXT;
+    ALTER TABLE executions ADD COLUMN streamed TEXT;
+    CREATE TABLE blobs (id INTEGER PRIMARY KEY AUTOINCREMENT, kept INTEGER NOT NULL);
+    CREATE INDEX blobs_to_drop ON blobs (id) WHERE kept = 0;
+    CREATE TABLE blob_parts (
+        blob_id INTEGER NOT NULL, seq INTEGER NOT NULL, data BLOB NOT NULL, PRIMARY KEY (blob_id, seq)
+    );
+    CREATE INDEX executions_by_age ON executions (queued_at)
+        WHERE on_disk = 1 AND status NOT IN ('queued', 'running', 'waiting_input');
+    CREATE INDEX edits_by_age ON edits (at);
+    CREATE INDEX edits_of_a_cell ON edits (notebook, cell_id, id);
+    """,
 )
 
 _CHECKED_WHOLE = 64 * 2**20
+# SQLite's own checkpoint syncs in the midst of a commit: a thread does it long before (`Retention.checkpoint`).
+_CHECKPOINT_PAGES = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +107,7 @@ def _open(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         connection.execute("PRAGMA journal_mode = WAL").fetchone()
         connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}").fetchone()
         _migrate(connection)
         if path.stat().st_size <= _CHECKED_WHOLE:
             found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]

@@ -1,8 +1,8 @@
 """What must outlive the process: executions, attributed edits and which kernel belongs to which notebook.
 
 One SQLite file in the state directory, in WAL mode with `synchronous=NORMAL`: a commit survives the death of the
-process, a power cut may cost the last ones. Calls are synchronous, since one commit costs less than a thread's switch.
-Every call is one transaction.
+process, a power cut may cost the last ones. One commit costs less than a thread's switch: calls with little to write do
+not switch tasks at all. Every call is one transaction; what is big is written part by part before it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Journal(Executions, Edits, Kernels, Retention):
 def open_journal(path: Path) -> Iterator[Journal]:
     """Open the journal, made when it is not there; one that is damaged is moved aside (`Journal.reset` says so).
 
-    The folder is made with mode 0700, the file with 0600. Old entries are pruned.
+    The folder is made with mode 0700, the file with 0600.
 
     Raises:
         Unavailable: the folder or the file cannot be made or written.
@@ -48,8 +48,6 @@ def open_journal(path: Path) -> Iterator[Journal]:
             hint="Give a folder that can be written with --state-dir.",
         ) from error
     try:
-        journal = Journal(connection, path, reset)
-        journal.prune()
-        yield journal
+        yield Journal(connection, path, reset)
     finally:
         connection.close()

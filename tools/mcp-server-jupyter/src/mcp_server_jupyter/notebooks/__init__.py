@@ -15,6 +15,7 @@ from .cells import (
     set_outputs,
     source_hash,
 )
+from .marks import outputs_mark
 from .merge import align, merge
 from .metadata import kernelspec_name, language
 from .nodes import diff, new_id, node, node_type, shallow
@@ -48,6 +49,7 @@ __all__ = [
     "node_type",
     "outline",
     "output_kinds",
+    "outputs_mark",
     "replace_source",
     "set_outputs",
     "settle",

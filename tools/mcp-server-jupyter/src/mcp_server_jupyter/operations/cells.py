@@ -64,11 +64,11 @@ async def insert_cell(
     check_size(call, cell_source)
     services = call.services
     path = call.path(notebook_path)
-    async with services.contents.edit(path) as notebook:
+    async with services.edit(path, call.author) as edit:
         cell = new_cell(cell_type, cell_source)
-        index = put_cell(notebook, cell_index, cell)
-        cell = notebook.cells[index]
-    services.record([edit_row(call, path, "insert", None, cell, after_index=index)])
+        index = put_cell(edit.notebook, cell_index, cell)
+        cell = edit.notebook.cells[index]
+        edit.rows.append(edit_row(call, path, "insert", None, cell, after_index=index))
     return edited(index, cell, "Inserted")
 
 
@@ -132,12 +132,13 @@ async def _change_source(
 ) -> Answer:
     services = call.services
     path = call.path(notebook_path)
-    async with services.contents.edit(path) as notebook:
+    async with services.edit(path, call.author) as edit:
+        notebook = edit.notebook
         index = find_cell(notebook, cell_index=cell_index, cell_id=cell_id)
         before = notebook.cells[index]
         replace(notebook, index)
         after = notebook.cells[index]
-    services.record([edit_row(call, path, "source", before, after, before_index=index, after_index=index)])
+        edit.rows.append(edit_row(call, path, "source", before, after, before_index=index, after_index=index))
     return edited(index, after, what)
 
 
@@ -151,14 +152,15 @@ async def move_cell(
     """Move a cell so that it ends up at `to_index` (-1: at the end)."""
     services = call.services
     path = call.path(notebook_path)
-    async with services.contents.edit(path) as notebook:
+    async with services.edit(path, call.author) as edit:
+        notebook = edit.notebook
         index = find_cell(notebook, cell_index=cell_index, cell_id=cell_id)
         target = len(notebook.cells) - 1 if to_index == -1 else to_index
         if target >= len(notebook.cells):
             raise InvalidRequest(f"to_index={to_index}, but the last cell is {len(notebook.cells) - 1}.")
         shift_cell(notebook, index, target)
         cell = notebook.cells[target]
-    services.record([edit_row(call, path, "move", cell, cell, before_index=index, after_index=target)])
+        edit.rows.append(edit_row(call, path, "move", cell, cell, before_index=index, after_index=target))
     return edited(target, cell, f"Moved from [{index}] to")
 
 
@@ -172,13 +174,14 @@ async def delete_cell(
     """Delete a cell (undo brings it back). With `expected_hash` only if it is still what you read."""
     services = call.services
     path = call.path(notebook_path)
-    async with services.contents.edit(path) as notebook:
+    async with services.edit(path, call.author) as edit:
+        notebook = edit.notebook
         index = find_cell(notebook, cell_index=cell_index, cell_id=cell_id)
         before = notebook.cells[index]
         check_hash(before, expected_hash)
         remove_cell(notebook, index)
         left = len(notebook.cells)
-    services.record([edit_row(call, path, "delete", before, None, before_index=index)])
+        edit.rows.append(edit_row(call, path, "delete", before, None, before_index=index))
     answer = edited(index, before, "Deleted")
     answer.text += f"; {left} cells left. undo brings it back."
     return answer
@@ -190,13 +193,13 @@ async def clear_outputs(
     """Clear the outputs of one cell, or of all when none is named."""
     services = call.services
     path = call.path(notebook_path)
-    async with services.contents.edit(path) as notebook:
+    async with services.edit(path, call.author) as edit:
+        notebook = edit.notebook
         named = cell_index is not None or cell_id is not None
         index = find_cell(notebook, cell_index=cell_index, cell_id=cell_id) if named else None
         before = list(notebook.cells)
         count = clear_cells(notebook, index)
-        rows = _changed_rows(call, path, before, notebook.cells)
-    services.record(rows)
+        edit.rows += _changed_rows(call, path, before, notebook.cells)
     return Answer(f"Cleared the outputs of {count} cell(s).", {"cleared": count})
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import anyio.lowlevel
 
 from ..errors import InvalidRequest
-from ..journal import REDO, UNDO, EditHead, EditRow, new_turn
+from ..journal import REDO, UNDO, EditHead, EditKind, EditRow, new_turn
 from ..notebooks.undoing import Change, Changed, Undoing
 from .call import Answer, Call
 
@@ -31,13 +32,12 @@ async def undo(call: Call, notebook_path: str = "", author: str = "", execution_
     services = call.services
     path = call.path(notebook_path)
     done = _Undone()
-    async with services.contents.edit(path) as notebook:
+    async with services.edit(path, call.author) as edit:
         heads = _chosen(call, path, author, execution_id, turn)
-        undoing = Undoing(notebook)
+        undoing = Undoing(edit.notebook)
         await _take_back(call, heads, undoing, done)
-        changes = undoing.finish()
-    redo = new_turn(REDO if (heads[0].turn or "").startswith(UNDO) else UNDO)
-    services.record([_row(call, path, redo, change) for change in changes])
+        redo = new_turn(REDO if (heads[0].turn or "").startswith(UNDO) else UNDO)
+        edit.rows += [_row(call, path, redo, change) for change in undoing.finish()]
     return _answer(heads[0].author, done, redo)
 
 
@@ -54,7 +54,7 @@ async def _take_back(call: Call, heads: Iterable[EditHead], undoing: Undoing, do
     since = time.perf_counter()
     for head in heads:
         cell_id = head.cell_id or ""
-        before, after = call.services.journal.cells_of_edit(head.id)
+        before, after = await call.services.journal.cells_of_edit(head.id)
         try:
             undoing.take_back(head.id, head.kind, cell_id, before, after, head.before_index, head.after_index)
             done.reverted.append((head.kind, cell_id))
@@ -69,7 +69,7 @@ def _row(call: Call, path: str, turn: str, change: Change) -> EditRow:
     return EditRow(
         notebook=path,
         author=call.author,
-        kind=change.kind,
+        kind=cast(EditKind, change.kind),
         cell_id=change.cell_id,
         before=change.before,
         after=change.after,

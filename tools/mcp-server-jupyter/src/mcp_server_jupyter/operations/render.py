@@ -73,8 +73,9 @@ async def executed(execution: Execution, answers: Answers, *, index: int | None 
         f"kernel_epoch={execution.kernel_epoch}",
         execution_data(execution, index),
     )
-    if execution.note:
-        answer.text += f"\n! {execution.note}"
+    for text in (execution.note, *execution.warnings.values()):
+        if text:
+            answer.text += f"\n! {text}"
     outputs = execution.outputs()
     budget = answers.max_chars - len(answer.text) - 300
     if await add_outputs(answer, outputs, answers, output_uri(execution.id), budget):

@@ -10,6 +10,7 @@ import anyio
 from ..errors import InvalidRequest, NotFound
 from ..execution.execution import Batch, Execution
 from ..execution.session import Session, require_alive
+from ..journal import EditRow
 from ..notebooks import find_cell, kernelspec_name
 from ..outputs import slice_text
 from .call import Answer, Call, Link, Param
@@ -35,11 +36,11 @@ async def insert_execute_code_cell(call: Call, cell_index: Index, cell_source: s
     path = call.path(notebook_path)
     session = await _session(call, path)
 
-    def record(execution: Execution, cell: NotebookNode, index: int) -> None:
-        services.record([edit_row(call, path, "insert", None, cell, after_index=index, execution_id=execution.id)])
+    def row(execution: Execution, cell: NotebookNode, index: int) -> EditRow:
+        return edit_row(call, path, "insert", None, cell, after_index=index, execution_id=execution.id)
 
     execution, index = await services.executions.insert(
-        session, path, cell_index, cell_source, author=call.author, record=record
+        session, path, cell_index, cell_source, author=call.author, edit_row=row
     )
     await wait_for(call, [execution], call.answers.wait_seconds)
     return await executed(execution, call.answers, index=index)
@@ -176,7 +177,7 @@ async def get_execution(
     services = call.services
     execution = services.executions.get(execution_id)
     if execution is None:
-        row = services.journal.execution(execution_id)
+        row = await services.journal.recall(execution_id)
         if row is None:
             raise NotFound(f"No execution {execution_id!r}.", hint="get_notebook_info shows what runs now.")
         if cursor is not None:

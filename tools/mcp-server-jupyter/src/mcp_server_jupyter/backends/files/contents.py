@@ -24,7 +24,7 @@ from ...errors import JupyterMcpError
 from ...ports import Entry
 from ...settings import Settings
 from ..shared.changes import Changes
-from . import locks, paths
+from . import disk, locks, paths
 from . import text as notebook_text
 from .listing import list_entries
 from .notebook import Folder, OpenNotebook
@@ -132,6 +132,11 @@ class FilesContents:
             self._let_go(state)
         if problems:
             raise problems[0]
+
+    async def check(self, path: str) -> None:
+        """See `ports.Contents.check`."""
+        with self._using(path) as state, paths.translated(state.name):
+            disk.check_writable(state.path)
 
     async def create(self, path: str, notebook: NotebookNode) -> None:
         """See `ports.Contents.create`."""

@@ -126,6 +126,17 @@ def is_fresh(path: Path, seconds: float) -> bool:
 # --------------------------------------------------------------------------- writing
 
 
+def check_writable(path: Path) -> None:
+    """Raise the OSError that replacing the file would, as far as it can be told without doing it."""
+    size = os.stat(path).st_size
+    if not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK | os.X_OK)):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    if sys.platform != "win32":
+        free = os.statvfs(path.parent)
+        if free.f_blocks and free.f_bavail * free.f_frsize < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def replace(
     root: Path, path: Path, pieces: Pieces, expected: Version, *, is_locked: bool = False, wait: bool = True
 ) -> Version:

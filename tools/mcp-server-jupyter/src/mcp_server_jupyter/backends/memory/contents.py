@@ -104,6 +104,10 @@ class MemoryContents:
         if path is not None:
             self.resolve(path)
 
+    async def check(self, path: str) -> None:
+        """See `ports.Contents.check`."""
+        await self.read(path)
+
     async def create(self, path: str, notebook: NotebookNode) -> None:
         """See `ports.Contents.create`."""
         name = self.resolve(path)

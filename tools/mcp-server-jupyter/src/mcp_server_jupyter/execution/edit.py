@@ -1,0 +1,56 @@
+"""A change of a notebook and its lines in the journal: both or neither."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ..journal import EditRow, Journal
+from ..ports import Contents
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+
+@dataclass(eq=False, slots=True)
+class Edit:
+    """One operation's change of a notebook: the copy that may be changed, and what the journal is to say of it."""
+
+    notebook: NotebookNode
+    rows: list[EditRow] = field(default_factory=list)
+
+
+@asynccontextmanager
+async def journaled_edit(
+    contents: Contents, journal: Journal, path: str, author: str, *, durable: bool = True
+) -> AsyncIterator[Edit]:
+    """Change a notebook and journal the change: `async with journaled_edit(...) as edit: ...`
+
+    The rows left in `edit.rows` are written down before the notebook is, and taken back if it cannot be. Those that
+    name no turn are one, and join the author's last one if that is less than two minutes old.
+
+    Args:
+        durable: as for `Contents.edit`.
+
+    Raises:
+        Unavailable: the journal cannot be written; the notebook is as it was.
+        Conflict, NotFound, OutsideRoot, InvalidNotebook: of `Contents.edit`; the journal is as it was.
+    """
+    edit: Edit | None = None
+    written = False
+    try:
+        async with contents.edit(path, durable=durable) as notebook:
+            edit = Edit(notebook)
+            yield edit
+            if any(row.turn is None for row in edit.rows):
+                turn = journal.turn_of(path, author)
+                for row in edit.rows:
+                    row.turn = row.turn or turn
+            await journal.add_edits(edit.rows)
+            written = True
+    except BaseException:
+        if edit is not None and written:
+            journal.withdraw_edits(edit.rows)
+        raise

@@ -1,0 +1,149 @@
+"""What the journal is told of executions. A journal that cannot be written stops no run: its caller is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from ..errors import Unavailable
+from ..journal import ExecutionRow, Journal
+from ..notebooks import outputs_mark
+from .execution import Execution
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+_OWED_MOST = 200
+
+
+class Record:
+    """The journal's lines of executions.
+
+    What cannot be written is kept and written with the next line that can: a finished execution must not be taken for
+    a running one by the next server.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._missing: dict[str, ExecutionRow] = {}
+        self._withdrawn: list[str] = []
+        self._owed: dict[str, tuple[Execution, bool]] = {}
+
+    def submitted(self, execution: Execution, row: ExecutionRow) -> None:
+        """Write an execution down before it is sent."""
+        try:
+            self._journal.add_execution(row)
+        except Unavailable as error:
+            self._missing[execution.id] = row
+            _warn(execution, error)
+
+    def withdraw(self, execution: Execution) -> None:
+        """Forget one that was not sent after all. What cannot be written now is when that works again."""
+        self._withdrawn.append(execution.id)
+        with suppress(Unavailable):
+            self._settle()
+
+    def _settle(self) -> None:
+        while self._withdrawn:
+            self._journal.withdraw(self._withdrawn[-1])
+            self._withdrawn.pop()
+
+    def started(self, execution: Execution) -> None:
+        """It has left the queue."""
+        at, epoch = execution.started_at or 0.0, execution.kernel_epoch
+        self._try(execution, lambda: self._journal.started(execution.id, at=at, epoch=epoch))
+
+    def waiting_input(self, execution: Execution) -> None:
+        """It asks for a line of input."""
+        self._try(execution, lambda: self._journal.waiting_input(execution.id, execution.input_prompt))
+
+    def running(self, execution: Execution) -> None:
+        """Its question was answered."""
+        self._try(execution, lambda: self._journal.running(execution.id))
+
+    def streamed(self, execution: Execution, outputs: Sequence[NotebookNode], execution_count: int | None) -> None:
+        """These outputs are about to be put into its cell, or are there."""
+        shown = {"outputs": outputs, "execution_count": execution_count}
+        self._try(execution, lambda: self._journal.streamed(execution.id, outputs_mark(shown)))
+
+    async def finished(self, execution: Execution, *, on_disk: bool) -> None:
+        """What it came to, and what could not be written before.
+
+        Args:
+            on_disk: nothing of it is waited for in a file.
+        """
+        self._owed[execution.id] = (execution, on_disk)
+        while len(self._owed) > _OWED_MOST:
+            self._drop(next(iter(self._owed)))
+        await self.pay()
+
+    async def pay(self) -> None:
+        """Write down what finished executions came to. What cannot be written stays for the next time."""
+        with suppress(Unavailable):
+            self._settle()
+        for execution, on_disk in list(self._owed.values()):
+            if execution.id not in self._owed:
+                continue
+            try:
+                await self._finish(execution, on_disk)
+            except Unavailable as error:
+                _warn(execution, error)
+                return
+            execution.warnings.pop("journal", None)
+            self._drop(execution.id)
+
+    async def _finish(self, execution: Execution, on_disk: bool) -> None:
+        row = self._missing.get(execution.id)
+        if row is not None:
+            self._journal.add_execution(row)
+            del self._missing[execution.id]
+        reducer = execution.reducer
+        await self._journal.finished(
+            execution.id,
+            execution.status,
+            at=execution.finished_at or 0.0,
+            outputs=execution.outputs(),
+            execution_count=reducer.execution_count,
+            ename=reducer.ename,
+            evalue=reducer.evalue,
+            note=execution.note,
+            on_disk=on_disk,
+        )
+
+    def delivered(self, executions: Sequence[Execution]) -> bool:
+        """Their outputs are in the file. False if that cannot be written down now."""
+        for execution in executions:
+            if execution.id in self._owed:
+                self._owed[execution.id] = (execution, True)
+        try:
+            self._journal.delivered([execution.id for execution in executions])
+        except Unavailable:
+            return False
+        return True
+
+    def placed(self, executions: Sequence[Execution]) -> bool:
+        """The cells made for them are in the file. False if that cannot be written down now."""
+        try:
+            self._journal.placed([execution.id for execution in executions])
+        except Unavailable:
+            return False
+        return True
+
+    def _try(self, execution: Execution, write: Callable[[], None]) -> None:
+        if execution.id in self._missing:
+            return
+        try:
+            write()
+        except Unavailable as error:
+            _warn(execution, error)
+
+    def _drop(self, execution_id: str) -> None:
+        self._owed.pop(execution_id, None)
+        self._missing.pop(execution_id, None)
+
+
+def _warn(execution: Execution, error: Unavailable) -> None:
+    execution.warnings["journal"] = (
+        f"The journal cannot be written: {error.message} This run will not survive a crash of the server."
+    )

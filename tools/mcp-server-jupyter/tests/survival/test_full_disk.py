@@ -1,0 +1,484 @@
+"""Written or refused: what is answered with an error has changed nothing, and what goes on says what it lacks.
+
+The journal's disk is filled by SQLite's own limit or made read-only; the kernel is the memory one. A real full disk, a
+small tmpfs, is at the end, where mounting is allowed.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from mcp_server_jupyter.errors import Unavailable
+from mcp_server_jupyter.execution.execution import Execution
+from mcp_server_jupyter.journal import open_journal
+from mcp_server_jupyter.operations import Answer, Caller
+from mcp_server_jupyter.operations.bind import invoke
+from mcp_server_jupyter.services import Services, open_services
+from mcp_server_jupyter.settings import Settings
+
+pytestmark = pytest.mark.anyio
+
+
+def settings_of(folder: Path, **more: Any) -> Settings:
+    (folder / "root").mkdir(exist_ok=True)
+    options = {"root": folder / "root", "state_dir": folder / "state", "kernels": "memory", "notebook": "a.ipynb"}
+    return Settings.load({**options, **more}, {})
+
+
+async def call(services: Services, operation: str, /, **arguments: Any) -> Answer:
+    return await invoke(services, operation, arguments, caller=Caller("tester"))
+
+
+def file(folder: Path, name: str = "a.ipynb") -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "root" / name).read_text())
+    return found
+
+
+def shown(folder: Path) -> list[str]:
+    """What each cell of the file shows."""
+    return ["".join("".join(output.get("text", "")) for output in cell["outputs"]) for cell in file(folder)["cells"]]
+
+
+async def until(check: Any, seconds: float = 5.0) -> None:
+    with anyio.fail_after(seconds):
+        while not check():  # noqa: ASYNC110  (what is waited for is in a database)
+            await anyio.sleep(0.01)
+
+
+@contextmanager
+def no_journal(services: Services) -> Iterator[None]:
+    """The journal's disk refuses every write."""
+    services.journal._db.execute("PRAGMA query_only = ON")
+    try:
+        yield
+    finally:
+        services.journal._db.execute("PRAGMA query_only = OFF")
+
+
+def refuse_writes(patch: pytest.MonkeyPatch, names: Sequence[str] = ("replace", "check_writable")) -> None:
+    """The notebooks' disk refuses every write, and says so when it is asked."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for name in names:
+        patch.setattr(f"mcp_server_jupyter.backends.files.disk.{name}", refuse)
+
+
+@contextmanager
+def full_disk(monkeypatch: pytest.MonkeyPatch, names: Sequence[str] = ("replace", "check_writable")) -> Iterator[None]:
+    """The notebooks' disk is full for a while."""
+    with monkeypatch.context() as patch:
+        refuse_writes(patch, names)
+        yield
+
+
+def kill(services: Services) -> None:
+    """What ends from now on ends as if it had been killed: nothing of what runs is written down."""
+
+    async def nothing(*_: Any) -> None: ...
+
+    services.executions.abandon = nothing  # type: ignore[method-assign]
+    services.executions.settle = nothing  # type: ignore[method-assign]
+
+
+# ------------------------------------------------------------------ the journal cannot be written
+
+SLEEP = "import time; [time.sleep(.01) for _ in range(6000)]"
+"""A minute that can be ended: the memory kernel cannot break off a longer sleep."""
+
+EDITS: dict[str, dict[str, Any]] = {
+    "insert_cell": {"cell_index": -1, "cell_type": "markdown", "cell_source": "new"},
+    "append_markdown_cell": {"cell_source": "new"},
+    "overwrite_cell_source": {"cell_index": 0, "cell_source": "new"},
+    "edit_cell_source": {"cell_index": 0, "old_string": "1", "new_string": "new"},
+    "move_cell": {"cell_index": 0, "to_index": 1},
+    "delete_cell": {"cell_index": 0},
+    "clear_outputs": {},
+    "undo": {},
+    "insert_execute_code_cell": {"cell_index": 0, "cell_source": "ran = True"},
+    "append_execute_code_cell": {"cell_source": "ran = True"},
+}
+
+
+@pytest.mark.parametrize("full", ["refuses", "full"])
+@pytest.mark.parametrize("operation", EDITS)
+async def test_an_edit_that_cannot_be_journaled_is_refused_and_changes_nothing(
+    tmp_path: Path, operation: str, full: str
+) -> None:
+    async with open_services(settings_of(tmp_path)) as services:
+        await call(services, "append_execute_code_cell", cell_source="print('out', 1)")
+        await call(services, "insert_cell", cell_index=-1, cell_type="markdown", cell_source="second")
+        await services.contents.flush()
+        before, edits = file(tmp_path), services.journal.edits("a.ipynb")
+        if full == "full":
+            fill(services)
+        else:
+            services.journal._db.execute("PRAGMA query_only = ON")
+        with pytest.raises(Unavailable, match="journal"):
+            await call(services, operation, **EDITS[operation])
+        await services.contents.flush()
+        assert file(tmp_path) == before
+        notebook = await services.contents.read("a.ipynb")
+        assert [cell.source for cell in notebook.cells] == ["print('out', 1)", "second"]
+        services.journal._db.execute("PRAGMA max_page_count = 1000000000")
+        services.journal._db.execute("PRAGMA query_only = OFF")
+        assert services.journal.edits("a.ipynb") == edits
+        assert "NameError" in (await call(services, "execute_code", code="ran")).text
+        await call(services, operation, **EDITS[operation])
+        assert services.journal.edits("a.ipynb") != edits
+
+
+def fill(services: Services) -> None:
+    """Leave the journal no room, not even in pages it has begun."""
+    database = services.journal._db
+    (pages,) = database.execute("PRAGMA page_count").fetchone()
+    database.execute(f"PRAGMA max_page_count = {pages}")
+    rows = "INSERT INTO edits (at, notebook, author, kind, before) VALUES (9e9, 'filler', '', '', zeroblob(?))"
+    for size in (2000, 200, 20, 0):
+        with suppress(sqlite3.OperationalError):
+            for _ in range(1000):
+                database.execute(rows, (size,))
+
+
+async def test_runs_go_on_without_a_journal_and_say_so_until_it_is_there_again(tmp_path: Path) -> None:
+    async with open_services(settings_of(tmp_path)) as services:
+        await call(services, "append_execute_code_cell", cell_source="x = 1; print('first')")
+        with no_journal(services):
+            for operation, arguments in {
+                "execute_code": {"code": "x += 1; x"},
+                "execute_cell_with_progress": {"cell_index": 0},
+                "run_all_cells": {},
+            }.items():
+                answer = await call(services, operation, **arguments)
+                assert "The journal cannot be written" in answer.text, operation
+                assert "will not survive a crash" in answer.text, operation
+                assert not answer.is_error
+            run = await call(services, "execute_code", code="x")
+        after = await call(services, "execute_code", code="x + 40")
+        assert "41" in after.text
+        assert "journal" not in after.text
+        again = await call(services, "get_execution", execution_id=run.data["execution_id"])
+        assert "journal" not in again.text
+    with open_journal(tmp_path / "state" / "journal.sqlite3") as journal:
+        assert journal.unfinished() == []
+        row = journal.execution(run.data["execution_id"])
+        assert row is not None
+        assert row.status == "ok"
+
+
+async def test_a_cell_that_asks_for_input_goes_on_without_a_journal(tmp_path: Path) -> None:
+    async with open_services(settings_of(tmp_path, wait_seconds=5)) as services:
+        asked = await call(services, "execute_code", code="input('name? ')")
+        assert asked.data["status"] == "waiting_input"
+        with no_journal(services):
+            answer = await call(services, "send_input", execution_id=asked.data["execution_id"], text="Ada")
+            assert "Ada" in answer.text
+            assert "journal" in answer.text
+
+
+async def test_a_start_that_fails_leaves_adopted_kernels_running(tmp_path: Path) -> None:
+    released: list[str] = []
+
+    class Kernels:
+        """Kernels of an earlier server that cannot be bound for want of a journal."""
+
+        async def __aenter__(self) -> Kernels:
+            return self
+
+        async def __aexit__(self, *_: Any) -> None:
+            released.append("closed")
+
+        async def adopt(self) -> list[Any]:
+            raise Unavailable("The journal cannot be written.")
+
+        async def release(self) -> None:
+            released.append("released")
+
+    with pytest.raises(Unavailable):
+        async with open_services(settings_of(tmp_path), kernels=Kernels()):  # type: ignore[arg-type]
+            pass
+    assert released == ["released", "closed"]
+
+
+# ------------------------------------------------------------------ the notebooks cannot be written
+
+
+@pytest.mark.parametrize("operation", [name for name in EDITS if "execute" not in name])
+async def test_an_edit_that_cannot_be_saved_leaves_no_line_in_the_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str
+) -> None:
+    async with open_services(settings_of(tmp_path)) as services:
+        await call(services, "append_execute_code_cell", cell_source="print('out', 1)")
+        await call(services, "insert_cell", cell_index=-1, cell_type="markdown", cell_source="second")
+        await services.contents.flush()
+        before, edits = file(tmp_path), services.journal.edits("a.ipynb")
+        with full_disk(monkeypatch), pytest.raises(Unavailable, match="No space"):
+            await call(services, operation, **EDITS[operation])
+        assert services.journal.edits("a.ipynb") == edits
+        assert file(tmp_path) == before
+        await call(services, operation, **EDITS[operation])
+        assert len(services.journal.edits("a.ipynb")) > len(edits)
+
+
+async def test_outputs_that_cannot_be_saved_are_told_at_once_and_no_longer_once_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcp_server_jupyter.execution.delivery._RETRY_SECONDS", 0.05)
+    async with open_services(settings_of(tmp_path)) as services:
+        await call(services, "append_execute_code_cell", cell_source="print('one')")
+        await services.contents.flush()
+        await call(services, "overwrite_cell_source", cell_index=0, cell_source="print('two')")
+        with full_disk(monkeypatch):
+            answer = await call(services, "execute_cell_with_progress", cell_index=0)
+            assert answer.data["status"] == "ok"
+            assert "not in the notebook's file" in answer.text
+            assert "No space" in answer.text
+            execution = services.executions.get(answer.data["execution_id"])
+            assert isinstance(execution, Execution)
+        await until(lambda: not execution.warnings)
+        later = await call(services, "get_execution", execution_id=execution.id)
+        assert "not in the notebook" not in later.text
+        assert shown(tmp_path) == ["two\n"]
+        row = services.journal.execution(execution.id)
+        assert row is not None
+        assert row.on_disk
+        assert row.events_lost is None
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write what is read-only")
+async def test_a_run_in_a_read_only_notebook_says_so(tmp_path: Path) -> None:
+    async with open_services(settings_of(tmp_path)) as services:
+        await call(services, "append_execute_code_cell", cell_source="print('one')")
+        await services.contents.flush()
+        (tmp_path / "root" / "a.ipynb").chmod(0o400)
+        answer = await call(services, "execute_cell_with_progress", cell_index=0)
+        (tmp_path / "root" / "a.ipynb").chmod(0o600)
+    assert "not in the notebook's file" in answer.text
+
+
+# ------------------------------------------------------------------ outputs are written by what is newest
+
+
+async def undelivered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *source: str) -> list[str]:
+    """Cells whose outputs had not reached the file when their server was killed: the ids of their executions."""
+    with monkeypatch.context() as patch:
+        async with open_services(settings_of(tmp_path)) as services:
+            for each in source:
+                await call(services, "insert_cell", cell_index=-1, cell_type="code", cell_source=each)
+            refuse_writes(patch)
+            ids = [
+                (await call(services, "execute_cell_with_progress", cell_index=index)).data["execution_id"]
+                for index in range(len(source))
+            ]
+            services.contents._open.clear()  # type: ignore[attr-defined]
+            kill(services)
+    return ids
+
+
+async def test_outputs_that_had_not_reached_the_file_are_written_by_the_next_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await undelivered(tmp_path, monkeypatch, "print('one')", "print('two')")
+    assert shown(tmp_path) == ["", ""]
+    async with open_services(settings_of(tmp_path)) as services:
+        assert services.journal.undelivered() == []
+    assert shown(tmp_path) == ["one\n", "two\n"]
+
+
+async def test_old_outputs_are_not_written_over_what_a_person_ran(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await undelivered(tmp_path, monkeypatch, "print('one')", "print('two')")
+    person = file(tmp_path)
+    person["cells"][0] |= {
+        "execution_count": 1,
+        "outputs": [{"output_type": "stream", "name": "stdout", "text": ["theirs\n"]}],
+    }
+    (tmp_path / "root" / "a.ipynb").write_text(json.dumps(person))
+    async with open_services(settings_of(tmp_path)) as services:
+        assert services.journal.undelivered() == []
+    assert shown(tmp_path) == ["theirs\n", "two\n"]
+
+
+async def test_old_outputs_are_not_written_over_a_newer_run_or_a_cleared_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = await undelivered(tmp_path, monkeypatch, "print('one')", "print('two')", "print('three')")
+    async with open_services(settings_of(tmp_path)) as services:
+        await call(services, "overwrite_cell_source", cell_index=0, cell_source="print('new')")
+        await call(services, "execute_cell_with_progress", cell_index=0)
+        await call(services, "clear_outputs", cell_index=1)
+    forget_delivery(tmp_path, old)
+    async with open_services(settings_of(tmp_path)) as services:
+        assert services.journal.undelivered() == []
+    assert shown(tmp_path) == ["new\n", "", "three\n"]
+
+
+async def test_a_cell_cleared_before_its_outputs_were_ever_in_the_file_stays_cleared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_services(settings_of(tmp_path)) as services:
+        await call(services, "insert_cell", cell_index=-1, cell_type="code", cell_source="print('one')")
+        with full_disk(monkeypatch):
+            run = await call(services, "execute_cell_with_progress", cell_index=0)
+        await call(services, "clear_outputs", cell_index=0)
+    forget_delivery(tmp_path, [run.data["execution_id"]])
+    async with open_services(settings_of(tmp_path)):
+        pass
+    assert shown(tmp_path) == [""]
+
+
+def forget_delivery(tmp_path: Path, executions: list[str]) -> None:
+    """The journal as it is when it could not be told of the delivery."""
+    with open_journal(tmp_path / "state" / "journal.sqlite3") as journal, journal._transaction() as database:
+        database.executemany("UPDATE executions SET on_disk = 0 WHERE id = ?", [(each,) for each in executions])
+
+
+async def test_a_cell_that_streamed_is_completed_by_the_next_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_services(settings_of(tmp_path)) as services:
+        run = await call(
+            services, "append_execute_code_cell", cell_source="print('one')\nimport time; time.sleep(.5)\nprint('two')"
+        )
+        await services.contents.flush()
+    whole = file(tmp_path)
+    assert shown(tmp_path) == ["one\ntwo\n"]
+    whole["cells"][0]["outputs"][0]["text"] = ["one\n"]
+    (tmp_path / "root" / "a.ipynb").write_text(json.dumps(whole))
+    forget_delivery(tmp_path, [run.data["execution_id"]])
+    async with open_services(settings_of(tmp_path)):
+        pass
+    assert shown(tmp_path) == ["one\ntwo\n"]
+
+
+# ------------------------------------------------------------------ cells come back only if they were never seen
+
+
+async def running(services: Services, source: str = SLEEP) -> Answer:
+    answer = await call(services, "append_execute_code_cell", cell_source=source)
+    assert answer.data["status"] == "running"
+    return answer
+
+
+@pytest.mark.parametrize("minor", [4, 5])
+async def test_a_cell_that_was_inserted_and_runs_is_there_once_after_a_kill(tmp_path: Path, minor: int) -> None:
+    settings = settings_of(tmp_path, wait_seconds=0.1)
+    notebook = {"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": minor}
+    (tmp_path / "root" / "a.ipynb").write_text(json.dumps(notebook))
+    async with open_services(settings) as services:
+        first = await running(services)
+        await services.contents.flush()
+        kill(services)
+    reopen_placement(tmp_path, first.data["execution_id"])
+    async with open_services(settings) as services:
+        pass
+    cells = file(tmp_path)["cells"]
+    assert len(cells) == 1
+    assert [output["output_type"] for output in cells[0]["outputs"]] == ["error"]
+
+
+def reopen_placement(tmp_path: Path, execution_id: str) -> None:
+    """The journal as it is when the server was killed just after it wrote the file."""
+    with open_journal(tmp_path / "state" / "journal.sqlite3") as journal, journal._transaction() as database:
+        database.execute("UPDATE executions SET cell_index = 0 WHERE id = ?", (execution_id,))
+
+
+@pytest.mark.parametrize("minor", [4, 5])
+async def test_a_cell_that_had_not_reached_the_file_is_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, minor: int
+) -> None:
+    settings = settings_of(tmp_path, wait_seconds=0.1)
+    same = {"cell_type": "code", "metadata": {}, "source": "1 + 1", "outputs": [], "execution_count": None}
+    notebook = {"cells": [same], "metadata": {}, "nbformat": 4, "nbformat_minor": minor}
+    if minor == 5:
+        same["id"] = "same"
+    (tmp_path / "root" / "a.ipynb").write_text(json.dumps(notebook))
+    with full_disk(monkeypatch, ("replace",)):
+        async with open_services(settings) as services:
+            await call(services, "append_execute_code_cell", cell_source="1 + 1")
+            services.contents._open.clear()  # type: ignore[attr-defined]
+            kill(services)
+    assert len(file(tmp_path)["cells"]) == 1
+    async with open_services(settings) as services:
+        pass
+    assert [cell["execution_count"] for cell in file(tmp_path)["cells"]] == [None, 1]
+
+
+@pytest.mark.parametrize("how", ["delete_cell", "undo"])
+async def test_a_running_cell_that_was_deleted_stays_deleted_after_a_kill(tmp_path: Path, how: str) -> None:
+    settings = settings_of(tmp_path, wait_seconds=0.1)
+    async with open_services(settings) as services:
+        await running(services)
+        await call(services, how, **({"cell_index": 0} if how == "delete_cell" else {}))
+        kill(services)
+    async with open_services(settings):
+        pass
+    assert file(tmp_path)["cells"] == []
+
+
+async def test_a_running_cell_that_a_person_deleted_stays_deleted_after_a_kill(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, wait_seconds=0.1)
+    async with open_services(settings) as services:
+        run = await running(services)
+
+        def placed() -> bool:
+            row = services.journal.execution(run.data["execution_id"])
+            return row is not None and row.cell_index is None
+
+        await until(placed)
+        person = file(tmp_path)
+        assert len(person["cells"]) == 1
+        (tmp_path / "root" / "a.ipynb").write_text(json.dumps({**person, "cells": []}))
+        kill(services)
+    async with open_services(settings):
+        pass
+    assert file(tmp_path)["cells"] == []
+
+
+# ------------------------------------------------------------------ the end of a server
+
+
+async def test_a_cell_cut_off_by_the_end_of_the_server_has_its_output_and_says_so(tmp_path: Path) -> None:
+    source = "import time\nfor i in range(10**6): print(i); time.sleep(.001)"
+    async with open_services(settings_of(tmp_path, wait_seconds=0.3)) as services:
+        run = await running(services, source)
+    (cell,) = file(tmp_path)["cells"]
+    with open_journal(tmp_path / "state" / "journal.sqlite3") as journal:
+        row = journal.execution(run.data["execution_id"])
+        assert row is not None
+        assert (row.status, row.on_disk) == ("lost", True)
+        assert row.outputs is not None
+        assert [output.output_type for output in row.outputs] == ["stream", "error"]
+        assert shown(tmp_path) == [row.outputs[0].text]
+    mark = cell["outputs"][1]
+    assert mark["ename"] == "ServerStopped"
+    assert "missing" in mark["evalue"]
+
+
+async def test_what_could_not_be_written_when_the_server_ended_is_written_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_of(tmp_path, wait_seconds=0.2)
+    with monkeypatch.context() as patch, pytest.raises(Unavailable, match="No space"):  # noqa: PT012
+        async with open_services(settings) as services:
+            source = f"print('x'); {SLEEP}"
+            await call(services, "insert_cell", cell_index=-1, cell_type="code", cell_source=source)
+            refuse_writes(patch)
+            run = await call(services, "execute_cell_with_progress", cell_index=0)
+            assert run.data["status"] == "running"
+    assert shown(tmp_path) == [""]
+    async with open_services(settings):
+        pass
+    assert [output["output_type"] for output in file(tmp_path)["cells"][0]["outputs"]] == ["stream", "error"]
