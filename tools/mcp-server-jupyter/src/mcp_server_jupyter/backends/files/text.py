@@ -113,7 +113,7 @@ def _parse(data: bytes, text: str, previous: Document | None) -> Document:
     root = node_type({str(item.key): item.value for item in items})
     if len(root) != len(items):
         raise InvalidNotebook("The file names a part of the notebook twice.", hint="Repair it by hand.")
-    if root.get("nbformat") in (1, 2, 3) or "worksheets" in root:
+    if (type(root.get("nbformat")) is int and root["nbformat"] in (1, 2, 3)) or "worksheets" in root:
         notebook, remembered = _old_format(text, previous), previous is not None
         return Document(notebook, data, (), b"", b"", Style(), _refuse_old(root), True, remembered)
     notebooks.check_root(root)
