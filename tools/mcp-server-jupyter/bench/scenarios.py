@@ -60,6 +60,14 @@ async def warm(folder: Path, plan: Plan) -> Samples:
         samples["in a row"] = await _in_a_row(three, lambda s: s.execute("small.ipynb", "1+1"), plan)
         samples["insert"] = await _turns(three, lambda s: s.insert_execute("small.ipynb", "1+1"), plan.rounds, plan)
         samples["insert large"] = await _turns(three, lambda s: s.insert_execute("large.ipynb", "1+1"), plan.few, plan)
+        for size in ("small", "large"):
+            path = f"{size}.ipynb"
+
+            async def insert(subject: Subject, path: str = path) -> Answer:
+                return await subject.insert_execute(path, "1+1")
+
+            servers = [subject for subject in three if isinstance(subject, Server)]
+            samples[f"insert {size} in a row"] = await _in_a_row([*servers], insert, plan)
         for name, code in (("lines", notebooks.LINES), ("picture", notebooks.PICTURE)):
             sizes: dict[str, list[float]] = {}
 

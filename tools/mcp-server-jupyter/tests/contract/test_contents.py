@@ -171,6 +171,65 @@ async def test_paths_that_cannot_be_notebooks_are_refused(contents: Any, path: s
     assert caught.value.hint
 
 
+IMPOSSIBLE = {
+    "5,000 characters": "x" * 5_000 + ".ipynb",
+    "5,000 characters in folders": "folder/" * 700 + "a.ipynb",
+    "2,000 levels": "a/" * 2_000 + "a.ipynb",
+    "a name of 300 bytes": "x" * 300 + ".ipynb",
+    "a name of 300 bytes in 150 characters": "é" * 150 + ".ipynb",
+    "half a character": "\ud800.ipynb",
+    "NUL": "a\0.ipynb",
+}
+
+
+@pytest.mark.parametrize("path", IMPOSSIBLE.values(), ids=IMPOSSIBLE)
+async def test_paths_no_disk_can_have_are_refused_by_everything_and_nothing_is_made(
+    contents: Any, tmp_path: Path, path: str
+) -> None:
+    folder = path.removesuffix(".ipynb")
+    for use in (contents.read(path), create(contents, path), contents.list(folder), edit(contents, path)):
+        with pytest.raises(InvalidRequest) as caught:
+            await use
+        assert caught.value.hint
+        assert len(str(caught.value)) < 500
+    with pytest.raises(InvalidRequest):
+        contents.resolve(path)
+    assert await contents.list("", recursive=True) == []
+
+
+async def test_half_characters_in_cells_are_kept(contents: Any) -> None:
+    await create(contents, "a.ipynb", "x = '\ud800'")
+    async with contents.edit("a.ipynb") as notebook:
+        notebooks.insert_cell(notebook, -1, notebooks.new_cell("code", "é \udfff"))
+        notebooks.set_outputs(notebook, 0, [{"output_type": "stream", "name": "stdout", "text": "\udbff"}], 1)
+        notebook.metadata["\ud801"] = {"a": ["\ud802"]}
+    notebook = await contents.read("a.ipynb")
+    assert sources(notebook) == ["x = '\ud800'", "é \udfff"]
+    assert notebook.cells[0].outputs[0].text == "\udbff"
+    assert notebook.metadata["\ud801"] == {"a": ["\ud802"]}
+
+
+async def test_an_edit_is_durable_for_those_in_no_hurry_too(contents: Any) -> None:
+    await create(contents, "a.ipynb", "one")
+    async with contents.edit("a.ipynb", durable=False) as notebook:
+        notebooks.replace_source(notebook, 0, "two")
+    with anyio.fail_after(5):
+        await contents.flush("a.ipynb", urgent=False)
+        await contents.flush(urgent=False)
+    assert sources(await contents.read("a.ipynb")) == ["two"]
+
+
+async def test_own_changes_are_not_told_to_those_who_want_only_others(contents: Any) -> None:
+    foreign, everything = contents.changes(foreign=True), contents.changes()
+    await create(contents, "a.ipynb", "one")
+    await edit(contents, "a.ipynb", lambda notebook: notebooks.replace_source(notebook, 0, "two"))
+    with anyio.fail_after(5):
+        assert await anext(everything) == "a.ipynb"
+    with anyio.move_on_after(0) as scope:
+        await anext(foreign)
+    assert scope.cancelled_caught
+
+
 async def test_a_notebook_has_one_identity_however_it_is_spelled(contents: Any, tmp_path: Path) -> None:
     await create(contents, "sub/a.ipynb", "one")
     spellings = ["sub/a.ipynb", "./sub/a.ipynb", "sub/../sub/a.ipynb", "sub//a.ipynb", str(tmp_path / "sub/a.ipynb")]

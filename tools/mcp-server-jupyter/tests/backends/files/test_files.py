@@ -218,12 +218,37 @@ async def test_cells_read_as_nbformat_reads_them(contents: Any, tmp_path: Path, 
     assert ours.metadata == theirs.metadata
 
 
-async def test_lone_surrogates_of_a_kernel_are_written_as_escapes(contents: Any, tmp_path: Path) -> None:
-    path = put(tmp_path)
-    text = "broken \udce9 but kept, é too"
+HALF = b'{"cells": [{"cell_type": "code", "id": "a", "metadata": {"tags": ["\\ud801"]}, \
+"source": "x = 1 # \\uD83D \xc3\xa9", \
+"execution_count": 1, "outputs": [{"output_type": "stream", "name": "stdout", "text": "\\ud800 end"}]}, \
+{"cell_type": "raw", "id": "b", "metadata": {}, "source": "raw"}], \
+"metadata": {"\\udc00": 1}, "nbformat": 4, "nbformat_minor": 5}'
+
+
+async def test_half_characters_stay_the_escapes_they_are_byte_for_byte(contents: Any, tmp_path: Path) -> None:
+    path = tmp_path / "a.ipynb"
+    path.write_bytes(HALF)
+    notebook = await contents.read("a.ipynb")
+    assert notebook.cells[0].source == "x = 1 # \ud83d é"
+    assert notebook.cells[0].outputs[0].text == "\ud800 end"
+    await edit(contents, "a.ipynb", source(1, "changed"))
+    assert path.read_bytes() == HALF.replace(b'"raw"}', b'"changed"}')
+
+
+@pytest.mark.parametrize("name", EDITABLE)
+async def test_half_characters_are_written_as_escapes_and_the_rest_as_the_file_does(
+    contents: Any, tmp_path: Path, name: str
+) -> None:
+    path = put(tmp_path, name)
+    text = "broken \udce9 but kept, é too\nand \ud83d"
     async with contents.edit("a.ipynb") as notebook:
+        notebooks.replace_source(notebook, 1, text)
         notebooks.set_outputs(notebook, 1, [{"output_type": "stream", "name": "stdout", "text": text}], 1)
-    assert "".join(as_json(path)["cells"][1]["outputs"][0]["text"]) == text
+        notebook.metadata["half \ud800"] = text
+    cell = as_json(path)["cells"][1]
+    assert ["".join(cell["source"]), "".join(cell["outputs"][0]["text"])] == [text, text]
+    assert as_json(path)["metadata"]["half \ud800"] == text
+    assert (b"\\udce9 but kept, \xc3\xa9" in path.read_bytes()) is (name != "one_line_ascii")
 
 
 # --------------------------------------------------------------------------- formats and ids

@@ -1,90 +1,22 @@
-"""JSON as text: find the spans of its values, replace single values, and leave every other byte alone."""
+"""Writing JSON as text: replace single values, and leave every other byte alone."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from json.decoder import scanstring  # type: ignore[attr-defined]
 from json.encoder import encode_basestring, encode_basestring_ascii
-from typing import Any, NamedTuple
+from typing import Any
 
-Scan = Callable[[str, int], tuple[Any, int]]
-"""Parse the value at an offset; returns the value and the offset after it, raises StopIteration for none."""
+from .json_scan import BITE, Item, scanner, walk
 
 Path = tuple[str | int, ...]
 """Where a value stands below the value being written: keys and list positions."""
 
-_SPACE = re.compile(r"[ \t\n\r]*")
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_ESCAPED_TEXT = re.compile(r"(?<!\\)(?:\\\\)*\\u(?!00[0-7])")
-
-
-class Item(NamedTuple):
-    """A member of an object or an element of a list: `text[start:end]`, its value from `value_start`."""
-
-    key: str | None
-    start: int
-    key_end: int
-    value_start: int
-    end: int
-    value: Any
-
-
-def plain_scanner(object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Scan:
-    """The standard library's scanner, which runs in C."""
-    scan: Scan = json.JSONDecoder(object_hook=object_hook).scan_once  # type: ignore[attr-defined]
-    return scan
-
-
-def skip_space(text: str, at: int) -> int:
-    """The offset of the first character that is not white space."""
-    match = _SPACE.match(text, at)
-    return match.end() if match else at
-
-
-def walk(text: str, start: int, scan: Callable[[str, int, str | None], tuple[Any, int]]) -> tuple[list[Item], int]:
-    """The items of the object or list at `start`, and the offset after its end.
-
-    Args:
-        scan: parses one value; also gets its key (None in a list).
-
-    Raises:
-        ValueError: not well-formed JSON (RFC 8259); says where.
-    """
-    close = {"{": "}", "[": "]"}[text[start]]
-    items: list[Item] = []
-    at = skip_space(text, start + 1)
-    if text[at : at + 1] == close:
-        return items, at + 1
-    while True:
-        item = _item(text, at, close == "}", scan)
-        items.append(item)
-        at = skip_space(text, item.end)
-        found = text[at : at + 1]
-        if found == close:
-            return items, at + 1
-        if found != ",":
-            raise json.JSONDecodeError(f"Expecting ',' or '{close}'", text, at)
-        at = skip_space(text, at + 1)
-
-
-def _item(text: str, at: int, keyed: bool, scan: Callable[[str, int, str | None], tuple[Any, int]]) -> Item:
-    start, key, key_end = at, None, at
-    if keyed:
-        if text[at : at + 1] != '"':
-            raise json.JSONDecodeError("Expecting a property name", text, at)
-        key, key_end = scanstring(text, at + 1, True)
-        at = skip_space(text, key_end)
-        if text[at : at + 1] != ":":
-            raise json.JSONDecodeError("Expecting ':'", text, at)
-        at = skip_space(text, at + 1)
-    try:
-        value, end = scan(text, at, key)
-    except StopIteration:
-        raise json.JSONDecodeError("Expecting a value", text, at) from None
-    return Item(key, start, key_end, at, end, value)
+_ASCII = re.compile("00[0-7]")
+_ESCAPES_LOOKED_AT = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +39,9 @@ class Style:
 
     def quote(self, value: str) -> str:
         """A JSON string. Lone surrogates, which UTF-8 cannot carry, are escaped in any style."""
+        if len(value) > BITE:
+            bites = (self.quote(value[at : at + BITE])[1:-1] for at in range(0, len(value), BITE))
+            return "".join(['"', *bites, '"'])
         if self.ascii_only:
             return str(encode_basestring_ascii(value))
         quoted = str(encode_basestring(value))
@@ -118,12 +53,32 @@ def detect_style(text: str, start: int, items: Sequence[Item]) -> Style:
     first = items[0]
     lead = text[start + 1 : first.start]
     key_separator = text[first.key_end : first.value_start]
-    ascii_only = "\\u" in text and text.isascii() and _ESCAPED_TEXT.search(text) is not None
+    ascii_only = text.isascii() and _has_escaped_text(text)
     if "\n" in lead:
         newline = "\r\n" if "\r\n" in lead else "\n"
         return Style(lead.rpartition("\n")[2], newline, ",", key_separator, ascii_only)
     item_separator = text[first.end : items[1].start] if len(items) > 1 else ", "
     return Style(None, "\n", item_separator, key_separator, ascii_only)
+
+
+def _has_escaped_text(text: str) -> bool:
+    """Whether characters are escaped that need not be; looks at the first escapes only."""
+    seen = 0
+    for begin in range(0, len(text), BITE):
+        at = text.find("\\u", begin, begin + BITE + 1)
+        while at >= 0 and seen < _ESCAPES_LOOKED_AT:
+            if not _ASCII.match(text, at + 2) and _backslashes_before(text, at) % 2 == 0:
+                return True
+            seen += 1
+            at = text.find("\\u", at + 2, begin + BITE + 1)
+    return False
+
+
+def _backslashes_before(text: str, at: int) -> int:
+    begin = at
+    while begin and text[begin - 1] == "\\":
+        begin -= 1
+    return at - begin
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +92,7 @@ class Writer:
         """A value as text; its items stand `depth + 1` levels deep. Keys are sorted, as nbformat does."""
         if isinstance(value, str):
             if self.splits(path):
-                return self._dump_items([self.style.quote(line) for line in value.splitlines(True)], "[]", depth)
+                return self._dump_items([self.style.quote(line) for line in _lines(value)], "[]", depth)
             return self.style.quote(value)
         if isinstance(value, Mapping):
             members = [self._member(str(key), value[key], path, depth) for key in sorted(value, key=str)]
@@ -170,14 +125,14 @@ class Writer:
         if isinstance(new, str) and isinstance(raw, str):
             return self.style.quote(new)
         if isinstance(new, str) and isinstance(raw, list) and isinstance(old, str):
-            return self._dump_items([self.style.quote(line) for line in new.splitlines(True)], "[]", depth)
+            return self._dump_items([self.style.quote(line) for line in _lines(new)], "[]", depth)
         return self.dump(new, path, depth)
 
     def patch_object(
         self, text: str, start: int, old: Mapping[str, Any], new: Mapping[str, Any], path: Path, depth: int
     ) -> str:
         """`patch` for an object; a value that is the same in both keeps its text, or its absence."""
-        items, end = walk(text, start, _scan_any)
+        items, end = walk(text, start, _scan_any(text))
         kept: list[tuple[str, str | None, str]] = []
         for at, item in enumerate(items):
             key = str(item.key)
@@ -194,7 +149,7 @@ class Writer:
         return self._rebuild(text, start, end, items, [(lead, member) for _, lead, member in kept], depth)
 
     def _patch_list(self, text: str, start: int, old: list[Any], new: list[Any], path: Path, depth: int) -> str:
-        items, end = walk(text, start, _scan_any)
+        items, end = walk(text, start, _scan_any(text))
         if len(items) != len(old):
             return self.dump(new, path, depth)
         tail = 0
@@ -233,11 +188,18 @@ class Writer:
 _MISSING = object()
 
 
-def _scan_any(text: str, at: int, key: str | None) -> tuple[Any, int]:
-    return _plain(text, at)
+def _scan_any(text: str) -> Callable[[str, int, str | None], tuple[Any, int]]:
+    scan = scanner(text)
+    return lambda text, at, _: scan(text, at)
 
 
-_plain = plain_scanner()
+def _lines(value: str) -> Iterator[str]:
+    """The lines with their ends, found in bites."""
+    at = 0
+    while at < len(value):
+        end = value.rfind("\n", at, at + BITE) + 1 or value.find("\n", at + BITE) + 1 or len(value)
+        yield from value[at:end].splitlines(True)
+        at = end
 
 
 def _place(kept: Sequence[tuple[str, str | None, str]], key: str) -> int:

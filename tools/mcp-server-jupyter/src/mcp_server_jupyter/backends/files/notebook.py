@@ -176,7 +176,7 @@ class OpenNotebook:
 
     def _read(self, previous: Document | None) -> tuple[Document, Version]:
         data, version = disk.read(self._folder.root, self.path, self._folder.limit)
-        if previous is not None and previous.data() == data:
+        if previous is not None and previous.holds(data):
             return previous, version
         return notebook_text.parse(data, previous), version
 

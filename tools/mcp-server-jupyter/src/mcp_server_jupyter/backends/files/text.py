@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from ... import notebooks
 from ...errors import InvalidNotebook
-from .json_text import Item, Path, Style, Writer, detect_style, plain_scanner, same, skip_space, walk
+from .json_scan import Item, plain_scanner, scanner, skip_space, walk
+from .json_text import Path, Style, Writer, detect_style, same
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -57,6 +58,15 @@ class Document:
         """The whole file."""
         return b"".join(self.parts())
 
+    def holds(self, data: bytes) -> bool:
+        """Whether that is the whole file."""
+        at = 0
+        for part in self.parts():
+            if not data.startswith(part, at):
+                return False
+            at += len(part)
+        return at == len(data)
+
     def without_bytes(self) -> Document:
         """Only what finds the made-up ids again."""
         kept = ("cell_type", "source", "id")
@@ -98,7 +108,7 @@ def _parse(data: bytes, text: str, previous: Document | None) -> Document:
     start = skip_space(text, 1 if text.startswith(BOM) else 0)
     if text[start : start + 1] != "{":
         raise InvalidNotebook("The file is not a notebook: it holds no JSON object.", hint="Name another file.")
-    scan_node = plain_scanner(node_type)
+    scan_node = scanner(text, node_type)
     cells: list[Item] = []
 
     def scan(text: str, at: int, key: str | None) -> tuple[Any, int]:
@@ -113,7 +123,7 @@ def _parse(data: bytes, text: str, previous: Document | None) -> Document:
     root = node_type({str(item.key): item.value for item in items})
     if len(root) != len(items):
         raise InvalidNotebook("The file names a part of the notebook twice.", hint="Repair it by hand.")
-    if root.get("nbformat") in (1, 2, 3) or "worksheets" in root:
+    if (type(root.get("nbformat")) is int and root["nbformat"] in (1, 2, 3)) or "worksheets" in root:
         notebook, remembered = _old_format(text, previous), previous is not None
         return Document(notebook, data, (), b"", b"", Style(), _refuse_old(root), True, remembered)
     notebooks.check_root(root)
@@ -164,7 +174,7 @@ def _identify(
     if None in ids:
         _remember_ids(ids, cells, taken, previous)
     return [
-        next((same_before for same_before in known.get(raw, ()) if same_before["id"] == cell_id), None)
+        next((before for before in (known.get(raw, ()) if known else ()) if before["id"] == cell_id), None)
         or (cell if cell.get("id") == cell_id else notebooks.shallow(cell, id=cell_id))
         for raw, cell, cell_id in zip(raws, cells, ids, strict=True)
     ]
