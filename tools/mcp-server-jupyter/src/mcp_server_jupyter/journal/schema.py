@@ -6,7 +6,7 @@ import sqlite3
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 KernelEventKind = Literal["start", "restart", "death", "adopt", "shutdown"]
 
@@ -86,22 +86,8 @@ def _damaged(error: sqlite3.DatabaseError) -> bool:
     return isinstance(error, _Unusable) or code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
-class Connection(sqlite3.Connection):
-    """SQLite holds UTF-8 only: a lone surrogate in a text (a cell's, a file name's) is written as its escape."""
-
-    def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
-        try:
-            return super().execute(sql, parameters)
-        except UnicodeEncodeError:
-            return super().execute(sql, [_encodable(value) for value in parameters])
-
-
-def _encodable(value: Any) -> Any:
-    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
-
-
 def _open(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=2.0, isolation_level=None, factory=Connection)
+    connection = sqlite3.connect(path, timeout=2.0, isolation_level=None)
     try:
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         connection.execute("PRAGMA journal_mode = WAL").fetchone()

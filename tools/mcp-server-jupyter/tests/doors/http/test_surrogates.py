@@ -73,7 +73,7 @@ async def test_running_it_is_answered_and_journaled(app: App) -> None:
         execution = json.loads(answer.content)["data"]["execution_id"]
     row = app.services.journal.execution(execution)
     assert row is not None
-    assert row.code == "text = '\\ud83d'"
+    assert row.code == f"text = '{HALF}'"
 
 
 async def test_an_event_that_carries_it_is_told() -> None:
