@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
+from contextlib import suppress
 from typing import Any
 
 from .settings import Settings
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+MAX_CHARS = 8_000
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -33,14 +36,32 @@ class _Structured(logging.Handler):
         self._logger: Any = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        if self._logger is None:
-            self._logger = _logger(as_json=self._as_json)
-        facts = {name: value for name, value in vars(record).items() if name not in _PLAIN}
-        if not record.name.startswith(__package__ or ""):
-            facts["logger"] = record.name
-        if record.exc_info:
-            facts["exc_info"] = record.exc_info
-        self._logger.log(record.levelno, record.getMessage(), **facts)
+        """Write one event. Whoever logs must not fail by it: without a descriptor or a disk it becomes a bare line."""
+        try:
+            if self._logger is None:
+                self._logger = _logger(as_json=self._as_json)
+            self._logger.log(record.levelno, _bounded(record.getMessage()), **_facts(record))
+        except (OSError, ImportError):
+            with suppress(OSError):
+                sys.stderr.write(f"{record.levelname} {_bounded(record.getMessage())}\n")
+
+
+def _facts(record: logging.LogRecord) -> dict[str, Any]:
+    facts = {name: value for name, value in vars(record).items() if name not in _PLAIN}
+    if not record.name.startswith(__package__ or ""):
+        facts["logger"] = record.name
+    if record.exc_info:
+        # As text and without the frames' variables: they hold people's data, and made lines of megabytes.
+        facts["exception"] = _bounded("".join(traceback.format_exception(*record.exc_info)).rstrip())
+    return facts
+
+
+def _bounded(text: str) -> str:
+    """A text of at most `MAX_CHARS` characters: its beginning and, where an exception says what it is, its end."""
+    if len(text) <= MAX_CHARS:
+        return text
+    half = MAX_CHARS // 2
+    return f"{text[:half]}\n… {len(text) - 2 * half} characters …\n{text[-half:]}"
 
 
 def _logger(*, as_json: bool) -> Any:
@@ -51,12 +72,9 @@ def _logger(*, as_json: bool) -> Any:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     if as_json:
-        processors += [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer(default=str)]
+        processors.append(structlog.processors.JSONRenderer(default=str))
     else:
-        console = structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-        )
-        processors.append(console)
+        processors.append(structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()))
     return structlog.wrap_logger(
         structlog.PrintLogger(file=sys.stderr),
         processors=processors,

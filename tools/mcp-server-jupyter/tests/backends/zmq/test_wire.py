@@ -16,7 +16,7 @@ import anyio
 import pytest
 import zmq
 
-from mcp_server_jupyter.backends.zmq.codec import DELIMITER
+from mcp_server_jupyter.backends.zmq.codec import DELIMITER, Codec
 from mcp_server_jupyter.backends.zmq.request import IDLE, REPLY, Request
 from mcp_server_jupyter.backends.zmq.stray import Stray
 from mcp_server_jupyter.backends.zmq.wire import Wire
@@ -315,3 +315,11 @@ async def test_a_request_whose_reply_was_overtaken_ends_with_its_idle_status(idl
         messages = [message async for message in request]
     [reply] = [message for message in messages if message.channel == "shell"]
     assert reply.content["ename"] == "KeyboardInterrupt"
+
+
+def test_code_that_holds_half_a_character_is_sent_as_its_escape() -> None:
+    codec = Codec({"key": "k"}, "session")
+    frames = codec.encode("execute_request", {"code": "x = '\ud83d é'"}, msg_id=None, parent=None)
+    decoded = codec.decode("shell", frames)
+    assert decoded is not None
+    assert decoded[0].content == {"code": "x = '\\ud83d é'"}

@@ -243,6 +243,14 @@ async def test_metrics_count_operations_executions_and_kernels(client: httpx2.As
             await anyio.sleep(0.01)
 
 
+@pytest.mark.parametrize("accept", ["text/plain", "application/openmetrics-text"])
+async def test_metrics_carry_no_series_of_when_they_were_made(client: httpx2.AsyncClient, accept: str) -> None:
+    await client.post("/api/operations/execute_code", json={"code": "1", "notebook_path": "a.ipynb"})
+    text = (await client.get("/metrics", headers={"accept": accept})).text
+    assert "mcp_jupyter_operation_seconds_count" in text
+    assert "_created" not in text
+
+
 # --------------------------------------------------------------------------- events
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import httpx2
 import mcp.types as T
 import pytest
 from mcp import Client, MCPError
@@ -112,6 +113,27 @@ async def test_who_unsubscribed_is_told_no_more(server: Server) -> None:
         await change(client, "stayed.ipynb")
         await told.until("notebook://stayed.ipynb")
     assert told.uris == ["notebook://stayed.ipynb"]
+
+
+async def test_a_person_s_save_is_told_without_a_call(server: Server) -> None:
+    told = Told()
+    path = server.root / "saved.ipynb"
+    headers = {"authorization": "Bearer secret-token"}
+    async with (
+        httpx2.AsyncClient(base_url=server.address, headers=headers, timeout=30) as http,
+        http_client(server, "legacy", message_handler=told) as client,
+    ):
+        await make(client, "saved.ipynb")
+        await subscribe(client, "notebook://saved.ipynb")
+        with anyio.fail_after(10):
+            async with http.stream("GET", "/api/events") as events:
+                async for line in events.aiter_lines():
+                    if line.startswith("retry"):
+                        path.write_text(path.read_text().replace('"metadata": {', '"metadata": {"by": "a person",', 1))
+                    if line.startswith("data") and "saved.ipynb" in line:
+                        break
+        await told.until("notebook://saved.ipynb")
+    assert told.uris == ["notebook://saved.ipynb"]
 
 
 @pytest.mark.parametrize("spelled", ["notebook://Week%201/%C3%A9t%C3%A9%23.ipynb", "notebook://Week 1/été%23.ipynb"])

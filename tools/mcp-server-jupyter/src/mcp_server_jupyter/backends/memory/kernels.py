@@ -383,10 +383,14 @@ class MemoryKernels:
         if sum(kernel.death is None for kernel in self._kernels.values()) >= self.settings.max_kernels:
             raise Unavailable("There are as many kernels as --max-kernels allows.", hint="Shut one down.")
         root = self.settings.root.resolve()
-        folder = (root / cwd).resolve()
+        try:
+            folder = (root / cwd).resolve()
+            there = await anyio.Path(folder).is_dir()
+        except (OSError, ValueError) as error:
+            raise InvalidRequest("That cannot be a folder's name.", hint="Give an existing folder.") from error
         if not folder.is_relative_to(root):
             raise OutsideRoot(f"The folder {cwd!r} is outside the root.", hint="Give a folder relative to the root.")
-        if not await anyio.Path(folder).is_dir():
+        if not there:
             raise InvalidRequest(f"There is no folder {cwd!r}.", hint="Give an existing folder.")
         kernel = MemoryKernel(self, str(uuid.uuid4()), Path(cwd).as_posix() if cwd else "", epoch)
         self._kernels[kernel.id] = kernel

@@ -50,7 +50,12 @@ class Codec:
             "version": PROTOCOL,
         }
         pack = self._session.pack
-        frames = [pack(header), pack(parent or {}), b"{}", pack(content)]
+        try:
+            packed = pack(content)
+        except UnicodeEncodeError:
+            # Half a character: no program holds one, so no kernel takes it; in a string its escape means the same.
+            packed = pack(_encodable(content))
+        frames = [pack(header), pack(parent or {}), b"{}", packed]
         return [DELIMITER, self._session.sign(frames), *frames]
 
     def decode(self, channel: Channel, frames: list[bytes]) -> tuple[Message, dict[str, Any]] | None:
@@ -77,3 +82,11 @@ class Codec:
             # What a stranger, or a broken kernel, sent in place of the protocol's frames.
             return None
         return message, parent_header
+
+
+def _encodable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, Mapping):
+        return {key: _encodable(inner) for key, inner in value.items()}
+    return [_encodable(inner) for inner in value] if isinstance(value, list) else value

@@ -65,6 +65,7 @@ def create_http(services: Services, mcp: MCPServer, token: str | None, *, port: 
         exception_handlers={JupyterMcpError: _known, HTTPException: _http, Exception: _unknown},
         lifespan=lifespan,
     )
+    app.router.redirect_slashes = False
     app.state.requests = requests
     app.state.stopping = False
     return app

@@ -33,12 +33,15 @@ class McpRoute:
         self._max_body = max_body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] != "POST" or any(name in _PROTOCOL for name, _ in scope["headers"]):
-            await self._sessions.handle_request(scope, receive, send)
+        if scope["method"] != "POST":
+            # Streams are not resumed: the SDK would not answer one that asks for it.
+            headers = [pair for pair in scope["headers"] if pair[0] != b"last-event-id"]
+            await self._sessions.handle_request({**scope, "headers": headers}, receive, send)
             return
         try:
             body = await read_body(receive, self._max_body)
-            call = read_json(body)
+            of_a_client = any(name in _PROTOCOL for name, _ in scope["headers"])
+            call: Any = None if of_a_client else read_json(body)
         except JupyterMcpError as error:
             await error_response(error)(scope, receive, send)
             return

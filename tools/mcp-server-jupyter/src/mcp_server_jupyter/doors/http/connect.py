@@ -37,7 +37,11 @@ async def connect(services: Services, body: dict[str, Any], *, own_address: tupl
             )
     for name in ("room_token", "runtime_token"):
         value = given[name]
-        if value and token is not None and not hmac.compare_digest(value.encode(), token.encode()):
+        if (
+            value
+            and token is not None
+            and not hmac.compare_digest(value.encode("utf-8", "surrogatepass"), token.encode())
+        ):
             raise Unauthorized(f"{name} is not this server's token.", hint="Send the token that `serve` printed.")
     if runtime_id := given["runtime_id"]:
         services.sessions.get(runtime_id)

@@ -15,10 +15,10 @@ def read_json(body: bytes) -> Any:
     """JSON as RFC 8259 has it, of bounded depth. Escapes of lone surrogates are kept.
 
     Raises:
-        ValueError: it is not JSON (NaN and Infinity are not), holds a number of thousands of digits or is too deep.
+        ValueError: it is not UTF-8 or not JSON (NaN is not), holds a number of thousands of digits or is too deep.
     """
     try:
-        value = json.loads(body, parse_constant=_no_constant)
+        value = json.loads(body.decode(), parse_constant=_no_constant)
     except RecursionError as error:
         raise ValueError("nested too deep") from error
     level = [value]

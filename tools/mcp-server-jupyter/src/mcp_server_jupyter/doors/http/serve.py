@@ -19,6 +19,7 @@ from ...ownership import announced, load_token
 from ...services import Services, open_services
 from ...settings import Settings
 from ..mcp.server import create_mcp
+from .accept import BACKLOG, TRIES, exhaustion_said_once, restore_backlog
 from .app import create_http
 
 _MAX_HEADER_BYTES = 64 * 2**10
@@ -30,6 +31,14 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        with exhaustion_said_once():
+            await super().serve(sockets)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        restore_backlog(sockets or ())
 
 
 async def serve_http(settings: Settings, say: Callable[[str, str | None], object]) -> None:
@@ -78,6 +87,7 @@ def _config(app: Starlette) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         access_log=False,
+        backlog=TRIES,
         log_config=None,
         lifespan="on",
         ws="none",
@@ -109,7 +119,7 @@ def _listen(settings: Settings) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((settings.host, settings.port))
-        listener.listen(2048)
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         raise Unavailable(

@@ -12,6 +12,7 @@ from mcp import MCPError
 from mcp.server.caching import CacheHint
 from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import Context, MCPServer
+from mcp.server.mcpserver.exceptions import UnexpectedToolError
 from pydantic import AnyUrl
 
 from ... import __version__
@@ -21,6 +22,7 @@ from ...operations.bind import input_schema, invoke, resolve
 from ...operations.uris import parse_handle
 from ...services import Services
 from . import prompts, resources
+from .printable import escape_surrogates, printable
 from .sdk_compat import caller_cancelled, client_name
 from .subscriptions import ChangeBus, Subscribers
 
@@ -50,6 +52,7 @@ class JupyterMcp(MCPServer[dict[str, Any]]):
             instructions=INSTRUCTIONS,
             lifespan=_transport,
             subscriptions=ChangeBus(services.events),
+            middleware=[escape_surrogates],
             log_level="ERROR",
             cache_hints={"tools/list": CacheHint(ttl_ms=3_600_000, scope="public")},
         )
@@ -84,7 +87,21 @@ class JupyterMcp(MCPServer[dict[str, Any]]):
             )
         except JupyterMcpError as error:
             return T.CallToolResult(content=[T.TextContent(type="text", text=str(error))], is_error=True)
+        except Exception as error:  # logged by the SDK, with its traceback; the client learns no more than this
+            raise UnexpectedToolError(f"The tool {name} failed; the server's log says how.") from error
         return _result(answer)
+
+    async def get_prompt(
+        self, name: str, arguments: dict[str, Any] | None = None, context: Context[Any, Any] | None = None
+    ) -> T.GetPromptResult | T.InputRequiredResult:
+        """Render a prompt; what it does not know is a protocol error (-32602), as for tools."""
+        prompt = next((prompt for prompt in await self.list_prompts() if prompt.name == name), None)
+        if prompt is None:
+            raise MCPError(code=T.INVALID_PARAMS, message=f"Unknown prompt: {name}")
+        known = [argument.name for argument in prompt.arguments or ()]
+        if unknown := sorted(set(arguments or ()) - set(known)):
+            raise MCPError(code=T.INVALID_PARAMS, message=f"{name} has no {unknown[0]!r}; it takes {', '.join(known)}.")
+        return await super().get_prompt(name, arguments, context)
 
     async def list_resource_templates(self) -> list[T.ResourceTemplate]:
         return [*resources.TEMPLATES, *await super().list_resource_templates()]
@@ -149,7 +166,7 @@ def _annotations(operation: Operation) -> T.ToolAnnotations:
 
 def _progress(context: Context[Any, Any]) -> Any:
     async def report(value: float, text: str) -> None:
-        await context.report_progress(value, None, text)
+        await context.report_progress(value, None, printable(text))
 
     return report
 
