@@ -350,7 +350,7 @@ async def test_a_kernel_that_dies_with_its_server_is_adopted_with_its_cause(sett
 
 
 async def test_a_dead_kernel_is_offered_until_it_is_shut_down(settings: Settings) -> None:
-    identity = await killed_server(settings, "print(1, flush=True)\nimport os; os._exit(7)")
+    identity = await killed_server(settings, "print(1, flush=True)\nimport os, time\ntime.sleep(0.3)\nos._exit(7)")
     await until(lambda: (settings.state_dir / "kernels" / identity / "exit.json").exists())
     for _ in range(2):
         async with open_kernels(settings) as kernels:
