@@ -252,6 +252,16 @@ async def test_a_restart_is_told_once_to_everybody_else_who_used_the_kernel(desk
     assert "was restarted by a" in (await desk.call("read_all_cells", author="c")).text
 
 
+async def test_a_restart_of_a_kernel_without_a_notebook_is_told_to_those_who_used_it(desk: Desk) -> None:
+    identity = (await desk.call("start_kernel")).data["kernel_id"]
+    for author in ("a", "b"):
+        await desk.call("execute_code", author=author, code="1", kernel_id=identity)
+    await desk.call("restart_kernel", author="a", kernel_id=identity)
+    for author, told in (("a", False), ("b", True), ("b", False)):
+        answer = await desk.call("execute_code", author=author, code="1", kernel_id=identity)
+        assert ("was restarted by a: its variables are gone" in answer.text) is told, (author, answer.text)
+
+
 async def test_the_death_of_a_kernel_is_told_on_the_next_call_whichever_it_is(desk: Desk) -> None:
     await desk.call("append_execute_code_cell", cell_source="x = 1")
     await desk.call("append_execute_code_cell", cell_source="y = 1")

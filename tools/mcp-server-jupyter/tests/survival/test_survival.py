@@ -122,7 +122,7 @@ def test_a_killed_kernel_is_answered_within_two_seconds_and_not_replaced(server:
     assert server.call("execute_code", code="40 + 2", notebook_path="k.ipynb")["data"]["kernel_epoch"] == 2
 
 
-def test_a_cell_whose_kernel_died_with_the_server_is_told_as_lost(server: Server) -> None:
+def test_a_cell_whose_kernel_died_with_the_server_is_told_with_the_cause_and_what_it_had_shown(server: Server) -> None:
     server.call("create_notebook", notebook_path="b")
     pid = int(
         server.call("execute_code", code="import os; print(os.getpid())", notebook_path="b.ipynb")["text"].split("\n")[
@@ -136,11 +136,12 @@ def test_a_cell_whose_kernel_died_with_the_server_is_told_as_lost(server: Server
     server.kill()
     os.kill(pid, signal.SIGKILL)
     server.start()
-    answer = server.call("get_execution", execution_id=running["data"]["execution_id"])
-    assert answer["data"]["status"] == "lost"
-    assert "while the server was away" in answer["text"]
+    answer = finished(server, running["data"]["execution_id"])
+    assert answer["data"]["status"] == "died"
+    assert "The kernel was killed by signal 9" in answer["text"]
+    assert "before" in answer["text"]
     info = server.call("get_notebook_info", notebook_path="b.ipynb")
-    assert info["data"]["kernel_state"] == "none"
+    assert info["data"]["kernel_state"] == "dead"
     kinds = [output["output_type"] for output in server.notebook("b.ipynb")["cells"][0]["outputs"]]
     assert kinds == ["stream", "error"]
 
@@ -173,6 +174,7 @@ def test_kept_kernels_are_adopted_by_the_next_server_with_their_variables(tmp_pa
 
 def test_a_client_that_goes_away_loses_nothing(server: Server) -> None:
     server.call("create_notebook", notebook_path="c")
+    server.call("execute_code", notebook_path="c.ipynb", code="'the kernel is there'")
     with pytest.raises(OSError, match="timed out"):
         server.call(
             "append_execute_code_cell",

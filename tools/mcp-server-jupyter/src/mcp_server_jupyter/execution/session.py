@@ -129,10 +129,10 @@ class Sessions:
         """The session of a notebook, dead kernels included."""
         return self._sessions.get(self._notebooks.get(notebook, ""))
 
-    def news(self, notebook: str) -> News | None:
-        """What is to be heard of a notebook's kernel, of one that is gone included."""
-        session = self.find(notebook)
-        return self._gone.get(notebook) if session is None else session.died()
+    def news(self, notebook: str | None, kernel_id: str | None = None) -> tuple[Session | None, News | None]:
+        """The session of a kernel or of a notebook, and what is to be heard of it; of a kernel that is gone, too."""
+        session = self._sessions.get(kernel_id or self._notebooks.get(notebook or "", ""))
+        return session, self._gone.get(notebook or "") if session is None else session.died()
 
     # ------------------------------------------------------------------ starting
 
@@ -193,7 +193,7 @@ class Sessions:
     async def _start(
         self, kernel_name: str | None, cwd: str, notebook: str | None, env: Mapping[str, str] | None
     ) -> Session:
-        before = None if notebook is None else self.news(notebook)
+        _, before = self.news(notebook)
         epoch = 1 if before is None else before.epoch + 1
         kernel = await self._kernels.start(kernel_name or self._default_kernel, cwd=cwd, env=env, epoch=epoch)
         session = Session(kernel, notebook, before or News(heard=notebook is None))

@@ -61,8 +61,8 @@ class Call:
 
     `progress(value, text)` reports to the caller, None when nobody asked. `cancelled_by_caller()` says, once the
     call is being cancelled, whether the caller asked for it (then its cell is interrupted) or merely went away.
-    `notebook` is the notebook it is about, as far as it has named one: what its kernel's fate says is added to the
-    answer (see `notices`).
+    `notebook` and `kernel_id` are what it is about, as far as it has named them: the fate of that kernel is added to
+    the answer (see `notices`).
     """
 
     services: Services
@@ -70,6 +70,7 @@ class Call:
     progress: Progress | None = None
     cancelled_by_caller: Callable[[], bool] = never
     notebook: str | None = None
+    kernel_id: str | None = None
 
     @property
     def author(self) -> str:
@@ -100,7 +101,7 @@ class Call:
             NotFound
         """
         session = self.services.sessions.get(kernel_id)
-        self.notebook = session.notebook
+        self.notebook, self.kernel_id = session.notebook, session.id
         return session
 
 

@@ -17,7 +17,7 @@ def find_session(call: Call, notebook_path: str, kernel_id: str) -> Session:
     sessions = call.services.sessions
     session = sessions.find(path)
     if session is None:
-        news = sessions.news(path)
+        _, news = sessions.news(path)
         last = f" The last one {news.cause}: its variables are gone." if news is not None and news.cause else ""
         raise InvalidRequest(f"{path} has no kernel.{last}", hint="Executing a cell or start_kernel starts one.")
     return session

@@ -15,16 +15,12 @@ SHOWN = 20
 
 async def add_notice(call: Call, answer: Answer) -> None:
     """Put it behind the answer's first line, where it is seen: once for each caller it concerns."""
-    if call.notebook is None:
-        return
-    sessions = call.services.sessions
-    news = sessions.news(call.notebook)
-    session = sessions.find(call.notebook)
+    session, news = call.services.sessions.news(call.notebook, call.kernel_id)
     if session is not None:
         session.used_by(call.author)
     if news is None or not news.tell(call.author):
         return
-    text = _sentence(news, session, await _to_rerun(call, call.notebook, session))
+    text = _sentence(news, session, await _to_rerun(call, session))
     if text:
         first, line_break, rest = answer.text.partition("\n")
         answer.text = f"{first}\n! {text}{line_break}{rest}"
@@ -32,7 +28,7 @@ async def add_notice(call: Call, answer: Answer) -> None:
 
 def heard(call: Call) -> None:
     """The caller has been told of the kernel's death by an error."""
-    news = call.services.sessions.news(call.notebook) if call.notebook is not None else None
+    _, news = call.services.sessions.news(call.notebook, call.kernel_id)
     if news is not None:
         news.tell(call.author)
 
@@ -53,11 +49,13 @@ def _sentence(news: News, session: Session | None, cells: list[int]) -> str:
     return f"The kernel of epoch {news.epoch} {news.cause}: its variables are gone. {now}{rerun}"
 
 
-async def _to_rerun(call: Call, path: str, session: Session | None) -> list[int]:
+async def _to_rerun(call: Call, session: Session | None) -> list[int]:
     """Cells that show a result which the kernel of now does not hold; none if the notebook cannot be read."""
+    if call.notebook is None:
+        return []
     try:
-        notebook = await call.services.contents.read(path)
-        runs = call.services.journal.last_runs(path)
+        notebook = await call.services.contents.read(call.notebook)
+        runs = call.services.journal.last_runs(call.notebook)
     except JupyterMcpError:
         return []
     held = None if session is None or session.death is not None else (session.id, session.kernel.epoch)
