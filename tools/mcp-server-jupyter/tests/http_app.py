@@ -38,9 +38,10 @@ INITIALIZE = {
 
 
 def clean_environment() -> dict[str, str]:
-    """This process's environment without any setting of ours."""
+    """This process's environment without any setting of ours, but for this: servers end with their last client."""
     foreign = {"ROOM_ID", "PORT", "JUPYTER_TOKEN", "TRANSPORT"}
-    return {k: v for k, v in os.environ.items() if not k.startswith("MCP_JUPYTER_") and k not in foreign}
+    own = {k: v for k, v in os.environ.items() if not k.startswith("MCP_JUPYTER_") and k not in foreign}
+    return {**own, "MCP_JUPYTER_LINGER_MINUTES": "0"}
 
 
 class App:

@@ -18,7 +18,6 @@ from .execution.recovery import recover
 from .execution.session import Sessions
 from .journal import EditRow, Journal, open_journal
 from .notebooks import new_notebook
-from .ownership import has_attached
 from .ports import Contents, Kernels
 from .settings import Settings
 from .tasks import Tasks
@@ -37,6 +36,8 @@ class Services:
     executions: Executions
     default_notebook: str | None = None
     recovered: str = ""
+    leave_kernels: bool = False
+    """Whether the kernels are left to the next server when this one closes, as `keep_kernels` would."""
 
     def path(self, notebook_path: str | None) -> str:
         """The notebook a call means, in its one canonical spelling.
@@ -84,7 +85,7 @@ async def open_services(
 ) -> AsyncIterator[Services]:
     """Open backends and journal, take over what an earlier server left, and close all of it in order."""
     async with AsyncExitStack() as stack:
-        journal = stack.enter_context(open_journal(settings.state_dir / "journal.sqlite3"))
+        journal = stack.enter_context(open_journal(settings.root_state / "journal.sqlite3"))
         opened_contents: Contents = contents or _backend("contents", settings.contents, settings)
         await stack.enter_async_context(opened_contents)
         opened_kernels: Kernels = kernels or _backend("kernels", settings.kernels, settings)
@@ -127,7 +128,7 @@ async def _open_default(services: Services, notebook: str) -> None:
 
 
 async def _close(services: Services) -> None:
-    if services.settings.keep_kernels or has_attached(services.settings):
+    if services.settings.keep_kernels or services.leave_kernels:
         await services.kernels.release()
     else:
         services.executions.abandon("The server was stopped while this cell ran, and its kernel with it.")
