@@ -8,8 +8,8 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +134,8 @@ class Stdio:
 
     def close(self) -> int:
         assert self.process.stdin is not None
-        self.process.stdin.close()
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()
         return self.process.wait(20)
 
 
@@ -145,13 +146,29 @@ def text_of(answer: dict[str, Any]) -> str:
 
 
 @contextmanager
-def stdio(root: Path, state: Path, *options: str) -> Iterator[Stdio]:
-    """The bare command as a client starts it."""
+def stdio(
+    root: Path,
+    state: Path,
+    *options: str,
+    env: Mapping[str, str] | None = None,
+    before: str = "",
+    log: Path | None = None,
+) -> Iterator[Stdio]:
+    """The bare command as a client starts it; `before` is Python that runs first, `log` takes its standard error."""
     root.mkdir(parents=True, exist_ok=True)
-    arguments = [*COMMAND, f"--root={root}", f"--state-dir={state}", *options]
-    with subprocess.Popen(
-        arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=clean_environment()
-    ) as process:
+    run = f"import sys; {before}\nfrom mcp_server_jupyter.cli import main; main()"
+    command = [sys.executable, "-c", run] if before else COMMAND
+    arguments = [*command, f"--root={root}", f"--state-dir={state}", *options]
+    with (
+        (log or Path(os.devnull)).open("ab") as stderr,
+        subprocess.Popen(
+            arguments,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            env={**clean_environment(), **(env or {})},
+        ) as process,
+    ):
         client = Stdio(process)
         try:
             yield client
