@@ -110,7 +110,10 @@ class Stdio:
         self.write(json.dumps({"jsonrpc": "2.0", "method": method, "params": params or {}}).encode() + b"\n")
 
     def receive(self, request_id: int | None, seconds: float = 30) -> dict[str, Any]:
-        """The answer to `request_id`; every line must be one JSON-RPC message."""
+        """The answer to `request_id`, if it came before others' too; every line must be one JSON-RPC message."""
+        for early in [m for m in self.others if "method" not in m and m.get("id") == request_id]:
+            self.others.remove(early)
+            return early
         while True:
             line = self._lines.get(timeout=seconds)
             assert line, f"the server closed its output (exit code {self.process.wait(5)})"

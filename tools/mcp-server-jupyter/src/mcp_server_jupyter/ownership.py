@@ -166,7 +166,7 @@ def connect(settings: Settings) -> socket.socket | None:
     """
     server = read_record(settings.root_state)
     address = server.socket if server is not None and server.socket else str(settings.root_state / SOCKET)
-    if isinstance(address, str) and not hasattr(socket, "AF_UNIX"):
+    if isinstance(address, str) and (not has_unix_sockets() or len(os.fsencode(address)) > _LONGEST_SOCKET):
         return None
     connection = socket.socket(socket.AF_UNIX) if isinstance(address, str) else socket.socket()
     try:
@@ -275,9 +275,14 @@ def is_held(folder: Path) -> bool:
     return _is_locked(folder / LOCK)
 
 
+def has_unix_sockets() -> bool:
+    """Whether processes of this machine can meet at a file; elsewhere at a port of loopback."""
+    return hasattr(socket, "AF_UNIX")
+
+
 def _listen(folder: Path) -> tuple[socket.socket, str | int, str | None]:
     """A listening socket, its address, and what opens it."""
-    if not hasattr(socket, "AF_UNIX"):
+    if not has_unix_sockets():
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         return _bound(listener, ("127.0.0.1", 0)), int(listener.getsockname()[1]), secrets.token_urlsafe(32)
     path = folder / SOCKET

@@ -44,6 +44,12 @@ class Place:
         assert found is not None
         return found
 
+    @property
+    def version(self) -> str | None:
+        """Of the server that runs, None just now."""
+        found = read_record(self.settings.root_state)
+        return found.version if found is not None and is_held(self.settings.root_state) else None
+
     def client(self, *options: str, **more: Any) -> Any:
         return stdio(self.root, self.state, LINGER, *options, **more)
 
@@ -80,6 +86,19 @@ def place(tmp_path: Path) -> Iterator[Place]:
 
 def run(client: Stdio, code: str, name: str = "a.ipynb") -> str:
     return client.call("execute_code", code=code, notebook_path=name)
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended; nobody may have collected it yet."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: is_gone(pid))
 
 
 def at_once(*work: Callable[[], Any]) -> list[Any]:
@@ -122,12 +141,11 @@ def test_same_named_notebooks_of_two_roots_never_meet(tmp_path: Path) -> None:
         with one.client() as client:
             client.initialize()
             client.call("append_execute_code_cell", cell_source="mine = 'of one'", notebook_path="a.ipynb")
-            os.kill(one.record.pid, signal.SIGKILL)
+            kill(one.record.pid)
             with other.client() as stranger:
                 stranger.initialize()
                 assert "NameError" in run(stranger, "mine")
                 assert "of one" not in stranger.call("read_all_cells", notebook_path="a.ipynb")
-                assert "Nothing" in stranger.call("undo", notebook_path="a.ipynb", author="tests") or True
             assert "of one" in run(client, "mine")
         assert one.settings.root_state != other.settings.root_state
         assert "of one" not in (other.root / "a.ipynb").read_text()
@@ -157,7 +175,7 @@ def test_up_starts_one_server_however_many_ask(place: Place) -> None:
 @pytest.mark.parametrize(
     "before",
     [
-        "import socket; del socket.AF_UNIX",
+        "import mcp_server_jupyter.ownership as o; o.has_unix_sockets = lambda: False",
         "import mcp_server_jupyter.doors.stdio.detach as detach; detach.can_fork = lambda: False",
     ],
     ids=["no Unix sockets", "no fork"],
@@ -241,7 +259,7 @@ def test_two_clients_keep_their_variables_when_the_server_is_killed_while_both_c
         ]
         for name in ("a.ipynb", "b.ipynb"):
             eventually((place.root / f"started-{name}").exists)
-        os.kill(place.record.pid, signal.SIGKILL)
+        kill(place.record.pid)
         for client, request in zip((one, two), waiting, strict=True):
             result = client.receive(request)["result"]
             assert result["isError"]
@@ -274,7 +292,7 @@ def test_a_server_that_is_asked_to_end_leaves_the_kernels_to_attached_clients(pl
         run(client, "x = 'kept'")
         pid = place.record.pid
         os.kill(pid, signal.SIGTERM)
-        eventually(lambda: not psutil.pid_exists(pid), 20, "the end of the server")
+        eventually(lambda: is_gone(pid), 20, "the end of the server")
         assert "kept" in run(client, "x")
         assert place.record.pid != pid
 
@@ -360,7 +378,7 @@ def test_down_ends_server_and_kernels_and_the_next_call_starts_anew(place: Place
         run(client, "x = 'gone'")
         pid = place.record.pid
         assert "has ended" in place.command("down").stdout
-        assert not psutil.pid_exists(pid)
+        assert is_gone(pid)
         assert [p for p in place.processes() if p.pid != client.process.pid] == []
         assert "No server" in place.command("down").stdout
         assert "NameError" in run(client, "x")
@@ -391,7 +409,7 @@ def test_each_client_has_its_own_default_notebook_and_answer_settings(place: Pla
         two.initialize()
         for client, name in ((one, "a.ipynb"), (two, "b.ipynb")):
             assert f"I am {name}" in client.call("append_execute_code_cell", cell_source=f"print('I am {name}')")
-            assert f"I am {name}" in (place.root / name).read_text()
+            eventually(lambda name=name: f"I am {name}" in (place.root / name).read_text())
         code = "print('x' * 5000)"
         assert len(two.call("execute_code", code=code)) < 1000 < len(one.call("execute_code", code=code))
         assert log.read_text() == ""
@@ -410,7 +428,7 @@ def test_two_clients_of_one_name_are_two_authors(place: Place) -> None:
         for client in (one, two):
             client.initialize()
             client.call("append_execute_code_cell", cell_source="1", notebook_path="a.ipynb")
-        os.kill(place.record.pid, signal.SIGKILL)
+        kill(place.record.pid)
         one.call("append_execute_code_cell", cell_source="2", notebook_path="a.ipynb")
     from mcp_server_jupyter.journal import open_journal
 
@@ -466,9 +484,7 @@ def test_a_newer_client_replaces_an_older_server_once_it_is_idle(place: Place) -
         with place.client(before=newer) as client:
             assert "result" in client.initialize()
             assert "done in peace" in text_of(older.receive(waiting))
-            eventually(
-                lambda: is_held(place.settings.root_state) and place.record.version == "99.0", 20, "the newer one"
-            )
+            eventually(lambda: place.version == "99.0", 20, "the newer one")
             assert place.record.pid != old
             assert "kept" in run(client, "x")
             assert "kept" in run(older, "x")
@@ -510,7 +526,7 @@ def test_a_damaged_record_is_no_server(tmp_path: Path, text: str) -> None:
 def test_a_record_that_a_killed_server_left_is_no_server(place: Place) -> None:
     with place.client() as client:
         client.initialize()
-        os.kill(place.record.pid, signal.SIGKILL)
+        kill(place.record.pid)
         client.process.kill()
     eventually(lambda: not is_held(place.settings.root_state))
     assert place.record.socket is not None
@@ -540,7 +556,7 @@ def test_who_greets_otherwise_is_hung_up_on(warm: Place, greeting: bytes) -> Non
         connection.connect(address)
         connection.sendall(greeting)
         connection.shutdown(socket.SHUT_WR)
-        assert connection.recv(100) == b"" or True
+        assert b"jupyter" not in connection.recv(100)
     with warm.client() as client:
         assert "result" in client.initialize()
 
@@ -555,7 +571,7 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
 def test_a_port_on_loopback_opens_to_the_key_alone(tmp_path: Path) -> None:
     place = Place(tmp_path)
-    before = "import socket; del socket.AF_UNIX"
+    before = "import mcp_server_jupyter.ownership as o; o.has_unix_sockets = lambda: False"
     with stdio(place.root, place.state, before=before) as client:
         assert "result" in client.ask("initialize", INITIALIZE)
         port = place.record.socket
