@@ -38,8 +38,8 @@ def figures(samples: Samples) -> list[Figure]:
 def _ratios(samples: Samples) -> list[Figure]:
     found = []
     targets: dict[str, dict[str, float | None]] = {
-        "execute": {"stdio": 1.4, "stdio 2025": 1.4, "http": 1.6},
-        "in a row": {},
+        "execute": {"stdio": 1.25, "stdio 2025": 1.25, "http": 1.4},
+        "in a row": {"stdio": 1.0},
         "insert": {"stdio": 1.4, "http": None},
     }
     titles = {"execute": "execute 1+1", "in a row": "execute 1+1 in a row", "insert": "insert and run, 10 cells"}
@@ -89,10 +89,12 @@ def _outputs(samples: Samples) -> list[Figure]:
 
 def _cold(samples: Samples) -> list[Figure]:
     found = []
-    if seconds := samples.get("spawn to tools/list", {}).get("stdio"):
-        found.append(Figure("spawn to tools/list", median(seconds), "s", 0.5))
-    if result := samples.get("spawn to result"):
-        found.append(_ratio("spawn to first result", result["stdio"], result["raw"], None))
+    wheres = {"stdio": ("without a server", 0.5), "attached": ("with a server", 0.2)}
+    for name, (where, target) in wheres.items():
+        if seconds := samples.get("spawn to tools/list", {}).get(name):
+            found.append(Figure(f"spawn to tools/list, {where}", median(seconds), "s", target))
+        if result := samples.get("spawn to result"):
+            found.append(_ratio(f"spawn to first result, {where}", result[name], result["raw"], None))
     return found
 
 

@@ -16,10 +16,10 @@ from functools import partial
 from pathlib import Path
 
 from . import notebooks
-from .pipe import spawn
+from .pipe import Spawned, spawn
 from .quiet import Quiet
 from .raw import Answer, Raw, raw_kernel
-from .server import Server, http, peak_memory, stdio
+from .server import Server, http, peak_memory, stdio, wait_until_ended
 
 Subject = Raw | Server
 Samples = dict[str, dict[str, list[float]]]
@@ -48,16 +48,17 @@ async def warm(folder: Path, plan: Plan) -> Samples:
             await stack.enter_async_context(stdio(_folder(folder, "stdio"))),
             await stack.enter_async_context(stdio(_folder(folder, "legacy"), mode="legacy", name="stdio 2025")),
             await stack.enter_async_context(http(_folder(folder, "http"))),
-            # A second stdio process over the HTTP server's root: it attaches to that server.
-            await stack.enter_async_context(stdio(folder / "http", name="attached")),
+            # The server in the client's own process, without a relay in between.
+            await stack.enter_async_context(stdio(_folder(folder, "own"), name="embedded", more=["--embedded"])),
         ]
+        row = [subject for subject in subjects if subject.name != "stdio 2025"]
         three = [subject for subject in subjects if subject.name in ("raw", "stdio", "http")]
         for subject in subjects:
             for name, notebook in (("small", notebooks.small()), ("outputs", notebooks.small())):
                 notebooks.write(subject.folder / f"{name}.ipynb", notebook)
             notebooks.write(subject.folder / "large.ipynb", notebooks.large())
         samples["execute"] = await _turns(subjects, lambda s: s.execute("small.ipynb", "1+1"), plan.rounds, plan)
-        samples["in a row"] = await _in_a_row(three, lambda s: s.execute("small.ipynb", "1+1"), plan)
+        samples["in a row"] = await _in_a_row(row, lambda s: s.execute("small.ipynb", "1+1"), plan)
         samples["insert"] = await _turns(three, lambda s: s.insert_execute("small.ipynb", "1+1"), plan.rounds, plan)
         samples["insert large"] = await _turns(three, lambda s: s.insert_execute("large.ipynb", "1+1"), plan.few, plan)
         for size in ("small", "large"):
@@ -84,7 +85,7 @@ async def warm(folder: Path, plan: Plan) -> Samples:
         samples["memory"] = {
             f"{subject.name} {part}": [float(size)]
             for subject in three
-            if isinstance(subject, Server) and subject.pid is not None
+            if isinstance(subject, Server)
             for part, size in peak_memory(subject.pid).items()
         }
     return samples
@@ -133,20 +134,29 @@ async def cold(folder: Path, plan: Plan) -> Samples:
     """From the start of the process to `tools/list` and to the first result of a new kernel."""
     root = _folder(folder, "spawn")
     notebooks.write(root / "small.ipynb", notebooks.small())
+    runs: dict[str, list[Spawned]] = {"stdio": [], "attached": []}
+    raw = []
     await spawn(root, "small.ipynb")
-    runs, raw = [], []
     for _ in range(plan.few):
-        await plan.quiet()
-        runs.append(await spawn(root, "small.ipynb"))
+        for name, seen in runs.items():
+            await asyncio.to_thread(wait_until_ended, root)
+            async with AsyncExitStack() as stack:
+                if name == "attached":
+                    server = await stack.enter_async_context(stdio(root))
+                    await server.execute("small.ipynb", "1+1")
+                await plan.quiet()
+                seen.append(await spawn(root, "small.ipynb"))
         await plan.quiet()
         started = time.perf_counter()
         async with raw_kernel(root) as kernel:
             await kernel.execute("", "1+1")
             raw.append(time.perf_counter() - started)
+    tools = {name: [run.tools_seconds for run in seen] for name, seen in runs.items()}
+    results = {name: [run.result_seconds for run in seen] for name, seen in runs.items()}
     return {
-        "spawn to tools/list": {"stdio": [run.tools_seconds for run in runs]},
-        "spawn to result": {"stdio": [run.result_seconds for run in runs], "raw": raw},
-        "tools/list bytes": {"stdio": [float(run.tools_bytes) for run in runs]},
+        "spawn to tools/list": tools,
+        "spawn to result": {**results, "raw": raw},
+        "tools/list bytes": {"stdio": [float(run.tools_bytes) for run in runs["stdio"]]},
     }
 
 
@@ -219,7 +229,6 @@ async def fleet(folder: Path, plan: Plan) -> Samples:
             return answer.seconds
 
         samples["fleet"] = await _bursts([partial(call, path) for path in paths], plan, "stdio")
-        assert server.pid is not None
         samples["fleet memory"] = {part: [float(size)] for part, size in peak_memory(server.pid).items()}
     async with AsyncExitStack() as stack:
         root = _folder(folder, "fleet-raw")

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -18,6 +18,9 @@ import psutil  # type: ignore[import-untyped]
 from mcp import Client, StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 
+from mcp_server_jupyter.ownership import read_record, wait_until_free
+from mcp_server_jupyter.settings import Settings
+
 from .raw import Answer
 
 COMMAND = shutil.which("mcp-server-jupyter", path=os.path.dirname(sys.executable)) or "mcp-server-jupyter"
@@ -25,9 +28,9 @@ TOKEN = "bench-token-of-this-run-only"
 
 
 class Server:
-    """A connection to our server. `folder` is its root, `pid` its process (None when attached to another's)."""
+    """A connection to our server. `folder` is its root, `pid` the server's process."""
 
-    def __init__(self, name: str, folder: Path, client: Client, pid: int | None) -> None:
+    def __init__(self, name: str, folder: Path, client: Client, pid: int) -> None:
         self.name = name
         self.folder = folder
         self.pid = pid
@@ -54,16 +57,26 @@ class Server:
 
 @asynccontextmanager
 async def stdio(
-    folder: Path, *, mode: Literal["auto", "legacy"] = "auto", name: str = "stdio"
+    folder: Path, *, mode: Literal["auto", "legacy"] = "auto", name: str = "stdio", more: Sequence[str] = ()
 ) -> AsyncIterator[Server]:
-    """A server of its own at the end of a pipe."""
-    before = {child.pid for child in psutil.Process().children()}
+    """A client of the root's server at the end of a pipe; the server ends with the last client that started it."""
     with _log(folder, name) as log:
-        parameters = StdioServerParameters(command=COMMAND, args=arguments(folder), env=dict(os.environ))
+        parameters = StdioServerParameters(command=COMMAND, args=[*arguments(folder), *more], env=dict(os.environ))
         async with Client(stdio_client(parameters, errlog=log), mode=mode) as client:
             await client.list_tools()
-            pids = [child.pid for child in psutil.Process().children() if child.pid not in before]
-            yield Server(name, folder, client, pids[0] if pids else None)
+            record = read_record(_state(folder).root_state)
+            assert record is not None
+            yield Server(name, folder, client, record.pid)
+
+
+def wait_until_ended(folder: Path) -> None:
+    """Return once the server of a root has ended."""
+    if not wait_until_free(_state(folder), 30):
+        raise TimeoutError(f"The server of {folder} does not end.")
+
+
+def _state(folder: Path) -> Settings:
+    return Settings.load({"root": folder, "state_dir": folder / ".state"}, {})
 
 
 @asynccontextmanager
@@ -93,7 +106,8 @@ def _log(folder: Path, name: str) -> TextIO:
 
 
 def arguments(folder: Path) -> list[str]:
-    return ["--root", str(folder), "--state-dir", str(folder / ".state"), "--log-level", "error"]
+    place = ["--root", str(folder), "--state-dir", str(folder / ".state")]
+    return [*place, "--log-level", "error", "--linger-minutes", "0"]
 
 
 def peak_memory(pid: int) -> dict[str, int]:

@@ -142,6 +142,7 @@ async def stdio_client(folder: Path, mode: str, **options: Any) -> AsyncIterator
 
     (folder / "root").mkdir()
     arguments = ["-m", "mcp_server_jupyter", f"--root={folder / 'root'}", f"--state-dir={folder / 'state'}"]
+    arguments.append("--linger-minutes=0")
     async with Client(StdioServerParameters(command=sys.executable, args=arguments), mode=mode, **options) as client:
         yield client
 

@@ -8,8 +8,8 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +38,10 @@ INITIALIZE = {
 
 
 def clean_environment() -> dict[str, str]:
-    """This process's environment without any setting of ours."""
+    """This process's environment without any setting of ours, but for this: servers end with their last client."""
     foreign = {"ROOM_ID", "PORT", "JUPYTER_TOKEN", "TRANSPORT"}
-    return {k: v for k, v in os.environ.items() if not k.startswith("MCP_JUPYTER_") and k not in foreign}
+    own = {k: v for k, v in os.environ.items() if not k.startswith("MCP_JUPYTER_") and k not in foreign}
+    return {**own, "MCP_JUPYTER_LINGER_MINUTES": "0"}
 
 
 class App:
@@ -109,7 +110,10 @@ class Stdio:
         self.write(json.dumps({"jsonrpc": "2.0", "method": method, "params": params or {}}).encode() + b"\n")
 
     def receive(self, request_id: int | None, seconds: float = 30) -> dict[str, Any]:
-        """The answer to `request_id`; every line must be one JSON-RPC message."""
+        """The answer to `request_id`, if it came before others' too; every line must be one JSON-RPC message."""
+        for early in [m for m in self.others if "method" not in m and m.get("id") == request_id]:
+            self.others.remove(early)
+            return early
         while True:
             line = self._lines.get(timeout=seconds)
             assert line, f"the server closed its output (exit code {self.process.wait(5)})"
@@ -133,7 +137,8 @@ class Stdio:
 
     def close(self) -> int:
         assert self.process.stdin is not None
-        self.process.stdin.close()
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()
         return self.process.wait(20)
 
 
@@ -144,13 +149,29 @@ def text_of(answer: dict[str, Any]) -> str:
 
 
 @contextmanager
-def stdio(root: Path, state: Path, *options: str) -> Iterator[Stdio]:
-    """The bare command as a client starts it."""
+def stdio(
+    root: Path,
+    state: Path,
+    *options: str,
+    env: Mapping[str, str] | None = None,
+    before: str = "",
+    log: Path | None = None,
+) -> Iterator[Stdio]:
+    """The bare command as a client starts it; `before` is Python that runs first, `log` takes its standard error."""
     root.mkdir(parents=True, exist_ok=True)
-    arguments = [*COMMAND, f"--root={root}", f"--state-dir={state}", *options]
-    with subprocess.Popen(
-        arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=clean_environment()
-    ) as process:
+    run = f"import sys; {before}\nfrom mcp_server_jupyter.cli import main; main()"
+    command = [sys.executable, "-c", run] if before else COMMAND
+    arguments = [*command, f"--root={root}", f"--state-dir={state}", *options]
+    with (
+        (log or Path(os.devnull)).open("ab") as stderr,
+        subprocess.Popen(
+            arguments,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            env={**clean_environment(), **(env or {})},
+        ) as process,
+    ):
         client = Stdio(process)
         try:
             yield client

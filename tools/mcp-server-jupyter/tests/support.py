@@ -15,6 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from mcp_server_jupyter.settings import Settings
+
 T = TypeVar("T")
 
 
@@ -44,8 +46,12 @@ class Server:
         self.process: subprocess.Popen[bytes] | None = None
         self.log = folder / "server.log"
 
+    @property
+    def root_state(self) -> Path:
+        """What the server keeps of its root."""
+        return Settings.load({"root": self.root, "state_dir": self.state}, environ={}).root_state
+
     def start(self) -> Server:
-        record = self.state / "server.json"
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [
@@ -70,9 +76,9 @@ class Server:
             assert self.process is not None
             assert self.process.poll() is None, self.log.read_text()[-2000:]
             with suppress(OSError, ValueError):
-                known = json.loads(record.read_text())
-                self.address = known["url"].removesuffix("/mcp")
-                return bool(known["pid"] == pid) and self._answers()
+                known = json.loads((self.root_state / "server.json").read_text())
+                self.address = (known["url"] or "").removesuffix("/mcp")
+                return bool(known["pid"] == pid and known["url"]) and self._answers()
             return False
 
         eventually(ready, 20, "the server's start")

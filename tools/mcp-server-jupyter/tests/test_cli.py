@@ -48,12 +48,22 @@ def test_help_loads_nothing_heavy() -> None:
 
 def test_importing_the_doors_starts_nothing_and_loads_no_kernel_client() -> None:
     code = (
-        "import sys, threading\nimport mcp_server_jupyter.doors.http.serve, mcp_server_jupyter.doors.stdio.embedded\n"
+        "import sys, threading\nimport mcp_server_jupyter.doors.http.serve, mcp_server_jupyter.doors.serving\n"
         "heavy = {'jupyter_client', 'zmq', 'PIL', 'psutil', 'prometheus_client', 'structlog'}\n"
         "print(sorted(heavy & set(sys.modules)), threading.active_count())"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
     assert shown.stdout == "[] 1\n"
+
+
+def test_a_relay_loads_the_standard_library_and_no_server() -> None:
+    code = (
+        "import sys\nimport mcp_server_jupyter.cli, mcp_server_jupyter.doors.stdio.relay\n"
+        "heavy = {'mcp', 'pydantic', 'starlette', 'zmq', 'nbformat', 'asyncio', 'anyio', 'structlog'}\n"
+        "heavy |= {'sqlite3', 'ssl'}\nprint(sorted(heavy & set(sys.modules)))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    assert shown.stdout == "[]\n"
 
 
 def test_the_version_is_the_packages() -> None:
@@ -68,7 +78,7 @@ def test_every_setting_is_an_option_of_the_server_commands_with_its_variable() -
             assert PREFIX + field.name.upper() in shown, field.name
 
 
-@pytest.mark.parametrize("command", ["serve", "run", "doctor", "kernels", "config"])
+@pytest.mark.parametrize("command", ["serve", "up", "down", "run", "doctor", "kernels", "config"])
 def test_every_command_says_what_it_does(command: str) -> None:
     shown = CliRunner().invoke(cli.commands, [command, "--help"])
     assert shown.exit_code == 0
@@ -124,10 +134,17 @@ def test_a_client_that_only_starts_servers_is_told_so() -> None:
         config.http_config("claude-desktop", "http://127.0.0.1:4040/mcp", None)
 
 
-def test_a_configuration_for_a_running_server_needs_one(tmp_path: Path) -> None:
+def test_a_configuration_over_http_is_of_a_server_that_answers(tmp_path: Path) -> None:
+    import httpx2
+
     ended = run(tmp_path, "config", "cursor", "--http")
-    assert (ended.returncode, ended.stdout) == (2, "")
-    assert "serve" in ended.stderr
+    try:
+        entry = json.loads(ended.stdout)["mcpServers"]["jupyter"]
+        call = {"method": "tools/call", "params": {"name": "list_notebooks", "arguments": {}}}
+        answer = httpx2.post(entry["url"], json=call, headers=entry["headers"], timeout=30)
+        assert "result" in answer.json()
+    finally:
+        assert run(tmp_path, "down").returncode == 0
 
 
 # --------------------------------------------------------------------------- run
@@ -248,12 +265,21 @@ def test_a_notebook_outside_the_root_is_refused(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------- sample, doctor, kernels
 
 
-def test_the_sample_is_copied_only_into_a_root_without_notebooks(tmp_path: Path) -> None:
+def test_the_sample_is_copied_and_nothing_is_overwritten(tmp_path: Path) -> None:
     assert copy_sample(tmp_path) == "welcome.ipynb"
-    assert (tmp_path / "welcome.ipynb").exists()
+    shipped = {path.name for path in tmp_path.iterdir()}
     (tmp_path / "welcome.ipynb").write_text("mine")
     assert copy_sample(tmp_path) == "welcome.ipynb"
     assert (tmp_path / "welcome.ipynb").read_text() == "mine"
+    assert {path.name for path in tmp_path.iterdir()} == shipped
+
+
+def test_after_the_demonstration_the_sample_is_still_copied(tmp_path: Path) -> None:
+    for name in ("analysis-demo.ipynb", "measurements.csv"):
+        (tmp_path / name).write_text("of the demonstration")
+    assert copy_sample(tmp_path) == "welcome.ipynb"
+    assert (tmp_path / "welcome.ipynb").exists()
+    assert (tmp_path / "measurements.csv").read_text() == "of the demonstration"
 
 
 def test_a_root_with_notebooks_gets_no_sample(tmp_path: Path) -> None:
@@ -306,9 +332,69 @@ def test_kernels_that_a_server_left_running_are_listed_and_stopped(tmp_path: Pat
     assert kernel not in run(tmp_path, "kernels", state).stdout
 
 
-def test_kernels_of_a_server_on_standard_streams_are_said_to_be_its_clients(tmp_path: Path) -> None:
-    with stdio(tmp_path / "root", tmp_path / "s") as client:
+def test_kernels_of_every_root_are_listed(tmp_path: Path) -> None:
+    state = tmp_path / "s"
+    ids = {}
+    try:
+        for name in ("one", "two"):
+            with stdio(tmp_path / name, state, "--linger-minutes=5") as client:
+                client.initialize()
+                client.call("create_notebook", notebook_path="a")
+                client.call("execute_code", code="1", notebook_path="a.ipynb")
+                ids[name] = client.call("list_kernels").split()[0]
+        (tmp_path / "gone").mkdir()
+        run(tmp_path, "kernels", f"--state-dir={state}", f"--root={tmp_path / 'gone'}")
+        (tmp_path / "gone").rmdir()
+        shown = run(tmp_path, "kernels", "--all", f"--state-dir={state}").stdout
+        for name in ("one", "two"):
+            assert str(tmp_path / name) in shown
+            assert ids[name] in shown
+        found = run(tmp_path, "doctor", "--port=0", f"--state-dir={state}").stdout
+        assert f"{tmp_path / 'gone'}, which is gone" in found
+        assert "rm -r" in found
+    finally:
+        for name in ("one", "two"):
+            run(tmp_path, "down", f"--state-dir={state}", f"--root={tmp_path / name}")
+
+
+def test_a_notebook_is_run_beside_a_server_on_a_kernel_of_its_own(tmp_path: Path) -> None:
+    state = tmp_path / "s"
+    with stdio(tmp_path / "root", state) as client:
         client.initialize()
-        ended = run(tmp_path, "kernels", f"--state-dir={tmp_path / 's'}")
-    assert ended.returncode == 2
-    assert "serve" in ended.stderr
+        (tmp_path / "root" / "a.ipynb").write_text(notebook("import os; print('pid', os.getpid())"))
+        theirs = client.call("execute_code", code="import os; os.getpid()", notebook_path="a.ipynb").split()[-1]
+        ended = run(tmp_path, "run", "a.ipynb", f"--state-dir={state}")
+        assert ended.returncode == 0, ended.stderr
+        assert theirs == client.call("execute_code", code="os.getpid()", notebook_path="a.ipynb").split()[-1]
+    executed = json.loads((tmp_path / "root" / "a.ipynb").read_text())
+    assert outputs_text(executed["cells"][0]).split()[-1] != theirs
+    assert list((state / "runs").iterdir()) == []
+
+
+def test_a_doctor_without_temporary_folder_says_so(tmp_path: Path) -> None:
+    code = (
+        "import tempfile, sys\ndef refuse(*a, **k): raise FileNotFoundError(2, 'No usable temporary directory')\n"
+        "tempfile.mkdtemp = tempfile.gettempdir = refuse\n"
+        f"sys.argv = ['x', 'doctor', '--port=0', '--root={tmp_path}', '--state-dir={tmp_path / 'state'}']\n"
+        "from mcp_server_jupyter.cli import main; main()"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    assert "FAIL  Temporary files" in ended.stdout
+    assert "TMPDIR" in ended.stdout
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_server_makes_the_root_that_is_not_there_and_a_client_does_not(tmp_path: Path) -> None:
+    missing = tmp_path / "data" / "notebooks"
+    refused = run(tmp_path, f"--root={missing}")
+    assert refused.returncode == 2
+    assert not missing.exists()
+    server = Server(tmp_path)
+    server.root.rmdir()
+    server.start()
+    try:
+        assert server.call("list_notebooks")["is_error"] is False
+        assert "Made the root" in server.log.read_text()
+    finally:
+        server.stop()

@@ -1,8 +1,9 @@
-"""Who owns a state directory, and where this user's running server answers.
+"""Who serves a root, and where its server answers.
 
-A server owns its state directory for as long as it holds the lock on `server.lock`; the operating system drops the
-lock with the process, however it ends, so nothing here trusts a process id. A second server of the same state
-directory gets a folder of its own below `instances/`.
+The server of a root holds the lock on `server.lock` in the root's state folder for as long as it lives; the operating
+system drops the lock with the process, however it ends, so nothing here trusts a process id. The lock file is never
+removed: two processes that lock two files of one name would both be the server. The holder listens on a socket and
+writes its address down; a record without a holder is only what a killed server left.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ import dataclasses
 import json
 import os
 import secrets
+import socket
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,93 +25,221 @@ from .settings import Settings
 
 LOCK = "server.lock"
 RECORD = "server.json"
+LOG = "server.log"
+ROOT = "root"
 TOKEN = "token"
-ATTACHED = "attached.lock"
-_MAX_INSTANCES = 64
+SOCKET = "server.sock"
+PROTOCOL = 1
+"""Of the first line on the socket and its answer; see `doors.stdio.server`."""
+_LONGEST_SOCKET = 100
+_BACKLOG = 512
+_ASK_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class RunningServer:
-    """A server of this user that answers over HTTP. `url` is its MCP endpoint."""
+    """The record of a root's server. `url` is its MCP endpoint over HTTP, None while it serves none.
 
-    url: str
-    token: str | None
+    `socket` is a path, or a port on loopback where there are no Unix sockets; `key` is what opens that port.
+    """
+
     pid: int
     root: str
     version: str
-    folder: str = ""
+    socket: str | int | None = None
+    key: str | None = None
+    url: str | None = None
+    token: str | None = None
 
     @property
     def address(self) -> str:
-        return self.url.removesuffix("/mcp")
+        return (self.url or "").removesuffix("/mcp")
 
 
-@contextmanager
-def own_state_dir(settings: Settings) -> Iterator[Settings]:
-    """Hold a state directory; yields the settings with the `state_dir` that is now ours alone.
+class Held:
+    """The lock on a root's state, held by this process. Made by `hold`."""
+
+    def __init__(self, settings: Settings, descriptor: int) -> None:
+        self.folder = settings.root_state
+        self.descriptor = descriptor
+        self.record = RunningServer(os.getpid(), str(settings.root), "")
+
+    def listen(self) -> socket.socket:
+        """Open the socket that clients attach to, and write down where it is.
+
+        Raises:
+            OSError: sockets are forbidden here.
+        """
+        listener, address, key = _listen(self.folder)
+        self.announce(socket=address, key=key)
+        return listener
+
+    def announce(self, **facts: object) -> None:
+        """Write the record with these facts changed."""
+        self.record = dataclasses.replace(self.record, pid=os.getpid(), **facts)  # type: ignore[arg-type]
+        try:
+            _write_private(self.folder / RECORD, json.dumps(dataclasses.asdict(self.record)))
+        except OSError:
+            # On a full disk a server still serves whoever looks at the usual place.
+            if self.record.socket != str(self.folder / SOCKET):
+                raise
+
+    def retract(self) -> None:
+        """Remove the record and the socket's name, while the lock is still ours."""
+        (self.folder / RECORD).unlink(missing_ok=True)
+        if isinstance(self.record.socket, str):
+            Path(self.record.socket).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Let go of the lock, if no process that was forked off holds it too."""
+        os.close(self.descriptor)
+
+
+def hold(settings: Settings) -> Held | None:
+    """Take the lock of a root's state; None when another process has it.
 
     Raises:
-        InvalidRequest: the directory cannot be made or written.
-        Unavailable: every instance folder is taken.
+        InvalidRequest: the state folder cannot be made or written.
     """
-    base = settings.state_dir
-    candidates = [base, *(base / "instances" / str(number) for number in range(1, _MAX_INSTANCES + 1))]
-    for folder in candidates:
-        _make_private(folder)
-        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            if _lock(descriptor):
-                (folder / RECORD).unlink(missing_ok=True)
-                yield dataclasses.replace(settings, state_dir=folder)
-                return
-        finally:
+    folder = settings.root_state
+    _make_private(folder)
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        if not _lock(descriptor):
             os.close(descriptor)
-    raise Unavailable(
-        f"{_MAX_INSTANCES} servers already share {base}.", hint="Stop some of them, or give another --state-dir."
-    )
+            return None
+        if not (folder / ROOT).exists():
+            _write_private(folder / ROOT, str(settings.root))
+    except BaseException:
+        with suppress(OSError):
+            os.close(descriptor)
+        raise
+    return Held(settings, descriptor)
 
 
 @contextmanager
-def announced(settings: Settings, url: str, token: str | None, version: str) -> Iterator[None]:
-    """Let this user's other processes find the server at `url` while the context lasts."""
-    record = RunningServer(url=url, token=token, pid=os.getpid(), root=str(settings.root), version=version)
-    path = settings.state_dir / RECORD
-    _write_private(path, json.dumps(dataclasses.asdict(record)))
+def owned(settings: Settings) -> Iterator[Held]:
+    """Hold the root's state while the context lasts.
+
+    Raises:
+        Unavailable: another process serves this root.
+        InvalidRequest: the state folder cannot be made or written.
+    """
+    held = hold(settings)
+    if held is None:
+        raise Unavailable(
+            f"Another server serves {settings.root}{_where(settings)}.",
+            hint="Use that one, or end it with `mcp-server-jupyter down`.",
+        )
     try:
-        yield
+        yield held
     finally:
-        path.unlink(missing_ok=True)
+        held.retract()
+        held.close()
 
 
-def find_server(settings: Settings, *, any_root: bool = False) -> RunningServer | None:
-    """This user's running server for the same root, None when there is none."""
-    base = settings.state_dir
-    for record in [base / RECORD, *sorted((base / "instances").glob(f"*/{RECORD}"))]:
-        server = _read(record)
-        if server and (any_root or server.root == str(settings.root)) and _is_locked(record.parent / LOCK):
-            return dataclasses.replace(server, folder=str(record.parent))
-    return None
+def _where(settings: Settings) -> str:
+    server = find_server(settings)
+    if server is None:
+        return ""
+    return f" at {server.url}" if server.url else f" (process {server.pid}, for clients on standard input and output)"
 
 
-@contextmanager
-def attached(server: RunningServer) -> Iterator[None]:
-    """Show a server, for as long as this lasts, that somebody besides its own client needs its kernels."""
-    descriptor = os.open(Path(server.folder) / ATTACHED, os.O_RDWR | os.O_CREAT, 0o600)
+def find_server(settings: Settings) -> RunningServer | None:
+    """The root's server, None when there is none or it takes no clients."""
+    server = read_record(settings.root_state)
+    return server if server is not None and is_held(settings.root_state) else None
+
+
+def states(settings: Settings) -> Iterator[tuple[Path, str]]:
+    """The state folder of every root that was ever served, and that root."""
+    for folder in sorted((settings.state_dir / "roots").glob("*")):
+        with suppress(OSError, UnicodeDecodeError):
+            yield folder, (folder / ROOT).read_text(encoding="utf-8")
+
+
+def connect(settings: Settings) -> socket.socket | None:
+    """A connection to the root's server, None where none answers.
+
+    Raises:
+        OSError: sockets are forbidden here.
+    """
+    server = read_record(settings.root_state)
+    address = server.socket if server is not None and server.socket else str(settings.root_state / SOCKET)
+    if isinstance(address, str) and (not has_unix_sockets() or len(os.fsencode(address)) > _LONGEST_SOCKET):
+        return None
+    connection = socket.socket(socket.AF_UNIX) if isinstance(address, str) else socket.socket()
     try:
-        _share(descriptor)
-        yield
-    finally:
-        os.close(descriptor)
+        if isinstance(address, str):
+            connection.connect(address)
+        else:
+            connection.connect(("127.0.0.1", address))
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    except (FileNotFoundError, ConnectionError, TimeoutError):
+        connection.close()
+        return None
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
-def has_attached(settings: Settings) -> bool:
-    """Whether a client is attached to the server that owns this state directory."""
-    return _is_shared(settings.state_dir / ATTACHED)
+def greeting(settings: Settings, ask: str, **facts: object) -> bytes:
+    """The first line on a connection to a root's server: what is wanted."""
+    server = read_record(settings.root_state)
+    key = server.key if server is not None else None
+    return json.dumps({"jupyter": PROTOCOL, "ask": ask, "key": key, **facts}).encode() + b"\n"
 
 
-def is_owned(settings: Settings) -> bool:
-    """Whether a server holds the state directory itself, over HTTP or not."""
-    return _is_locked(settings.state_dir / LOCK)
+def ask_server(
+    settings: Settings, ask: str, seconds: float = _ASK_SECONDS, **facts: object
+) -> dict[str, object] | None:
+    """One question to the root's server; None when there is no server.
+
+    Raises:
+        Unavailable: it did not answer within `seconds`.
+    """
+    connection = connect(settings)
+    if connection is None:
+        return None
+    with connection:
+        connection.settimeout(seconds)
+        try:
+            connection.sendall(greeting(settings, ask, **facts))
+            answer = b"".join(iter(lambda: connection.recv(1 << 16), b""))
+        except TimeoutError as error:
+            raise Unavailable(
+                f"The server of {settings.root} does not answer.", hint="`mcp-server-jupyter doctor` looks at it."
+            ) from error
+        except ConnectionError:
+            return None
+    return dict(json.loads(answer)) if answer else None
+
+
+def wait_until_free(settings: Settings, seconds: float) -> bool:
+    """Whether the root's state can be had within `seconds`. A lock cannot be waited for without taking it."""
+    end = time.monotonic() + seconds
+    while is_held(settings.root_state):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def wait_until_gone(settings: Settings, pid: object, seconds: float) -> bool:
+    """Whether the server of this process id has let go of the root within `seconds`; another may have taken it since.
+
+    The id is only compared with what the next server writes down about itself.
+    """
+    end = time.monotonic() + seconds
+    while is_held(settings.root_state):
+        server = read_record(settings.root_state)
+        if server is not None and server.pid != pid:
+            return True
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 def load_token(settings: Settings) -> str | None:
@@ -131,9 +261,54 @@ def load_token(settings: Settings) -> str | None:
     return token
 
 
+def read_record(folder: Path) -> RunningServer | None:
+    """What the last server of a state folder wrote about itself; it may have been killed since."""
+    try:
+        values = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        return RunningServer(**values)
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a server holds a state folder."""
+    return _is_locked(folder / LOCK)
+
+
+def has_unix_sockets() -> bool:
+    """Whether processes of this machine can meet at a file; elsewhere at a port of loopback."""
+    return hasattr(socket, "AF_UNIX")
+
+
+def _listen(folder: Path) -> tuple[socket.socket, str | int, str | None]:
+    """A listening socket, its address, and what opens it."""
+    if not has_unix_sockets():
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        return _bound(listener, ("127.0.0.1", 0)), int(listener.getsockname()[1]), secrets.token_urlsafe(32)
+    path = folder / SOCKET
+    if len(os.fsencode(path)) > _LONGEST_SOCKET:
+        from .folders import runtime_folder  # noqa: PLC0415 - for long names only
+
+        path = runtime_folder() / f"{folder.name[-12:]}-{secrets.token_hex(3)}.s"
+    path.unlink(missing_ok=True)
+    return _bound(socket.socket(socket.AF_UNIX), str(path)), str(path), None
+
+
+def _bound(listener: socket.socket, address: str | tuple[str, int]) -> socket.socket:
+    try:
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
 def _make_private(folder: Path) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for part in (folder.parent.parent, folder.parent, folder):
+            part.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.chmod(0o700)
         if not os.access(folder, os.W_OK):
             raise PermissionError(folder)
     except OSError as error:
@@ -145,17 +320,13 @@ def _make_private(folder: Path) -> None:
 def _write_private(path: Path, text: str) -> None:
     scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-    scratch.replace(path)
-
-
-def _read(path: Path) -> RunningServer | None:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return RunningServer(**values)
-    except (OSError, ValueError, TypeError):
-        return None
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        scratch.replace(path)
+    except BaseException:
+        scratch.unlink(missing_ok=True)
+        raise
 
 
 if sys.platform == "win32":
@@ -167,13 +338,6 @@ if sys.platform == "win32":
         except OSError:
             return False
         return True
-
-    def _share(descriptor: int) -> None:
-        """Windows has no shared locks here: the first attached client stands for all."""
-        _try_lock(descriptor)
-
-    def _is_shared(path: Path) -> bool:
-        return _is_locked(path)
 
     def _is_locked(path: Path) -> bool:
         try:
@@ -195,19 +359,13 @@ else:
             return False
         return True
 
-    def _share(descriptor: int) -> None:
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
-
-    def _is_shared(path: Path) -> bool:
-        return _is_locked(path, fcntl.LOCK_EX)
-
-    def _is_locked(path: Path, how: int = fcntl.LOCK_SH) -> bool:
+    def _is_locked(path: Path) -> bool:
         try:
             descriptor = os.open(path, os.O_RDONLY)
         except OSError:
             return False
         try:
-            fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
         else:
@@ -217,8 +375,9 @@ else:
 
 
 def _lock(descriptor: int) -> bool:
-    """A look at the lock by another process holds it for an instant: one more try tells that from an owner."""
-    if _try_lock(descriptor):
-        return True
-    time.sleep(0.005)
+    """A look at the lock by another process holds it for an instant: a few more tries tell that from an owner."""
+    for _ in range(4):
+        if _try_lock(descriptor):
+            return True
+        time.sleep(0.002)
     return _try_lock(descriptor)

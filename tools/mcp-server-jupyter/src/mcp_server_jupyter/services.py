@@ -20,7 +20,6 @@ from .execution.recovery import recover
 from .execution.session import Sessions
 from .journal import Journal, open_journal
 from .notebooks import new_notebook
-from .ownership import has_attached
 from .ports import Contents, Kernels
 from .settings import Settings
 from .tasks import Tasks
@@ -43,6 +42,8 @@ class Services:
     sessions: Sessions
     executions: Executions
     default_notebook: str | None = None
+    leave_kernels: bool = False
+    """Whether the kernels are left to the next server when this one closes, as `keep_kernels` would."""
 
     def path(self, notebook_path: str | None) -> str:
         """The notebook a call means, in its one canonical spelling.
@@ -89,7 +90,7 @@ async def open_services(
     """Open backends and journal, take over what an earlier server left, and close all of it in order."""
     try:
         async with AsyncExitStack() as stack:
-            journal = stack.enter_context(open_journal(settings.state_dir / "journal.sqlite3"))
+            journal = stack.enter_context(open_journal(settings.root_state / "journal.sqlite3"))
             opened_contents: Contents = contents or _backend("contents", settings.contents, settings)
             await stack.enter_async_context(opened_contents)
             opened_kernels: Kernels = kernels or _backend("kernels", settings.kernels, settings)
@@ -144,7 +145,7 @@ async def _open_default(services: Services, notebook: str) -> None:
 
 
 async def _close(services: Services) -> None:
-    if services.settings.keep_kernels or has_attached(services.settings):
+    if services.settings.keep_kernels or services.leave_kernels:
         await services.kernels.release()
     else:
         await services.executions.abandon("The server was stopped while this cell ran, and its kernel with it.")

@@ -15,6 +15,7 @@ from mcp import Client, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 
 from http_app import COMMAND, clean_environment
+from mcp_server_jupyter.settings import Settings
 from support import Server, eventually
 
 NINE = [
@@ -158,12 +159,12 @@ def test_the_environment_names_of_the_guide_start_the_server(tmp_path: Path) -> 
         "XDG_STATE_HOME": str(tmp_path / "state"),
     }
     (tmp_path / "root").mkdir()
-    record = tmp_path / "state" / "mcp-server-jupyter" / "server.json"
+    state = tmp_path / "state" / "mcp-server-jupyter"
+    record = Settings.load({"root": tmp_path / "root", "state_dir": state}, {}).root_state / "server.json"
     quiet: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(COMMAND, cwd=tmp_path / "root", env=environment, **quiet) as process:
         try:
-            eventually(record.exists, what="the server's start")
-            url = json.loads(record.read_text())["url"]
+            url = eventually(lambda: record.exists() and json.loads(record.read_text())["url"], what="the start")
             call = {"method": "tools/call", "params": {"name": "get_notebook_info", "arguments": {}}}
             headers = {"authorization": "Bearer your-secure-token"}
             answer = httpx2.post(url, json=call, headers=headers, timeout=30)

@@ -150,7 +150,7 @@ def test_a_cell_that_was_written_down_but_never_sent_is_run_by_the_next_server(s
     server.call("create_notebook", notebook_path="s")
     done = server.call("append_execute_code_cell", cell_source="n = 1", notebook_path="s.ipynb")
     server.kill()
-    with open_journal(server.state / "journal.sqlite3") as journal:
+    with open_journal(server.root_state / "journal.sqlite3") as journal:
         row = journal.execution(done["data"]["execution_id"])
         assert row is not None
         unsent = replace(row, id=new_execution_id(), msg_id="0" * 32, code="n += 1; print('n is', n)", status="running")

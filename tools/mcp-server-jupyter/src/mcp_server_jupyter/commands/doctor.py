@@ -6,22 +6,28 @@ import dataclasses
 import importlib.metadata
 import os
 import platform
+import shutil
 import socket
 import stat
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
 
 from .. import __version__
 from ..errors import JupyterMcpError
 from ..operations import Caller
 from ..operations.bind import invoke
-from ..ownership import TOKEN, find_server
+from ..ownership import LOG, TOKEN, ask_server, is_held
 from ..services import Services, open_services
 from ..settings import Settings
+from .states import without_root
 
 _PACKAGES = ("mcp", "jupyter_client", "ipykernel", "nbformat", "pyzmq", "starlette", "uvicorn")
 
@@ -45,6 +51,8 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
     yield _packages()
     yield _root(settings)
     yield _state_dir(settings)
+    for finding in _left(settings):
+        yield finding
     async for finding in _server(settings):
         yield finding
     async for finding in _kernels(settings):
@@ -83,18 +91,27 @@ def _state_dir(settings: Settings) -> Finding:
     return Finding(True, f"State directory {folder} can be written")
 
 
-async def _server(settings: Settings) -> AsyncIterator[Finding]:
-    server = find_server(settings, any_root=True)
-    if server is not None:
-        import httpx2  # noqa: PLC0415 - only to ask a running server
+def _left(settings: Settings) -> Iterator[Finding]:
+    """States that nothing will use again are worth a word, not a failure."""
+    for folder, root in without_root(settings):
+        yield Finding(True, f"Left by {root}, which is gone: {folder}", f"rm -r {folder}")
 
-        try:
-            async with httpx2.AsyncClient(trust_env=False, timeout=5) as client:
-                health = (await client.get(f"{server.address}/health")).json()
-        except (httpx2.HTTPError, ValueError) as error:
-            yield Finding(False, f"Server at {server.address} does not answer: {error}", "Stop it and start it again.")
-        else:
-            yield Finding(True, f"Server {health.get('version')} answers at {server.address}, root {server.root}")
+
+async def _server(settings: Settings) -> AsyncIterator[Finding]:
+    try:
+        answer: Any = await anyio.to_thread.run_sync(ask_server, settings, "record")
+    except (JupyterMcpError, OSError) as error:
+        yield Finding(False, f"The root's server: {error}", f"See {settings.root_state / LOG}, or end its process.")
+        return
+    if answer is not None:
+        record = answer["record"]
+        where = f" at {record['url']}" if record["url"] else ""
+        yield Finding(
+            True, f"Server {record['version']} answers{where}, process {record['pid']}, root {record['root']}"
+        )
+        return
+    if is_held(settings.root_state):
+        yield Finding(False, "Another process holds the root and answers nobody", f"See {settings.root_state / LOG}.")
         return
     taken = _port_taken(settings)
     text = f"Port {settings.port} on {settings.host} is {'taken by another program' if taken else 'free'}"
@@ -113,15 +130,24 @@ def _port_taken(settings: Settings) -> bool:
 
 async def _kernels(settings: Settings) -> AsyncIterator[Finding]:
     """Start the default kernel apart from every server's, and let it add."""
-    with tempfile.TemporaryDirectory(prefix="doctor-") as folder:
-        apart = dataclasses.replace(settings, state_dir=Path(folder), keep_kernels=False, notebook=None)
-        findings: list[Finding] = []
-        try:
-            async with open_services(apart) as services:
-                findings += [await _specs(services), await _sum(services)]
-        except* JupyterMcpError as errors:
-            advice = f"Start it by hand to see why: {sys.executable} -m ipykernel_launcher"
-            findings += [Finding(False, str(error), advice) for error in errors.exceptions]
+    advice = "Set TMPDIR to a folder that you may write."
+    try:
+        folder = tempfile.mkdtemp(prefix="doctor-")
+    except OSError as error:
+        yield Finding(False, f"Temporary files: {error.strerror or error}", advice)
+        return
+    apart = dataclasses.replace(settings, state_dir=Path(folder), keep_kernels=False, notebook=None)
+    findings: list[Finding] = []
+    try:
+        async with open_services(apart) as services:
+            findings += [await _specs(services), await _sum(services)]
+    except* JupyterMcpError as errors:
+        by_hand = f"Start it by hand to see why: {sys.executable} -m ipykernel_launcher"
+        findings += [Finding(False, str(error), by_hand) for error in errors.exceptions]
+    except* OSError as errors:
+        findings += [Finding(False, f"Files of kernels: {error}", advice) for error in errors.exceptions]
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
     for finding in findings:
         yield finding
 

@@ -7,9 +7,13 @@ at the top when there is none, and takes the place of an earlier one.
 from __future__ import annotations
 
 import ast
+import dataclasses
 import keyword
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +25,7 @@ from ..notebooks import language as language_of
 from ..operations import Caller
 from ..operations.bind import invoke
 from ..services import Services
+from ..settings import Settings
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -28,6 +33,32 @@ if TYPE_CHECKING:
 TAG, INJECTED = "parameters", "injected-parameters"
 _NAMES = {"true": True, "false": False, "null": None}
 _DAY = 86_400.0
+_ORPHAN_HOURS = 0.01
+"""Of a kernel whose `run` was killed: nobody will come for it."""
+
+
+@contextmanager
+def private_state(settings: Settings) -> Iterator[Settings]:
+    """The settings with a state of its own, shared with no server: a notebook can be run beside one.
+
+    Raises:
+        InvalidRequest: the state directory cannot be written.
+    """
+    folder = settings.state_dir / "runs"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for left in folder.iterdir():
+            if time.time() - left.stat().st_mtime > _DAY:
+                shutil.rmtree(left, ignore_errors=True)
+        own = tempfile.mkdtemp(dir=folder)
+    except OSError as error:
+        raise InvalidRequest(
+            f"{folder} cannot be written: {error.strerror}.", hint="Give another --state-dir."
+        ) from error
+    try:
+        yield dataclasses.replace(settings, state_dir=Path(own), orphan_hours=_ORPHAN_HOURS, notebook=None)
+    finally:
+        shutil.rmtree(own, ignore_errors=True)
 
 
 def parse_parameters(texts: Iterable[str]) -> dict[str, Any]:

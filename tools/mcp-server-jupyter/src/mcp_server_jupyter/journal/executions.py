@@ -200,6 +200,14 @@ class Executions(Tables):
         """Executions queued, running or waiting for input when they were last written, oldest first."""
         return self._bare(f"WHERE status IN {_UNFINISHED} ORDER BY id")
 
+    def executions_of(self, author_end: str, since: float) -> list[ExecutionRow]:
+        """Executions of the author whose name ends so that are unfinished or were queued since then, newest first."""
+        escaped = author_end.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+        clause = (
+            f"WHERE author LIKE ? ESCAPE '\\' AND (status IN {_UNFINISHED} OR queued_at >= ?) ORDER BY id DESC LIMIT 20"
+        )
+        return self._bare(clause, f"%{escaped}", since)
+
     def undelivered(self) -> list[ExecutionRow]:
         """Finished executions whose outputs have not reached the file, oldest first; the outputs are left out."""
         return self._bare(f"WHERE on_disk = 0 AND status NOT IN {_UNFINISHED} ORDER BY id")

@@ -17,8 +17,8 @@ import pytest
 
 from local_kernels import content, kernelspec, printed, processes, run
 from mcp_server_jupyter.backends.local import LocalKernels, open_kernels, recorder, system
-from mcp_server_jupyter.backends.local.system import runtime_folder
 from mcp_server_jupyter.errors import KernelDead, NotFound, Unavailable
+from mcp_server_jupyter.folders import runtime_folder
 from mcp_server_jupyter.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -154,7 +154,7 @@ async def test_a_record_that_cannot_be_read_now_stops_the_adoption_and_harms_no_
             await run(await kernels.start("python3"), f"kept = {name!r}")
         await kernels.release()
     read = Path.read_bytes
-    unreadable = sorted((settings.state_dir / "kernels").iterdir())[1] / "record.json"
+    unreadable = sorted((settings.root_state / "kernels").iterdir())[1] / "record.json"
 
     def attempt(path: Path) -> bytes:
         if path == unreadable:

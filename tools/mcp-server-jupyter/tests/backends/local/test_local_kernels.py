@@ -19,8 +19,8 @@ import pytest
 from local_kernels import content, is_gone, kernelspec, printed, processes, run, until, until_dead
 from mcp_server_jupyter.backends.local import recorder
 from mcp_server_jupyter.backends.local.kernels import LocalKernels, open_kernels
-from mcp_server_jupyter.backends.local.system import runtime_folder
 from mcp_server_jupyter.errors import InvalidRequest, KernelDead, KernelStartFailed, NotFound
+from mcp_server_jupyter.folders import runtime_folder
 from mcp_server_jupyter.ports import Death
 from mcp_server_jupyter.settings import Settings
 
@@ -88,7 +88,7 @@ async def test_a_clean_exit_leaves_no_process_and_no_record(settings: Settings) 
 
     assert processes(settings) == []
     assert is_gone(pid)
-    assert list((settings.state_dir / "kernels").iterdir()) == []
+    assert list((settings.root_state / "kernels").iterdir()) == []
     assert [path for prefix in folders for path in glob(f"{prefix}-*")] == []
 
 
@@ -300,7 +300,7 @@ async def test_a_cell_asks_the_next_server_for_input(settings: Settings) -> None
 
 async def test_a_record_whose_beginning_was_dropped_says_so(settings: Settings) -> None:
     identity = await killed_server(settings, "print('first', flush=True)\nprint('second')")
-    folder = settings.state_dir / "kernels" / identity
+    folder = settings.root_state / "kernels" / identity
     async with open_kernels(settings) as kernels:
         with anyio.fail_after(20):
             [kernel] = await kernels.adopt()
@@ -320,7 +320,7 @@ async def test_a_record_whose_beginning_was_dropped_says_so(settings: Settings) 
 
 async def test_a_kernel_that_died_while_no_server_ran_is_adopted_dead_with_its_cause(settings: Settings) -> None:
     identity = await killed_server(settings, "print(1, flush=True)\nimport time; time.sleep(600)")
-    folder = settings.state_dir / "kernels" / identity
+    folder = settings.root_state / "kernels" / identity
     pids = json.loads((folder / "process.json").read_bytes())
     os.kill(pids["kernel"][0], signal.SIGKILL)
     await until(lambda: is_gone(pids["recorder"][0]))
@@ -351,7 +351,7 @@ async def test_a_kernel_that_dies_with_its_server_is_adopted_with_its_cause(sett
 
 async def test_a_dead_kernel_is_offered_until_it_is_shut_down(settings: Settings) -> None:
     identity = await killed_server(settings, "print(1, flush=True)\nimport os, time; time.sleep(0.7); os._exit(7)")
-    await until(lambda: (settings.state_dir / "kernels" / identity / "exit.json").exists())
+    await until(lambda: (settings.root_state / "kernels" / identity / "exit.json").exists())
     for _ in range(2):
         async with open_kernels(settings) as kernels:
             [kernel] = await kernels.adopt()
@@ -380,7 +380,7 @@ async def test_released_kernels_are_adopted_by_the_next_server(settings: Setting
 
 async def test_a_recycled_pid_is_never_taken_for_a_kernel(settings: Settings) -> None:
     identity = await killed_server(settings, "print(1)")
-    folder = settings.state_dir / "kernels" / identity
+    folder = settings.root_state / "kernels" / identity
     pids = json.loads((folder / "process.json").read_bytes())
     victim = subprocess.Popen(["sleep", "300"], start_new_session=True)  # noqa: ASYNC220
     try:

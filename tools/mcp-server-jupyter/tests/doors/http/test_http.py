@@ -412,7 +412,7 @@ def test_a_second_signal_ends_the_server_at_once(tmp_path: Path) -> None:
     eventually((server.root / "started").exists)
     assert server.process is not None
     server.process.send_signal(signal.SIGTERM)
-    eventually(lambda: not (server.state / "server.json").exists(), what="the first signal")
+    eventually(lambda: not (server.root_state / "server.json").exists(), what="the first signal")
     server.process.send_signal(signal.SIGTERM)
     assert server.process.wait(5) == -signal.SIGTERM
     server.start()

@@ -13,7 +13,7 @@ import pytest
 from http_app import BASE, MODERN, TOKEN, App, notebook, open_app
 from mcp_server_jupyter.doors.http.security import Names, RateLimit, refuse_unsafe, split_host
 from mcp_server_jupyter.errors import InvalidRequest
-from mcp_server_jupyter.ownership import announced, load_token, own_state_dir
+from mcp_server_jupyter.ownership import load_token, owned
 from mcp_server_jupyter.settings import Settings
 from support import Server
 
@@ -305,22 +305,25 @@ def settings(folder: Path, **options: Any) -> Settings:
 
 
 def test_a_token_is_made_once_and_nobody_else_may_read_it(tmp_path: Path) -> None:
-    with own_state_dir(settings(tmp_path)) as owned:
-        token = load_token(owned)
+    own = settings(tmp_path)
+    with owned(own) as held:
+        token = load_token(own)
         assert token is not None
         assert len(token) >= 43
-        assert load_token(owned) == token
-        with announced(owned, f"{BASE}/mcp", token, "1"):
-            for name in ("token", "server.json", "server.lock"):
-                assert stat.S_IMODE((owned.state_dir / name).stat().st_mode) == 0o600, name
-        assert stat.S_IMODE(owned.state_dir.stat().st_mode) == 0o700
-        assert not (owned.state_dir / "server.json").exists()
+        assert load_token(own) == token
+        held.announce(url=f"{BASE}/mcp", token=token)
+        for path in (own.state_dir / "token", own.root_state / "server.json", own.root_state / "server.lock"):
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+        for folder in (own.state_dir, own.root_state):
+            assert stat.S_IMODE(folder.stat().st_mode) == 0o700, folder
+    assert not (own.root_state / "server.json").exists()
 
 
 def test_a_given_token_is_not_written_down(tmp_path: Path) -> None:
-    with own_state_dir(settings(tmp_path, token="mine")) as owned:
-        assert load_token(owned) == "mine"
-        assert not (owned.state_dir / "token").exists()
+    own = settings(tmp_path, token="mine")
+    with owned(own):
+        assert load_token(own) == "mine"
+        assert not (own.state_dir / "token").exists()
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.5", "::", "my-host"])

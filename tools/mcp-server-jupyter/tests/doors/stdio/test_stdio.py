@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,11 +15,8 @@ import anyio
 import pytest
 
 from http_app import INITIALIZE, META, MODERN, Stdio, notebook, stdio, text_of
-from mcp_server_jupyter.doors.stdio.relay import _header_value
 from mcp_server_jupyter.doors.stdio.wire import Wire
 from mcp_server_jupyter.operations import OPERATIONS
-from mcp_server_jupyter.ownership import RunningServer, announced, find_server, own_state_dir
-from mcp_server_jupyter.settings import Settings
 from support import Server, eventually
 
 
@@ -109,17 +104,6 @@ def test_the_server_ends_with_its_client(client: Stdio) -> None:
     assert time.monotonic() - started < 1
 
 
-def test_kernels_end_with_the_client(client: Stdio, tmp_path: Path) -> None:
-    import psutil
-
-    client.initialize()
-    text = client.call("execute_code", code="import os; print('pid', os.getpid())", notebook_path="a.ipynb")
-    pid = int(text.partition("pid ")[2].split()[0])
-    assert psutil.pid_exists(pid)
-    assert client.close() == 0
-    eventually(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie")
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_server_in_order(client: Stdio, number: signal.Signals) -> None:
     client.initialize()
@@ -167,9 +151,7 @@ async def test_a_wire_gives_lines_however_they_arrive() -> None:
     with anyio.fail_after(5):
         async for line in wire.lines():
             got.append(line)
-            if line == b"two":
-                wire.push_back(b"again")
-    assert got == [b"one", b"two", b"again", b"three"]
+    assert got == [b"one", b"two", b"three"]
     for descriptor in (source, sink, drain):
         os.close(descriptor)
 
@@ -197,43 +179,6 @@ async def test_a_wire_waits_for_a_slow_reader_without_mixing_messages() -> None:
 # --------------------------------------------------------------------------- attach
 
 
-def shared(state: Path) -> bool:
-    """Whether the server on stdio has opened its door for others."""
-    return (state / "server.json").exists()
-
-
-def test_two_clients_on_stdio_share_one_kernel_which_outlives_the_first(root: Path, tmp_path: Path) -> None:
-    state = tmp_path / "state"
-    with stdio(root, state) as first:
-        first.initialize()
-        first.call("execute_code", code="x = 'set by the first'", notebook_path="a.ipynb")
-        eventually(lambda: shared(state))
-        with stdio(root, state) as second, stdio(root, state) as third:
-            second.initialize()
-            third.initialize()
-            assert "set by the first" in second.call("execute_code", code="print(x)", notebook_path="a.ipynb")
-            first.close()
-            assert "set by the first" in second.call("execute_code", code="print(x)", notebook_path="a.ipynb")
-            assert "set by the first" in third.call("execute_code", code="print(x)", notebook_path="a.ipynb")
-
-
-def test_the_last_client_takes_the_kernels_along(root: Path, tmp_path: Path) -> None:
-    state = tmp_path / "state"
-    with stdio(root, state) as first:
-        first.initialize()
-        pid = int(text_of(first.ask("tools/call", {"name": "execute_code", "arguments": PID})).split()[-1])
-        eventually(lambda: shared(state))
-        with stdio(root, state) as second:
-            second.initialize()
-            assert str(pid) in second.call("execute_code", code=PID["code"], notebook_path="a.ipynb")
-            first.close()
-            assert str(pid) in second.call("execute_code", code=PID["code"], notebook_path="a.ipynb")
-    eventually(lambda: not Path(f"/proc/{pid}").exists())
-
-
-PID = {"code": "import os; print(os.getpid())", "notebook_path": "a.ipynb"}
-
-
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
     server = Server(tmp_path).start()
@@ -242,8 +187,8 @@ def server(tmp_path: Path) -> Iterator[Server]:
     server.stop()
 
 
-def attached(server: Server) -> Any:
-    return stdio(server.root, server.state)
+def attached(server: Server, *options: str) -> Any:
+    return stdio(server.root, server.state, *options)
 
 
 def test_clients_of_one_root_share_the_running_servers_kernel(server: Server) -> None:
@@ -295,6 +240,19 @@ def test_an_attached_client_can_cancel(server: Server, era: str) -> None:
         assert "free again" in text_of(answer)
 
 
+@pytest.mark.parametrize("era", ["handshake", "modern"])
+def test_the_end_of_a_client_does_not_stop_its_cell(server: Server, era: str) -> None:
+    with attached(server) as client:
+        meta = {"_meta": META} if era == "modern" else {}
+        if era == "handshake":
+            client.initialize()
+        code = "open('started', 'w').close()\nimport time; time.sleep(1)\nopen('finished', 'w').close()"
+        arguments = {"code": code, "notebook_path": "a.ipynb"}
+        client.send("tools/call", {"name": "execute_code", "arguments": arguments, **meta})
+        eventually((server.root / "started").exists)
+    eventually((server.root / "finished").exists, 10, "the end of the cell")
+
+
 def test_errors_of_the_running_server_reach_the_client(server: Server) -> None:
     with attached(server) as client:
         client.initialize()
@@ -304,88 +262,59 @@ def test_errors_of_the_running_server_reach_the_client(server: Server) -> None:
         assert client.ask("nonsense/method")["error"]["code"] == -32601
 
 
-def test_when_the_server_stops_the_client_is_served_on(server: Server) -> None:
-    with attached(server) as client:
+@pytest.mark.parametrize(
+    ("line", "code", "identity"),
+    [
+        (b"no JSON", -32700, None),
+        (b'{"jsonrpc": "2.0", "id": 7, "method": "p\xff\xfe"}', -32700, None),
+        (b"[" * 100_000, -32700, None),
+        (b"[]", -32600, None),
+        (b'[{"jsonrpc": "2.0", "id": 7, "method": "ping"}]', -32600, None),
+        (b'"text"', -32600, None),
+        (b"null", -32600, None),
+        (b'{"id": 7, "method": "ping"}', -32600, 7),
+        (b'{"jsonrpc": "2.0", "id": 7}', -32600, 7),
+        (b'{"jsonrpc": "2.0", "id": 7, "method": 5}', -32600, 7),
+        (b'{"jsonrpc": "2.0", "id": 7, "method": "ping", "params": [1]}', -32600, 7),
+        (b'{"jsonrpc": "2.0", "id": null, "method": "ping"}', -32600, None),
+        (b'{"jsonrpc": "2.0", "id": true, "method": "ping"}', -32600, None),
+        (b'{"jsonrpc": "2.0", "id": 1.5, "method": "ping"}', -32600, None),
+        (b'{"jsonrpc": "2.0", "id": {}, "method": "ping"}', -32600, None),
+        (b'{"jsonrpc": "2.0", "id": 7, "method": "two\\nlines"}', -32601, 7),
+        (b'{"jsonrpc": "2.0", "id": 7, "method": "\\ud800"}', -32601, 7),
+        (b'{"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": {"name": "a\\nb"}}', -32602, 7),
+        (b'{"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": {"name": "\\ud800"}}', -32602, 7),
+    ],
+)
+def test_a_malformed_line_is_answered_and_moves_nobody(
+    patient: Stdio, line: bytes, code: int, identity: int | None
+) -> None:
+    patient.write(line + b"\n")
+    assert patient.receive(identity, 5)["error"]["code"] == code
+    assert "result" in patient.ask("ping")
+
+
+@pytest.fixture(scope="module")
+def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stdio]:
+    """One client for everything that must not end it."""
+    folder = tmp_path_factory.mktemp("patient")
+    with stdio(folder / "root", folder / "state") as client:
         client.initialize()
-        assert "1" in client.call("execute_code", code="print(1)", notebook_path="a.ipynb")
-        server.stop()
-        assert "fresh" in client.call("execute_code", code="print('fresh')", notebook_path="a.ipynb")
-        assert client.ask("tools/list")["result"]["tools"]
+        yield client
 
 
-def test_a_call_cut_off_by_the_servers_death_is_answered(server: Server) -> None:
-    with attached(server) as client:
+@pytest.mark.parametrize("version", ["2026-07-28\nX: y", "", 7, None, {}, "\ud800"])
+def test_an_odd_protocol_version_is_answered(root: Path, tmp_path: Path, version: Any) -> None:
+    with stdio(root, tmp_path / "state") as client:
+        odd = {**META, "io.modelcontextprotocol/protocolVersion": version}
+        assert "error" in client.ask("tools/list", {"_meta": odd})
+        assert "id" in client.ask("ping")
+
+
+def test_escaped_surrogates_reach_a_cell_and_come_back(root: Path, tmp_path: Path) -> None:
+    with stdio(root, tmp_path / "state") as client:
         client.initialize()
-        code = "open('started', 'w').close()\nimport time; time.sleep(5)"
-        arguments = {"code": code, "notebook_path": "a.ipynb"}
-        request = client.send("tools/call", {"name": "execute_code", "arguments": arguments})
-        eventually((server.root / "started").exists)
-        server.kill()
-        error = client.receive(request)["error"]
-        assert "stopped" in error["message"]
-        assert "x = 1" in client.call("read_all_cells", notebook_path="a.ipynb")
-
-
-def test_a_client_of_another_root_is_not_attached(server: Server, tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    with stdio(other, server.state) as client:
-        client.initialize()
-        (other / "b.ipynb").write_text(notebook("y = 2"))
-        assert "y = 2" in client.call("read_all_cells", notebook_path="b.ipynb")
-        assert (server.state / "instances" / "1" / "server.lock").exists()
-
-
-@pytest.mark.parametrize("value", ["plain", "with space inside", "ünï", " edge", "=?base64?x?="])
-def test_routing_headers_are_written_as_the_sdk_reads_them(value: str) -> None:
-    from mcp.shared.inbound import decode_header_value
-
-    assert _header_value(value).isascii()
-    assert decode_header_value(_header_value(value)) == value
-
-
-# --------------------------------------------------------------------------- who owns the state directory
-
-
-def settings(folder: Path, **options: Any) -> Settings:
-    return Settings.load({"root": folder, "state_dir": folder / "state", **options}, environ={})
-
-
-def test_each_server_has_a_state_directory_of_its_own(tmp_path: Path) -> None:
-    base = settings(tmp_path)
-    with own_state_dir(base) as one, own_state_dir(base) as two:
-        assert one.state_dir == base.state_dir
-        assert two.state_dir == base.state_dir / "instances" / "1"
-        with own_state_dir(base) as three:
-            assert three.state_dir == base.state_dir / "instances" / "2"
-    with own_state_dir(base) as again:
-        assert again.state_dir == base.state_dir
-
-
-def test_a_record_without_a_living_owner_is_no_server(tmp_path: Path) -> None:
-    base = settings(tmp_path)
-    with own_state_dir(base) as owned, announced(owned, "http://127.0.0.1:1/mcp", "t", "1"):
-        found = find_server(base)
-        assert found == RunningServer(
-            "http://127.0.0.1:1/mcp", "t", os.getpid(), str(tmp_path), "1", str(tmp_path / "state")
+        answer = client.ask(
+            "tools/call", {"name": "read_cell", "arguments": {"notebook_path": "\ud800.ipynb", "cell_index": 0}}
         )
-        record = (owned.state_dir / "server.json").read_text()
-    (base.state_dir / "server.json").write_text(record)
-    assert find_server(base) is None
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"url": 1}', '{"unknown": true}'])
-def test_a_damaged_record_is_no_server(tmp_path: Path, text: str) -> None:
-    base = settings(tmp_path)
-    with own_state_dir(base) as owned:
-        (owned.state_dir / "server.json").write_text(text)
-        assert find_server(base) is None
-
-
-def test_a_look_at_the_lock_does_not_send_a_starting_server_elsewhere(tmp_path: Path) -> None:
-    base = settings(tmp_path)
-    base.state_dir.mkdir()
-    descriptor = os.open(base.state_dir / "server.lock", os.O_RDWR | os.O_CREAT)
-    fcntl.flock(descriptor, fcntl.LOCK_SH)
-    threading.Timer(0.002, os.close, (descriptor,)).start()
-    with own_state_dir(base) as owned:
-        assert owned.state_dir == base.state_dir
+        assert answer["result"]["isError"]

@@ -203,7 +203,7 @@ class LocalKernel:
         order = Launch(
             [*argv, *_FAST_ARGUMENTS] if fast else argv,
             cwd=str(settings.root / self.cwd),
-            lock=str(settings.state_dir / recorder.SERVER_LOCK),
+            lock=str(settings.root_state / recorder.SERVER_LOCK),
             orphan_seconds=settings.orphan_hours * 3600,
             descriptors=self._owner.descriptors,
         )

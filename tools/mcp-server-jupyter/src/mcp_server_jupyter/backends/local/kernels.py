@@ -160,7 +160,7 @@ class LocalKernels:
 
     @property
     def _folder(self) -> Path:
-        return self.settings.state_dir / "kernels"
+        return self.settings.root_state / "kernels"
 
 
 async def _all_of(calls: Sequence[Any]) -> None:

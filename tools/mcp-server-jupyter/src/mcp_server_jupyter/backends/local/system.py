@@ -7,14 +7,13 @@ import os
 import secrets
 import shutil
 import socket
-import stat
-import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from ...errors import InvalidRequest, NotFound, OutsideRoot, Unavailable
+from ...folders import runtime_folder
 from . import recorder
 
 CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
@@ -22,8 +21,6 @@ CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
 _SECRETS = ("MCP_JUPYTER_TOKEN", "JUPYTER_TOKEN", "JPY_API_TOKEN", "JUPYTERHUB_API_TOKEN", "CONFIGPROXY_AUTH_TOKEN")
 # Describes the server's process; ipykernel captures no file descriptors where it finds it.
 _SERVERS_OWN = ("PYTEST_CURRENT_TEST",)
-# Socket names hold the runtime folder, a prefix and a number; sun_path takes 107 bytes (unix(7)), 103 on macOS.
-_LONGEST_FOLDER = 80
 # More than anybody needs; some containers allow a thousand times that.
 _MOST_DESCRIPTORS, _OPEN_MAX = 1 << 20, 10_240
 
@@ -54,40 +51,6 @@ def fast_request() -> dict[str, Any]:
     source = Path(recorder.__file__).with_name("fast_kernel.py").read_text(encoding="utf-8")
     code = f"exec(compile({source!r}, 'mcp-server-jupyter', 'exec'), {{'__name__': 'fast_kernel'}})"
     return {"code": code, "silent": True, "store_history": False, "allow_stdin": False, "user_expressions": {}}
-
-
-def runtime_folder() -> Path:
-    """A folder for sockets that is ours alone and has a short name.
-
-    Raises:
-        Unavailable: no folder there is can be used.
-    """
-    for base in _runtime_bases():
-        folder = base / f"mcpj-{os.getuid()}"
-        if len(os.fsencode(folder)) > _LONGEST_FOLDER:
-            continue
-        try:
-            folder.mkdir(mode=0o700, exist_ok=True)
-            found = folder.lstat()
-        except OSError:
-            # Of another user, or on a disk that is full or cannot be written: the next one will do.
-            continue
-        private = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
-        if private and os.access(folder, os.W_OK | os.X_OK):
-            return folder
-    raise Unavailable("There is no private folder for sockets.", hint="Set XDG_RUNTIME_DIR to a folder of your own.")
-
-
-def _runtime_bases() -> Iterator[Path]:
-    wanted = os.environ.get("XDG_RUNTIME_DIR")
-    # The XDG Base Directory Specification: it is the user's own. One left by `su` or `sudo -E` goes with its owner.
-    with suppress(OSError):
-        if wanted and os.stat(wanted).st_uid == os.getuid():
-            yield Path(wanted)
-    # Raises where no temporary folder can be written.
-    with suppress(OSError):
-        yield Path(tempfile.gettempdir())
-    yield Path("/tmp")
 
 
 def connection(identity: str, epoch: int, name: str, *, ipc: bool) -> tuple[dict[str, Any], list[int]]:

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 from starlette.types import Message, Receive, Scope, Send
 
 from ...errors import JupyterMcpError
+from ..protocol import SESSION_HEADER, VERSION_HEADER, VERSION_KEY
 from .json_text import Json, read_json
 from .security import error_response, read_body
 
 if TYPE_CHECKING:
     from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 
-_PROTOCOL = frozenset({b"mcp-session-id", b"mcp-protocol-version"})
-_VERSION_KEY = "io.modelcontextprotocol/protocolVersion"
+_PROTOCOL = frozenset({SESSION_HEADER.encode(), VERSION_HEADER.encode()})
 
 
 class McpRoute:
@@ -64,7 +64,7 @@ def _is_plain(call: Any) -> bool:
         return False
     params = call.get("params")
     meta = params.get("_meta") if isinstance(params, dict) else None
-    return not (isinstance(meta, dict) and _VERSION_KEY in meta) and not call["method"].startswith("notifications/")
+    return not (isinstance(meta, dict) and VERSION_KEY in meta) and not call["method"].startswith("notifications/")
 
 
 def _parse_error() -> Json:

@@ -18,6 +18,10 @@ class InFlight:
     def __init__(self) -> None:
         self._scopes: set[anyio.CancelScope] = set()
 
+    @property
+    def count(self) -> int:
+        return len(self._scopes)
+
     async def run(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
 

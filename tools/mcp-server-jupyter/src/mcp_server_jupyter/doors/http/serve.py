@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import dataclasses
-import secrets
 import signal
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING
 
 import anyio
 import uvicorn
 from starlette.applications import Starlette
 
-from ... import __version__
 from ...errors import Unavailable
-from ...ownership import announced, load_token
-from ...services import Services, open_services
+from ...services import Services
 from ...settings import Settings
-from ..mcp.server import create_mcp
 from .accept import BACKLOG, TRIES, exhaustion_said_once, restore_backlog
 from .app import create_http
+
+if TYPE_CHECKING:
+    from mcp.server import MCPServer
 
 _MAX_HEADER_BYTES = 64 * 2**10
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn without its own signal handling: the first signal drains, see `_until_signal`."""
+    """Uvicorn without its own signal handling: the first signal drains, see `until_signal`."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -41,46 +40,51 @@ class _Server(uvicorn.Server):
         restore_backlog(sockets or ())
 
 
-async def serve_http(settings: Settings, say: Callable[[str, str | None], object]) -> None:
-    """Serve until a signal: then stop accepting, let running cells finish within `grace_seconds`, and return.
+class HttpDoor:
+    """An HTTP application that is being served. Made by `http_door`."""
 
-    `say` is given the endpoint and the token once it can be reached.
-    """
-    token = load_token(settings)
-    listener = _listen(settings)
-    port = int(listener.getsockname()[1])
-    url = f"http://{_url_host(settings.host)}:{port}/mcp"
-    async with open_services(settings) as services:
-        app = create_http(services, create_mcp(services), token, port=port)
-        server = _Server(_config(app))
-        async with anyio.create_task_group() as tasks:
-            with announced(settings, url, token, __version__):
-                tasks.start_soon(_serve, server, listener, tasks.cancel_scope)
-                say(url, token)
-                await _until_signal()
-                for accepting in server.servers:
-                    accepting.close()
-                listener.close()
-            app.state.stopping = True
-            await services.drain(settings.grace_seconds)
-            app.state.requests.end()
-            server.should_exit = True
+    def __init__(self, services: Services, mcp: MCPServer, token: str | None, listener: socket.socket) -> None:
+        self._app = create_http(services, mcp, token, port=int(listener.getsockname()[1]))
+        self._listener = listener
+        self.server = _Server(_config(self._app))
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request is being answered, or a stream is open."""
+        return bool(self._app.state.requests.count)
 
-async def share_http(services: Services) -> None:
-    """Serve until cancelled, on loopback with a token of its own, for clients that attach to a server on stdio."""
-    settings = dataclasses.replace(services.settings, host="127.0.0.1", port=0, no_auth=False)
-    token = secrets.token_urlsafe(32)
-    listener = _listen(settings)
-    port = int(listener.getsockname()[1])
-    server = _Server(_config(create_http(services, create_mcp(services), token, port=port)))
-    try:
-        with announced(settings, f"http://127.0.0.1:{port}/mcp", token, __version__):
-            await server.serve(sockets=[listener])
-    finally:
-        for accepting in getattr(server, "servers", ()):
+    def stop_accepting(self) -> None:
+        """Refuse what comes from now on; what is being answered goes on."""
+        self._app.state.stopping = True
+        for accepting in getattr(self.server, "servers", ()):
             accepting.close()
-        listener.close()
+        self._listener.close()
+
+    def end(self) -> None:
+        """End what is still being answered, and the server."""
+        self.stop_accepting()
+        self._app.state.requests.end()
+        self.server.should_exit = True
+
+
+@asynccontextmanager
+async def http_door(
+    services: Services, mcp: MCPServer, token: str | None, listener: socket.socket
+) -> AsyncIterator[HttpDoor]:
+    """Serve HTTP on a listening socket while the context lasts."""
+    door = HttpDoor(services, mcp, token, listener)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(lambda: door.server.serve(sockets=[listener]))
+        try:
+            yield door
+        finally:
+            # Uvicorn ends by itself now; it logs an error when it is cancelled.
+            door.end()
+
+
+def endpoint(settings: Settings, listener: socket.socket) -> str:
+    """The MCP endpoint of a listening socket."""
+    return f"http://{_url_host(settings.host)}:{listener.getsockname()[1]}/mcp"
 
 
 def _config(app: Starlette) -> uvicorn.Config:
@@ -98,12 +102,7 @@ def _config(app: Starlette) -> uvicorn.Config:
     )
 
 
-async def _serve(server: uvicorn.Server, listener: socket.socket, scope: anyio.CancelScope) -> None:
-    await server.serve(sockets=[listener])
-    scope.cancel()
-
-
-async def _until_signal() -> None:
+async def until_signal() -> None:
     """Return at the first SIGTERM or SIGINT; a second one then ends the process at once."""
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async for _ in signals:
@@ -112,7 +111,12 @@ async def _until_signal() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
-def _listen(settings: Settings) -> socket.socket:
+def listen(settings: Settings) -> socket.socket:
+    """A socket at the address of the settings.
+
+    Raises:
+        Unavailable: the address cannot be had.
+    """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     # asyncio turns Nagle's algorithm off (40 ms an answer) only where the protocol is named.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)

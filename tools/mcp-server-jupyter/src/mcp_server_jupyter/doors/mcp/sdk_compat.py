@@ -5,7 +5,12 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
+
+from ...operations import Caller
+from ..protocol import SESSION_HEADER
 
 if TYPE_CHECKING:
     from mcp.server import MCPServer
@@ -55,11 +60,19 @@ def discover_result(mcp: MCPServer) -> dict[str, Any]:
     return result
 
 
-def client_name(request: Any) -> str:
-    """The name a client gave itself, in either era; "agent" when it gave none."""
-    if request is None or request.session.client_params is None:
-        return "agent"
-    return str(request.session.client_params.client_info.name) or "agent"
+def caller_of(request: Any) -> Caller:
+    """Who calls: the name a client gave itself, with the id of its connection or session where that lasts.
+
+    A connection of our own carries its `Caller`, whose author is the part after the name.
+    """
+    name = "agent"
+    if request is not None and request.session.client_params is not None:
+        name = str(request.session.client_params.client_info.name) or name
+    carried = None if request is None else request.request
+    if isinstance(carried, Caller):
+        return replace(carried, author=name + carried.author)
+    session = None if carried is None else carried.headers.get(SESSION_HEADER)
+    return Caller(f"{name}#{blake2b(session.encode(), digest_size=3).hexdigest()}" if session else name)
 
 
 def caller_cancelled(request: Any) -> bool:
@@ -75,7 +88,9 @@ def caller_cancelled(request: Any) -> bool:
         return True
     from mcp_types.version import MODERN_PROTOCOL_VERSIONS  # noqa: PLC0415 - see `quick_import`
 
-    if request.request is None or request.protocol_version not in MODERN_PROTOCOL_VERSIONS:
+    if request.request is None or isinstance(request.request, Caller):
+        return False
+    if request.protocol_version not in MODERN_PROTOCOL_VERSIONS:
         return False
     return not getattr(request.request.app.state, "stopping", False)
 

@@ -23,7 +23,7 @@ from ...operations.uris import parse_handle
 from ...services import Services
 from . import prompts, resources
 from .printable import escape_surrogates, printable
-from .sdk_compat import caller_cancelled, client_name
+from .sdk_compat import caller_cancelled, caller_of
 from .subscriptions import ChangeBus, Subscribers
 
 INSTRUCTIONS = """Work in Jupyter notebooks on live kernels; people see the same notebooks and kernels.
@@ -81,7 +81,7 @@ class JupyterMcp(MCPServer[dict[str, Any]]):
                 self.services,
                 name,
                 arguments,
-                caller=Caller(client_name(request)),
+                caller=caller_of(request),
                 progress=None if context is None else _progress(context),
                 cancelled_by_caller=lambda: caller_cancelled(request),
             )

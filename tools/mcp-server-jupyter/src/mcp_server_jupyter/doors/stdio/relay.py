@@ -1,289 +1,393 @@
-"""A client on standard input and output, relayed to a running server over streamable HTTP, byte for byte.
+"""A client on standard input and output, relayed line by line to the server of its root.
 
-Both protocol eras pass: a request with the 2026-07-28 envelope is sent with that era's routing headers, everything
-else in the session of its `initialize` (MCP specification, "Transports", Streamable HTTP, of either revision).
+The relay imports the standard library only and waits for nothing but its two ends. It keeps what is unanswered: when
+the server dies it finds or starts the next one, repeats the handshake there without the client's knowing, sends again
+what only reads the state of the protocol, and answers the calls whose outcome nobody knows.
 """
 
 from __future__ import annotations
 
-import base64
 import json
-from collections.abc import AsyncIterator, Awaitable, Mapping
+import os
+import secrets
+import select
+import signal
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import anyio
-import anyio.abc
+from ... import __version__
+from ...errors import JupyterMcpError, Unavailable
+from ...ownership import connect, greeting, hold
+from ...settings import Settings
+from .detach import Serve, can_fork, fork_server, log_tail, spawn_server
+from .lines import PRIVATE, SERVER_ERROR, Line, Malformed, answered, error_line, parse, result_line
 
-from ...ownership import RunningServer
-from .wire import Wire
+_CHUNK = 1 << 16
+_FULL = 8 << 20
+_WRITE = min(select.PIPE_BUF, 4096) if hasattr(select, "PIPE_BUF") else 4096
+_DEATHS, _DEATH_SECONDS = 5, 30.0
+_REACH_SECONDS = 30.0
+_HAND_OVER_SECONDS = 5.0
+_LAST_ANSWERS_SECONDS = 10.0
 
-if TYPE_CHECKING:
-    import httpx2
 
-VERSION_KEY = "io.modelcontextprotocol/protocolVersion"
-SESSION_HEADER = "mcp-session-id"
-VERSION_HEADER = "mcp-protocol-version"
-_NAMED = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
-_STOPPED = "The server this client was attached to stopped before it answered; the outcome of the call is unknown."
-_GONE_CODE = -32000
-_INTERNAL = -32603
+class SocketsForbidden(Exception):
+    """This system lets us open no socket: whoever serves must do it in the client's own process."""
 
 
 @dataclass(slots=True)
-class Handshake:
-    """The answered `initialize` of a 2025-era client, kept so that another server can be told of it."""
+class _Pending:
+    """A request that has no answer yet. `number` counts the lines of this connection."""
 
-    lines: list[bytes] = field(default_factory=list)
-    id: Any = None
-
-
-async def relay(wire: Wire, server: RunningServer, handshake: Handshake) -> bool:
-    """Relay until the client closes its end (True) or the server is gone (False; unanswered lines are put back)."""
-    import httpx2  # noqa: PLC0415 - only a relayed client needs it
-
-    headers = {"authorization": f"Bearer {server.token}"} if server.token else {}
-    timeout = httpx2.Timeout(None, connect=5.0)
-    limits = httpx2.Limits(max_connections=None)
-    async with (
-        httpx2.AsyncClient(headers=headers, timeout=timeout, limits=limits, trust_env=False) as client,
-        anyio.create_task_group() as tasks,
-    ):
-        attached = _Attached(wire, server, handshake, client, tasks)
-        try:
-            closed = await attached.run()
-        except httpx2.TransportError:
-            closed = False
-        tasks.cancel_scope.cancel()
-    await attached.settle(closed)
-    return closed
+    line: Line
+    number: int
+    at: float
 
 
-class _Attached:
-    def __init__(
-        self,
-        wire: Wire,
-        server: RunningServer,
-        handshake: Handshake,
-        client: httpx2.AsyncClient,
-        tasks: anyio.abc.TaskGroup,
-    ) -> None:
-        self._wire = wire
-        self._url = server.url
-        self._handshake = handshake
-        self._client = client
-        self._tasks = tasks
-        self._session: dict[str, str] = {}
-        self._running: dict[str, tuple[anyio.CancelScope, bool]] = {}
-        self._unsent: list[bytes] = []
-        self._broken: list[Any] = []
-        self._gone = anyio.Event()
+@dataclass(slots=True)
+class _Handshake:
+    """What the next server must be told that this one was told already."""
 
-    async def run(self) -> bool:
-        if self._handshake.lines:
-            await self._replay_handshake()
-        closed = False
-        accepting: bytes | None = None
+    initialize: Line | None = None
+    initialized: Line | None = None
+    subscriptions: dict[str, Line] = field(default_factory=dict)
 
-        async def watch(scope: anyio.CancelScope) -> None:
-            await self._gone.wait()
-            scope.cancel()
 
-        with anyio.CancelScope() as reading:
-            self._tasks.start_soon(watch, reading)
-            async for line in self._wire.lines():
-                accepting = line
-                await self._accept(line)
-                accepting = None
-            closed = True
-        if accepting is not None and accepting not in self._unsent:
-            self._unsent.append(accepting)
-        if closed and self._session:
-            with anyio.move_on_after(0.1):
-                await self._client.delete(self._url, headers=self._session)
-        return closed
+class Relay:
+    """One client and the server of its root. `serve` runs a server in a process forked off."""
 
-    async def settle(self, closed: bool) -> None:
-        """Answer what was cut off, put back what was never sent."""
-        if closed:
+    def __init__(self, settings: Settings, serve: Serve, asked: Mapping[str, Any]) -> None:
+        self._settings = settings
+        self._serve = serve
+        self._asked = asked
+        self._id = secrets.token_hex(3)
+        self._server: socket.socket | None = None
+        self._source, self._sink = 0, 1
+        self._open = True
+        self._from_client, self._from_server = bytearray(), bytearray()
+        self._to_client, self._to_server = bytearray(), bytearray()
+        self._sent = self._sent_before = 0
+        self._pending: dict[str, _Pending] = {}
+        self._unknown: list[_Pending] = []
+        self._handshake = _Handshake()
+        self._deaths: deque[float] = deque(maxlen=_DEATHS)
+        self._bye: dict[str, Any] | None = None
+        self._closing_at: float | None = None
+
+    def run(self) -> int:
+        """Relay until the client closes its end; the exit code.
+
+        Raises:
+            SocketsForbidden, InvalidRequest: before anything was read.
+        """
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: sys.exit(0))
+        self._connect(0.0)
+        while self._open:
+            self._turn()
+        return 0
+
+    # ------------------------------------------------------------------ one turn
+
+    def _turn(self) -> None:
+        reading = [self._source] if self._closing_at is None and len(self._to_server) < _FULL else []
+        writing = [self._sink] if self._to_client else []
+        server = self._server
+        if server is not None:
+            if len(self._to_client) < _FULL:
+                reading.append(server.fileno())
+            if self._to_server:
+                writing.append(server.fileno())
+        readable, writable, _ = select.select(reading, writing, [], self._patience())
+        if self._sink in writable:
+            self._flush_client()
+        if server is not None and server.fileno() in writable:
+            self._flush_server()
+        if server is not None and self._server is server and server.fileno() in readable:
+            self._read_server(server)
+        if self._source in readable:
+            self._read_client()
+        if self._closing_at is not None and (self._server is None or self._patience() == 0) and not self._to_client:
+            self._open = False
+
+    def _patience(self) -> float | None:
+        if self._closing_at is None:
+            return None
+        return max(0.0, self._closing_at - time.monotonic()) if self._server is not None else 0.0
+
+    # ------------------------------------------------------------------ the client
+
+    def _read_client(self) -> None:
+        chunk = os.read(self._source, _CHUNK)
+        if not chunk:
+            # What is on its way is still handed over, and the answers that are about to come.
+            self._closing_at = time.monotonic() + _LAST_ANSWERS_SECONDS
+            self._flush_server()
             return
-        for request_id in self._broken:
-            await self._wire.send(_error(request_id, _GONE_CODE, _STOPPED))
-        for line in reversed(self._unsent):
-            self._wire.push_back(line)
+        for text in _lines(self._from_client, chunk):
+            self._accept(text)
+        if self._to_server:
+            self._flush_server()
 
-    async def _replay_handshake(self) -> None:
-        await self._initialize(self._handshake.lines[0], answer=False)
-        for line in self._handshake.lines[1:]:
-            await self._client.post(self._url, content=line, headers=self._headers({}))
-        self._tasks.start_soon(self._listen)
-
-    async def _accept(self, line: bytes) -> None:
+    def _accept(self, text: bytes) -> None:
         try:
-            message = json.loads(line)
-        except (ValueError, RecursionError):
-            await self._wire.send(_error(None, -32700, "Parse error"))
+            line = parse(text)
+        except Malformed as error:
+            self._answer(error.answer)
             return
-        if not isinstance(message, dict):
-            await self._wire.send(_error(None, -32600, "One JSON-RPC message a line."))
+        if line.method == "initialize":
+            self._handshake = _Handshake()
+        if self._server is None and (failure := self._attach()) is not None:
+            if line.key is not None:
+                self._answer(error_line(line.key, SERVER_ERROR, failure))
             return
-        method, request_id = message.get("method"), message.get("id")
-        if method == "initialize":
-            await self._attempt(self._initialize(line, answer=True), line, request_id)
-        elif method == "notifications/cancelled" and self._cancel(message):
-            return
-        elif request_id is None or method is None:
-            await self._attempt(self._notify(line, message), line, None)
-            if method == "notifications/initialized":
-                self._handshake.lines[1:] = [line]
-                self._tasks.start_soon(self._listen)
-        else:
-            scope = anyio.CancelScope()
-            self._running[repr(request_id)] = (scope, VERSION_KEY in _meta(message))
-            self._tasks.start_soon(self._request, line, message, scope)
+        self._remember(line)
+        self._send(line)
 
-    async def _attempt(self, sending: Awaitable[None], line: bytes, request_id: Any) -> None:
-        import httpx2  # noqa: PLC0415 - see `relay`
+    def _remember(self, line: Line) -> None:
+        if line.method == "initialize":
+            self._handshake.initialize = line
+        elif line.method == "notifications/initialized":
+            self._handshake.initialized = line
+        elif line.method == "resources/subscribe":
+            self._handshake.subscriptions[str(line.params.get("uri"))] = line
+        elif line.method == "resources/unsubscribe":
+            self._handshake.subscriptions.pop(str(line.params.get("uri")), None)
+        elif line.method == "notifications/cancelled":
+            # Nobody waits for its answer any more, and no server may run it a second time.
+            self._pending.pop(json.dumps(line.params.get("requestId")), None)
 
+    def _answer(self, text: bytes) -> None:
+        self._to_client += text + b"\n"
+        self._flush_client()
+
+    def _flush_client(self) -> None:
+        """Write what standard output takes without waiting; it may be another's too, so its mode is left alone."""
         try:
-            await sending
-        except (httpx2.ConnectError, httpx2.ConnectTimeout, _SessionLost):
-            self._unsent.append(line)
-            self._gone.set()
-        except httpx2.TransportError:
-            if request_id is not None:
-                self._broken.append(request_id)
-            self._gone.set()
+            while self._to_client and select.select([], [self._sink], [], 0)[1]:
+                written = os.write(self._sink, memoryview(self._to_client)[:_WRITE].tobytes())
+                del self._to_client[:written]
+        except BrokenPipeError:
+            self._open = False
 
-    async def _request(self, line: bytes, message: dict[str, Any], scope: anyio.CancelScope) -> None:
-        key = repr(message["id"])
-        try:
-            with scope:
-                await self._attempt(self._exchange(line, message), line, message["id"])
-        finally:
-            if self._running.get(key, (None,))[0] is scope:
-                del self._running[key]
+    # ------------------------------------------------------------------ the server
 
-    def _cancel(self, message: dict[str, Any]) -> bool:
-        """In the 2026 era closing the response is the cancellation; earlier it is a message like any other."""
-        params = message.get("params")
-        request_id = params.get("requestId") if isinstance(params, dict) else None
-        scope, modern = self._running.get(repr(request_id), (None, False))
-        if scope is None or not modern:
-            return False
-        scope.cancel()
-        return True
+    def _send(self, line: Line) -> None:
+        self._sent += 1
+        if line.key is not None:
+            self._pending[line.key] = _Pending(line, self._sent, time.time())
+        self._to_server += line.text + b"\n"
 
-    async def _initialize(self, line: bytes, *, answer: bool) -> None:
-        self._session = {}
-        request_id = json.loads(line).get("id")
-        async with self._client.stream("POST", self._url, content=line, headers=self._headers({})) as response:
-            session = response.headers.get(SESSION_HEADER)
-            async for text in _messages(response, request_id):
-                result = json.loads(text).get("result") or {}
-                if session and "protocolVersion" in result:
-                    self._session = {SESSION_HEADER: session, VERSION_HEADER: result["protocolVersion"]}
-                if answer:
-                    await self._wire.send(text)
-                    self._handshake.lines, self._handshake.id = [line], request_id
-
-    async def _notify(self, line: bytes, message: dict[str, Any]) -> None:
-        await self._client.post(self._url, content=line, headers=self._headers(message))
-
-    async def _exchange(self, line: bytes, message: dict[str, Any]) -> None:
-        headers = self._headers(message)
-        async with self._client.stream("POST", self._url, content=line, headers=headers) as response:
-            if response.status_code == 404 and SESSION_HEADER in headers:
-                raise _SessionLost
-            async for text in _messages(response, message["id"]):
-                await self._wire.send(text)
-
-    async def _listen(self) -> None:
-        """The session's own stream: notifications that belong to no request."""
-        import httpx2  # noqa: PLC0415 - see `relay`
-
-        headers = {**self._headers({}), "accept": "text/event-stream"}
-        try:
-            async with self._client.stream("GET", self._url, headers=headers) as response:
-                if response.status_code == 200:
-                    async for text in _messages(response, None):
-                        await self._wire.send(text)
-        except httpx2.TransportError:
-            # The next request meets the same end and deals with it.
+    def _flush_server(self) -> None:
+        if self._server is None:
             return
+        try:
+            while self._to_server:
+                with memoryview(self._to_server) as view:
+                    written = self._server.send(view[: 4 * _CHUNK])
+                del self._to_server[:written]
+            if self._closing_at is not None:
+                self._server.shutdown(socket.SHUT_WR)
+        except BlockingIOError:
+            return
+        except OSError:
+            # What it said before it went is still to be read.
+            self._to_server.clear()
 
-    def _headers(self, message: dict[str, Any]) -> dict[str, str]:
-        headers = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
-        version = _meta(message).get(VERSION_KEY)
-        if not isinstance(version, str):
-            return headers | self._session
-        method = str(message["method"])
-        headers |= {VERSION_HEADER: version, "mcp-method": method}
-        name = message["params"].get(_NAMED.get(method, ""))
-        if isinstance(name, str):
-            headers["mcp-name"] = _header_value(name)
-        return headers
+    def _read_server(self, server: socket.socket) -> None:
+        try:
+            chunk = server.recv(4 * _CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:
+            chunk = b""
+        if not chunk:
+            self._lost()
+            return
+        for text in _lines(self._from_server, chunk):
+            if text.startswith(PRIVATE):
+                self._told(json.loads(text))
+                continue
+            key = answered(text)
+            if key is not None:
+                if key.startswith(f'"{self._id}:'):
+                    continue
+                self._pending.pop(key, None)
+            self._to_client += text + b"\n"
+        self._flush_client()
+
+    def _told(self, facts: dict[str, Any]) -> None:
+        if "bye" in facts:
+            self._bye = facts
+        for warning in facts.get("warnings", ()):
+            print(f"mcp-server-jupyter: {warning}", file=sys.stderr, flush=True)  # noqa: T201 - the client's log
+        if "executions" in facts:
+            for pending in self._unknown:
+                self._answer(_unknown_outcome(pending, facts["executions"]))
+            self._unknown = []
+
+    def _lost(self) -> None:
+        """The connection has ended: sort what was unanswered, and find the next server if anybody needs one."""
+        bye, self._bye = self._bye or {}, None
+        self._drop()
+        if self._closing_at is not None:
+            return
+        taken = bye.get("taken", self._sent_before)
+        again = [p.line for p in self._pending.values() if p.number > taken or p.line.method != "tools/call"]
+        self._unknown += [p for p in self._pending.values() if p.line not in again]
+        self._pending = {}
+        if not bye:
+            self._deaths.append(time.monotonic())
+        if bye.get("bye") in ("down", "linger") and not again and not self._unknown:
+            return
+        others_first = bye.get("bye") == "handed over" and bye.get("heir") != self._id
+        self._attach(again, time.monotonic() + (_HAND_OVER_SECONDS if others_first else 0))
+
+    def _drop(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        self._server = None
+        self._from_server.clear()
+        self._to_server.clear()
+        self._sent, self._sent_before = 0, self._sent
+
+    # ------------------------------------------------------------------ finding a server
+
+    def _attach(self, again: Iterable[Line] = (), start_from: float = 0.0) -> str | None:
+        """Connect to a server and bring it to where the last one was; else why there is none.
+
+        Args:
+            again: what the last one left unanswered and can be asked twice.
+            start_from: when to start one, if nobody else has by then; on the monotonic clock.
+        """
+        failure = self._failing()
+        if failure is None:
+            try:
+                self._connect(start_from)
+            except SocketsForbidden:
+                failure = "No other server can be started: this system lets us open no socket."
+            except JupyterMcpError as error:
+                failure = str(error)
+        if failure is None:
+            self._resume(list(again))
+            return None
+        for line in (*again, *(pending.line for pending in self._unknown)):
+            if line.key is not None:
+                self._answer(error_line(line.key, SERVER_ERROR, failure))
+        self._unknown = []
+        return failure
+
+    def _connect(self, start_from: float) -> None:
+        """Connect, and say who we are."""
+        self._server = reach(self._settings, self._serve, self._asked, start_from)
+        self._server.setblocking(False)
+        settings = self._settings
+        client = {
+            "id": self._id,
+            "version": __version__,
+            "notebook": settings.notebook,
+            "answers": [settings.max_chars, settings.max_images, settings.max_image_bytes, settings.wait_seconds],
+            "environment": dict(os.environ),
+            "asked": self._asked,
+        }
+        since = min((pending.at for pending in self._unknown), default=None)
+        self._to_server += greeting(settings, "attach", client=client, since=since)
+        self._flush_server()
+
+    def _resume(self, again: list[Line]) -> None:
+        shake = self._handshake
+        if shake.initialize is not None:
+            waiting = next((line for line in again if line is shake.initialize), None)
+            self._send(waiting or self._silenced(shake.initialize, 0))
+        if shake.initialized is not None:
+            self._send(shake.initialized)
+        for number, line in enumerate(shake.subscriptions.values(), 1):
+            if line not in again:
+                self._send(self._silenced(line, number))
+        for line in again:
+            if line is not shake.initialize:
+                self._send(line)
+        self._flush_server()
+
+    def _silenced(self, line: Line, number: int) -> Line:
+        """The same request under an id of ours, whose answer the client does not see."""
+        message = {**json.loads(line.text), "id": f"{self._id}:{number}"}
+        return Line(json.dumps(message).encode(), line.method, None, line.params)
+
+    def _failing(self) -> str | None:
+        """Why no other server is started just now: the last ones all died at once."""
+        if len(self._deaths) < _DEATHS or self._deaths[0] < time.monotonic() - _DEATH_SECONDS:
+            return None
+        return (
+            f"The server died {_DEATHS} times within {_DEATH_SECONDS:.0f} s and is not started again for a while. "
+            f"Try later, or run `mcp-server-jupyter doctor`. The end of its log:\n"
+            + log_tail(self._settings.root_state)
+        )
 
 
-class _SessionLost(Exception):
-    """The server at this address does not know our session: it was restarted."""
+def reach(settings: Settings, serve: Serve, asked: Mapping[str, Any], start_from: float = 0.0) -> socket.socket:
+    """A connection to the root's server, started if there is none.
+
+    Raises:
+        SocketsForbidden
+        InvalidRequest: the state folder cannot be written.
+        Unavailable: another process holds the root and takes no clients.
+    """
+    end = time.monotonic() + _REACH_SECONDS
+    spawned = False
+    while True:
+        connection = connect(settings)
+        if connection is not None:
+            return connection
+        if time.monotonic() >= start_from:
+            if can_fork():
+                held = hold(settings)
+                if held is not None:
+                    try:
+                        listener = held.listen()
+                    except OSError as error:
+                        held.close()
+                        raise SocketsForbidden from error
+                    fork_server(settings, held, listener, serve)
+                    continue
+            elif not spawned:
+                spawn_server(settings, asked)
+                spawned = True
+        if time.monotonic() > end:
+            raise Unavailable(
+                f"Another process holds {settings.root} and takes no clients.",
+                hint=f"End it, or look into {settings.root_state} with `mcp-server-jupyter doctor`.",
+            )
+        # Neither a lock nor another process's socket can be waited for.
+        time.sleep(0.01)
 
 
-def _meta(message: Mapping[str, Any]) -> Mapping[str, Any]:
-    params = message.get("params")
-    meta = params.get("_meta") if isinstance(params, dict) else None
-    return meta if isinstance(meta, dict) else {}
+def _lines(buffer: bytearray, chunk: bytes) -> Iterator[bytes]:
+    """The whole lines that a buffer holds once a chunk is added, without those that are blank."""
+    searched = len(buffer)
+    buffer += chunk
+    begun = 0
+    while (end := buffer.find(b"\n", max(searched, begun))) >= 0:
+        text = bytes(buffer[begun:end]).strip()
+        begun = end + 1
+        if text:
+            yield text
+    del buffer[:begun]
 
 
-def _header_value(value: str) -> str:
-    """A header value as MCP 2026-07-28 ("Streamable HTTP", Custom Headers) encodes it."""
-    plain = value == value.strip() and all(" " <= character <= "~" for character in value)
-    if plain and not value.startswith("=?base64?"):
-        return value
-    return f"=?base64?{base64.b64encode(value.encode()).decode()}?="
-
-
-async def _messages(response: httpx2.Response, request_id: Any) -> AsyncIterator[bytes]:
-    """The JSON-RPC messages of a response, each on one line."""
-    kind = response.headers.get("content-type", "")
-    if kind.startswith("text/event-stream"):
-        data: list[bytes] = []
-        async for line in _event_lines(response):
-            if line.startswith(b"data:"):
-                data.append(line[5:].strip())
-            elif not line:
-                if text := b" ".join(data).strip():
-                    yield text
-                data = []
-        return
-    body = (await response.aread()).replace(b"\n", b" ").strip()
-    if response.status_code < 400 or request_id is None:
-        if body and kind.startswith("application/json"):
-            yield body
-        return
-    yield _refusal(body, response.status_code, request_id)
-
-
-async def _event_lines(response: httpx2.Response) -> AsyncIterator[bytes]:
-    """Lines as server-sent events end them; `aiter_lines` also splits at U+2028, which JSON may hold."""
-    rest = b""
-    async for chunk in response.aiter_bytes():
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            yield line.rstrip(b"\r")
-
-
-def _refusal(body: bytes, status: int, request_id: Any) -> bytes:
-    try:
-        answer = json.loads(body)
-    except ValueError:
-        answer = None
-    if isinstance(answer, dict) and isinstance(answer.get("error"), dict) and "code" in answer["error"]:
-        return json.dumps({**answer, "id": request_id}, ensure_ascii=False).encode()
-    text = answer.get("message") if isinstance(answer, dict) else None
-    return _error(request_id, _INTERNAL, text or f"The running server refused the request (HTTP {status}).")
-
-
-def _error(request_id: Any, code: int, text: str) -> bytes:
-    answer = {"jsonrpc": "2.0", "id": request_id, "error": {"code": code, "message": text}}
-    return json.dumps(answer, ensure_ascii=False).encode()
+def _unknown_outcome(pending: _Pending, executions: list[str]) -> bytes:
+    """What a call is answered that was with a server when it died."""
+    known = "; ".join(executions) or "none is in the journal, so it had probably not begun"
+    text = (
+        "The server stopped before it answered: the outcome of this call is unknown. Your executions since: "
+        f"{known}. get_execution tells how they went; kernels and variables were kept."
+    )
+    result: dict[str, Any] = {"content": [{"type": "text", "text": text}], "isError": True}
+    if pending.line.is_modern:
+        result["resultType"] = "complete"
+    return result_line(pending.line.key or "null", result)

@@ -51,10 +51,6 @@ class Wire:
                 return
             self._buffer += chunk
 
-    def push_back(self, line: bytes) -> None:
-        """Have `lines` yield this line next."""
-        self._buffer[:0] = line + b"\n"
-
     async def send(self, line: bytes) -> None:
         """Write one message and its newline, whole."""
         async with self._writing:

@@ -1,0 +1,185 @@
+"""The commands. Each reads the settings, opens what it needs and hands over to a door."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .. import __version__
+from ..errors import JupyterMcpError
+from . import servers
+from .options import (
+    GroupedGroup,
+    GroupedOptions,
+    asked,
+    given,
+    is_a_service,
+    load_settings,
+    merged_options,
+    with_settings,
+)
+
+CLIENTS = ("vscode", "claude", "claude-desktop", "cursor", "windsurf", "generic")
+
+
+@click.group(cls=GroupedGroup, invoke_without_command=True, context_settings={"max_content_width": 110})
+@click.version_option(__version__, prog_name="mcp-server-jupyter")
+@with_settings()
+@click.pass_context
+def commands(context: click.Context, /, **options: Any) -> None:
+    """Notebooks and live kernels for AI agents and people.
+
+    Without a command: MCP on standard input and output, from the server of the root, which is started if need be and
+    which all clients of the root share.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    settings = load_settings(context, options, make_root=is_a_service(context, options))
+    if settings.transport == "streamable-http":
+        servers.run_server(settings, sample=False)
+    else:
+        servers.run_stdio(settings, asked(settings, options))
+
+
+@commands.command(cls=GroupedOptions)
+@click.option("--sample", is_flag=True, help="Copy the sample notebooks into the root if it has none of its own.")
+@with_settings()
+@click.pass_context
+def serve(context: click.Context, /, *, sample: bool, **options: Any) -> None:
+    """Serve streamable HTTP, REST, health and metrics."""
+    servers.run_server(load_settings(context, options, make_root=True), sample=sample)
+
+
+@commands.command(cls=GroupedOptions)
+@with_settings()
+@click.pass_context
+def up(context: click.Context, /, **options: Any) -> None:
+    """Start the root's server, if none runs, and print where it is, as JSON."""
+    import json  # noqa: PLC0415 - `--help` loads nothing it does not need
+
+    settings = load_settings(context, options)
+    click.echo(json.dumps(servers.record_of(settings, asked(settings, merged_options(context, options))), indent=2))
+
+
+@commands.command(cls=GroupedOptions)
+@with_settings("Root", "Server")
+@click.pass_context
+def down(context: click.Context, /, **options: Any) -> None:
+    """End the root's server and its kernels; what is written stays."""
+    settings = load_settings(context, options)
+    ended = servers.end_server(settings)
+    click.echo(f"The server of {settings.root} has ended." if ended else f"No server of {settings.root} runs.")
+
+
+@commands.command("serve-detached", cls=GroupedOptions, hidden=True)
+@with_settings()
+@click.pass_context
+def serve_detached(context: click.Context, /, **options: Any) -> None:
+    """The root's server, in a process that was started for it."""
+    servers.serve_if_free(load_settings(context, options))
+
+
+@commands.command(cls=GroupedOptions)
+@click.argument("source", metavar="NOTEBOOK", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("-p", "parameters", multiple=True, metavar="NAME=VALUE", help="A parameter; may be given again.")
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Execute a copy at this path.")
+@with_settings("Root", "Backends", "Kernels", "Server")
+@click.pass_context
+def run(
+    context: click.Context,
+    /,
+    *,
+    source: Path,
+    parameters: tuple[str, ...],
+    output: Path | None,
+    **options: Any,
+) -> None:
+    """Execute NOTEBOOK and write its outputs; exit code 1 when a cell fails."""
+    source = source.resolve()
+    if not (options["root"] or context.find_root().params.get("root") or source.is_relative_to(Path.cwd())):
+        options["root"] = str(source.parent)
+    settings = load_settings(context, {"log_level": "warning", **given(options)})
+    fine = servers.run_notebook(settings, source, output and output.resolve(), parameters)
+    sys.exit(0 if fine else 1)
+
+
+@commands.command(cls=GroupedOptions)
+@with_settings()
+@click.pass_context
+def doctor(context: click.Context, /, **options: Any) -> None:
+    """Say what works here, what does not, and what to do about it; exit code 1 when something does not."""
+    settings = load_settings(context, {"log_level": "error", **given(options)})
+    sys.exit(0 if servers.examine(settings) else 1)
+
+
+@commands.group(cls=GroupedGroup, invoke_without_command=True)
+@click.option("--all", "every", is_flag=True, help="Those of every root.")
+@with_settings("Root", "Server")
+@click.pass_context
+def kernels(context: click.Context, /, *, every: bool, **options: Any) -> None:
+    """List the kernels of the root's server, or those that it left running."""
+    if context.invoked_subcommand is not None:
+        return
+    settings = load_settings(context, options)
+    if not every:
+        click.echo(servers.call(settings, "list_kernels", {}))
+        return
+    from ..commands.states import kernels_of_all  # noqa: PLC0415 - `--help` loads nothing it does not need
+
+    for text in kernels_of_all(settings, lambda one: servers.call(one, "list_kernels", {})):
+        click.echo(text)
+
+
+@kernels.command()
+@click.argument("kernel_id")
+@click.pass_context
+def stop(context: click.Context, /, *, kernel_id: str) -> None:
+    """Shut down the kernel KERNEL_ID (the beginning of an id will do)."""
+    click.echo(servers.call(load_settings(context, {}), "shutdown_kernel", {"kernel_id": kernel_id}))
+
+
+@commands.command(cls=GroupedOptions)
+@click.argument("client", type=click.Choice(CLIENTS))
+@click.option("--http", is_flag=True, help="For the root's server, with its token, instead of stdio.")
+@with_settings()
+@click.pass_context
+def config(context: click.Context, /, *, client: str, http: bool, **options: Any) -> None:
+    """Print the configuration that CLIENT takes, ready to paste; where it goes is said on standard error."""
+    import json  # noqa: PLC0415 - `--help` loads nothing it does not need
+
+    from ..commands import config  # noqa: PLC0415
+
+    settings = load_settings(context, options)
+    if http:
+        record = servers.record_of(settings, asked(settings, merged_options(context, options)))
+        entry = config.http_config(client, record["url"], record["token"])
+    else:
+        entry = config.stdio_config(client, settings)
+    click.echo(f"For {config.CLIENTS[client]}:", err=True)
+    click.echo(json.dumps(entry, indent=2))
+
+
+# --------------------------------------------------------------------------- the entry point
+
+
+def main() -> None:
+    """The entry point: known errors become one line and exit code 2."""
+    try:
+        commands.main(standalone_mode=True)
+    except* JupyterMcpError as errors:
+        for line in _messages(errors):
+            click.echo(f"Error: {line}", err=True)
+        sys.exit(2)
+
+
+def _messages(errors: BaseExceptionGroup[Any]) -> Iterator[str]:
+    """A failing part of a task group arrives in a group, perhaps of groups."""
+    for error in errors.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _messages(error)
+        else:
+            yield str(error)

@@ -1,0 +1,582 @@
+"""One root, one server, one state: whoever starts, ends, is killed or comes late."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from http_app import COMMAND, INITIALIZE, Stdio, clean_environment, notebook, stdio, text_of
+from mcp_server_jupyter.ownership import RunningServer, ask_server, hold, is_held, owned, read_record
+from mcp_server_jupyter.settings import Settings
+from support import Server, eventually
+
+LINGER = "--linger-minutes=5"
+
+
+class Place:
+    """A root and a state directory, and what lives on them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.root, self.state = folder, folder / "root", folder / "state"
+        self.root.mkdir(parents=True)
+        for name in ("a", "b"):
+            (self.root / f"{name}.ipynb").write_text(notebook())
+
+    @property
+    def settings(self) -> Settings:
+        return Settings.load({"root": self.root, "state_dir": self.state}, environ={})
+
+    @property
+    def record(self) -> RunningServer:
+        found = read_record(self.settings.root_state)
+        assert found is not None
+        return found
+
+    @property
+    def version(self) -> str | None:
+        """Of the server that runs, None just now."""
+        found = read_record(self.settings.root_state)
+        return found.version if found is not None and is_held(self.settings.root_state) else None
+
+    def client(self, *options: str, **more: Any) -> Any:
+        return stdio(self.root, self.state, LINGER, *options, **more)
+
+    def command(self, *arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
+        given = [f"--root={self.root}", f"--state-dir={self.state}", LINGER]
+        return subprocess.run(
+            [*COMMAND, *given, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            env={**clean_environment(), **more},
+        )
+
+    def processes(self) -> list[psutil.Process]:
+        """Servers, recorders and kernels: whatever names this state directory."""
+        found = []
+        for process in psutil.process_iter(["cmdline"]):
+            if process.pid != os.getpid() and any(str(self.state) in part for part in process.info["cmdline"] or ()):
+                found.append(process)
+        return found
+
+    def end(self) -> None:
+        self.command("down")
+        eventually(lambda: not self.processes(), 20, "the end of every process")
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    place = Place(tmp_path)
+    yield place
+    place.end()
+
+
+def run(client: Stdio, code: str, name: str = "a.ipynb") -> str:
+    return client.call("execute_code", code=code, notebook_path=name)
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended; nobody may have collected it yet."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: is_gone(pid))
+
+
+def at_once(*work: Callable[[], Any]) -> list[Any]:
+    """Run things in threads; their results, in order."""
+    results: list[Any] = [None] * len(work)
+
+    def one(number: int) -> None:
+        results[number] = work[number]()
+
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(len(work))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+# --------------------------------------------------------------------------- starting
+
+
+@pytest.mark.parametrize("apart", [0.0, 0.02, 0.1, 0.3, 0.6])
+def test_clients_that_start_together_share_one_server_and_one_kernel(place: Place, apart: float) -> None:
+    with ExitStack() as stack:
+        first = stack.enter_context(place.client())
+        time.sleep(apart)
+        second = stack.enter_context(place.client())
+        at_once(first.initialize, second.initialize)
+        pids = at_once(lambda: run(first, "import os; os.getpid()"), lambda: run(second, "import os; os.getpid()"))
+        assert len({text.split()[-1] for text in pids}) == 1
+        run(first, "x = 'seen by both'")
+        assert "seen by both" in run(second, "x")
+        servers = [p for p in place.processes() if p.ppid() != os.getpid() and "ipykernel" not in str(p.cmdline())]
+        assert len([p for p in servers if "recorder.py" not in str(p.cmdline())]) == 1
+
+
+def test_same_named_notebooks_of_two_roots_never_meet(tmp_path: Path) -> None:
+    one, other = Place(tmp_path / "one"), Place(tmp_path / "other")
+    other.state = one.state
+    try:
+        with one.client() as client:
+            client.initialize()
+            client.call("append_execute_code_cell", cell_source="mine = 'of one'", notebook_path="a.ipynb")
+            kill(one.record.pid)
+            with other.client() as stranger:
+                stranger.initialize()
+                assert "NameError" in run(stranger, "mine")
+                assert "of one" not in stranger.call("read_all_cells", notebook_path="a.ipynb")
+            assert "of one" in run(client, "mine")
+        assert one.settings.root_state != other.settings.root_state
+        assert "of one" not in (other.root / "a.ipynb").read_text()
+    finally:
+        other.command("down")
+        one.end()
+
+
+def test_up_starts_one_server_however_many_ask(place: Place) -> None:
+    answers = at_once(lambda: place.command("up"), lambda: place.command("up"))
+    records = [json.loads(answer.stdout) for answer in answers]
+    assert records[0] == records[1]
+    assert records[0]["root"] == str(place.root)
+    import httpx2
+
+    headers = {"authorization": f"Bearer {records[0]['token']}"}
+    address = records[0]["url"].removesuffix("/mcp")
+    url = f"{address}/api/operations/execute_code"
+    answer = httpx2.post(url, json={"code": "x = 'over HTTP'", "notebook_path": "a.ipynb"}, headers=headers, timeout=30)
+    assert answer.status_code == 200
+    assert httpx2.post(url, json={}, timeout=30).status_code == 401
+    with place.client() as client:
+        client.initialize()
+        assert "over HTTP" in run(client, "x")
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "import mcp_server_jupyter.ownership as o; o.has_unix_sockets = lambda: False",
+        "import mcp_server_jupyter.doors.stdio.detach as detach; detach.can_fork = lambda: False",
+    ],
+    ids=["no Unix sockets", "no fork"],
+)
+def test_what_a_system_lacks_is_done_another_way(place: Place, before: str) -> None:
+    env = {"PYTHONPATH": ""}
+    with place.client(before=before, env=env) as one, place.client(before=before, env=env) as two:
+        one.initialize()
+        two.initialize()
+        run(one, "x = 'shared'")
+        assert "shared" in run(two, "x")
+
+
+def test_a_long_state_directory_is_no_obstacle(tmp_path: Path) -> None:
+    place = Place(tmp_path / ("long" * 20))
+    try:
+        with place.client() as one, place.client() as two:
+            one.initialize()
+            two.initialize()
+            run(one, "x = 'shared'")
+            assert "shared" in run(two, "x")
+            address = place.record.socket
+            assert isinstance(address, str)
+            assert len(address) < 100
+    finally:
+        place.end()
+    assert not Path(address).exists()
+
+
+def test_where_sockets_are_forbidden_the_client_is_served_in_its_own_process(place: Place, tmp_path: Path) -> None:
+    before = (
+        "import socket\ndef refuse(self, address): raise PermissionError(1, 'Operation not permitted')\n"
+        "socket.socket.bind = refuse"
+    )
+    log = tmp_path / "log"
+    with place.client(before=before, log=log) as client:
+        client.initialize()
+        assert "42" in run(client, "6 * 7")
+        assert "--embedded" in log.read_text()
+        assert "Traceback" not in log.read_text()
+
+
+def test_an_embedded_server_is_the_roots_and_leaves_its_kernels_to_those_attached(place: Place, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with place.client("--embedded", log=log) as embedded:
+        embedded.initialize()
+        run(embedded, "x = 'kept'")
+        assert place.record.pid == embedded.process.pid
+        with place.client() as other, place.client("--embedded") as third:
+            other.initialize()
+            third.initialize()
+            assert "kept" in run(other, "x")
+            assert embedded.close() == 0
+            assert "kept" in run(other, "x")
+            assert "kept" in run(third, "x")
+    assert "Traceback" not in log.read_text()
+
+
+def test_an_embedded_servers_kernels_end_with_its_client(place: Place) -> None:
+    with place.client("--embedded") as client:
+        client.initialize()
+        run(client, "x = 1")
+    assert not place.processes()
+
+
+# --------------------------------------------------------------------------- dying
+
+
+def test_two_clients_keep_their_variables_when_the_server_is_killed_while_both_call(place: Place) -> None:
+    with place.client() as one, place.client() as two:
+        one.initialize()
+        two.initialize()
+        run(one, "x = 'of one'", "a.ipynb")
+        run(two, "y = 'of two'", "b.ipynb")
+        code = "open('started-{}', 'w').close()\nimport time; time.sleep(0.7); z = 'finished'"
+        waiting = [
+            client.send(
+                "tools/call", {"name": "execute_code", "arguments": {"code": code.format(n), "notebook_path": n}}
+            )
+            for client, n in ((one, "a.ipynb"), (two, "b.ipynb"))
+        ]
+        for name in ("a.ipynb", "b.ipynb"):
+            eventually((place.root / f"started-{name}").exists)
+        kill(place.record.pid)
+        for client, request in zip((one, two), waiting, strict=True):
+            result = client.receive(request)["result"]
+            assert result["isError"]
+            text = result["content"][0]["text"]
+            assert "unknown" in text
+            execution = next(word for word in text.replace(";", " ").split() if word.startswith("x"))
+            assert "ok" in client.call("get_execution", execution_id=execution, wait_seconds=20)
+        assert "of one" in run(one, "x", "a.ipynb")
+        assert "of two" in run(two, "y", "b.ipynb")
+        assert "finished" in run(one, "z", "a.ipynb")
+        assert one.ask("tools/list")["result"]["tools"]
+
+
+def test_what_only_reads_the_protocol_is_asked_again_of_the_next_server(place: Place) -> None:
+    with place.client() as client:
+        client.initialize()
+        client.ask("resources/subscribe", {"uri": "notebook://a.ipynb"})
+        pid = place.record.pid
+        os.kill(pid, signal.SIGSTOP)
+        waiting = [client.send(method) for method in ("tools/list", "resources/list", "prompts/list", "ping")]
+        os.kill(pid, signal.SIGKILL)
+        assert all("result" in client.receive(request) for request in waiting)
+        client.call("insert_cell", notebook_path="a.ipynb", cell_index=-1, cell_type="code", cell_source="1")
+        eventually(lambda: client.ask("ping") and any("updated" in str(m.get("method")) for m in client.others))
+
+
+def test_a_server_that_is_asked_to_end_leaves_the_kernels_to_attached_clients(place: Place) -> None:
+    with place.client() as client:
+        client.initialize()
+        run(client, "x = 'kept'")
+        pid = place.record.pid
+        os.kill(pid, signal.SIGTERM)
+        eventually(lambda: is_gone(pid), 20, "the end of the server")
+        assert "kept" in run(client, "x")
+        assert place.record.pid != pid
+
+
+def test_a_client_that_leaves_takes_nothing_from_the_others(place: Place) -> None:
+    with place.client() as one, place.client() as two:
+        one.initialize()
+        two.initialize()
+        run(one, "x = 'still here'")
+        one.close()
+        assert "still here" in run(two, "x")
+
+
+def test_a_killed_client_stops_no_cell_and_its_successor_finds_the_variables(place: Place) -> None:
+    with place.client() as client:
+        client.initialize()
+        code = "open('started', 'w').close()\nimport time; time.sleep(0.5); x = 'finished'"
+        client.send("tools/call", {"name": "execute_code", "arguments": {"code": code, "notebook_path": "a.ipynb"}})
+        eventually((place.root / "started").exists)
+        client.process.kill()
+    with place.client() as client:
+        client.initialize()
+        assert "finished" in run(client, "x")
+
+
+def test_a_server_that_dies_again_and_again_is_given_up_with_its_reason(place: Place) -> None:
+    with place.client("--contents=no-such-backend") as client:
+        error = client.initialize()["error"]
+        assert "no-such-backend" in error["message"]
+        assert "doctor" in error["message"]
+        assert "no-such-backend" in client.ask("ping")["error"]["message"]
+
+
+def test_the_log_of_a_server_is_bounded(place: Place) -> None:
+    log = place.settings.root_state / "server.log"
+    log.parent.mkdir(parents=True)
+    log.write_bytes(b"x" * (6 << 20))
+    with place.client() as client:
+        client.initialize()
+        assert log.stat().st_size < 1 << 20
+        assert log.with_name("server.log.1").stat().st_size == 6 << 20
+
+
+# --------------------------------------------------------------------------- ending
+
+
+def test_the_server_and_its_kernels_end_after_the_last_client_once_nothing_runs(place: Place) -> None:
+    with place.client("--linger-minutes=0") as client:
+        client.initialize()
+        code = "open('started', 'w').close()\nimport time; time.sleep(0.7)\nopen('finished', 'w').close()"
+        client.send("tools/call", {"name": "execute_code", "arguments": {"code": code, "notebook_path": "a.ipynb"}})
+        eventually((place.root / "started").exists)
+    eventually(lambda: not place.processes(), 20, "the end of server and kernels")
+    assert (place.root / "finished").exists()
+    assert "Traceback" not in (place.settings.root_state / "server.log").read_text()
+
+
+def test_a_client_that_comes_back_in_time_finds_its_variables(place: Place) -> None:
+    with place.client("--linger-minutes=0.05") as client:
+        client.initialize()
+        run(client, "x = 'kept'")
+        pid = place.record.pid
+    with place.client() as client:
+        client.initialize()
+        assert "kept" in run(client, "x")
+        assert place.record.pid == pid
+
+
+def test_kept_kernels_outlive_a_lingering_server(place: Place) -> None:
+    with place.client("--linger-minutes=0", "--keep-kernels") as client:
+        client.initialize()
+        run(client, "x = 'kept'")
+    eventually(lambda: not is_held(place.settings.root_state), 20, "the end of the server")
+    assert place.processes()
+    with place.client() as client:
+        client.initialize()
+        assert "kept" in run(client, "x")
+
+
+def test_down_ends_server_and_kernels_and_the_next_call_starts_anew(place: Place) -> None:
+    with place.client() as client:
+        client.initialize()
+        run(client, "x = 'gone'")
+        pid = place.record.pid
+        assert "has ended" in place.command("down").stdout
+        assert is_gone(pid)
+        assert [p for p in place.processes() if p.pid != client.process.pid] == []
+        assert "No server" in place.command("down").stdout
+        assert "NameError" in run(client, "x")
+
+
+# --------------------------------------------------------------------------- what belongs to a client
+
+
+def test_a_kernel_gets_the_environment_of_the_client_that_starts_it(place: Place) -> None:
+    with (
+        place.client(env={"WHOSE": "of the first", "JUPYTER_TOKEN": "secret"}) as one,
+        place.client(env={"WHOSE": "of the second"}) as two,
+    ):
+        one.initialize()
+        two.initialize()
+        code = "import os; os.environ['WHOSE'], os.environ.get('JUPYTER_TOKEN')"
+        assert "('of the second', None)" in run(two, code, "b.ipynb")
+        assert "('of the first', None)" in run(one, code, "a.ipynb")
+
+
+def test_each_client_has_its_own_default_notebook_and_answer_settings(place: Place, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with (
+        place.client("--notebook=a.ipynb") as one,
+        place.client("--notebook=b.ipynb", "--max-chars=300", log=log) as two,
+    ):
+        one.initialize()
+        two.initialize()
+        for client, name in ((one, "a.ipynb"), (two, "b.ipynb")):
+            assert f"I am {name}" in client.call("append_execute_code_cell", cell_source=f"print('I am {name}')")
+            eventually(lambda name=name: f"I am {name}" in (place.root / name).read_text())
+        code = "print('x' * 5000)"
+        assert len(two.call("execute_code", code=code)) < 1000 < len(one.call("execute_code", code=code))
+        assert log.read_text() == ""
+
+
+def test_a_setting_that_the_running_server_does_not_have_is_said(place: Place, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with place.client("--max-kernels=7") as one, place.client("--max-kernels=9", log=log) as two:
+        one.initialize()
+        two.initialize()
+        eventually(lambda: "max_kernels=7" in log.read_text(), what="the warning")
+
+
+def test_two_clients_of_one_name_are_two_authors(place: Place) -> None:
+    with place.client() as one, place.client() as two:
+        for client in (one, two):
+            client.initialize()
+            client.call("append_execute_code_cell", cell_source="1", notebook_path="a.ipynb")
+        kill(place.record.pid)
+        one.call("append_execute_code_cell", cell_source="2", notebook_path="a.ipynb")
+    from mcp_server_jupyter.journal import open_journal
+
+    with open_journal(place.settings.root_state / "journal.sqlite3") as journal:
+        authors = [row.author for row in journal.executions_of("", 0)]
+    assert len(set(authors)) == 2
+    assert sorted(authors.count(author) for author in set(authors)) == [1, 2]
+    assert all(author.startswith("tests#") for author in authors)
+
+
+# --------------------------------------------------------------------------- serve, and newer versions
+
+
+def test_serve_takes_over_from_a_detached_server_with_its_kernels(place: Place) -> None:
+    with place.client() as client:
+        client.initialize()
+        run(client, "x = 'kept'")
+        server = Server(place.folder).start()
+        try:
+            assert "kept" in server.call("execute_code", code="x", notebook_path="a.ipynb")["text"]
+            assert "kept" in run(client, "x")
+            second = place.command("serve", "--port=0")
+            assert second.returncode == 2
+            assert server.address in second.stderr
+            assert "down" in second.stderr
+        finally:
+            server.stop()
+        assert "kept" in run(client, "x")
+
+
+def test_serve_leaves_a_busy_detached_server_alone(place: Place) -> None:
+    with place.client() as client:
+        client.initialize()
+        code = "open('started', 'w').close()\nimport time; time.sleep(60)"
+        client.send("tools/call", {"name": "execute_code", "arguments": {"code": code, "notebook_path": "a.ipynb"}})
+        eventually((place.root / "started").exists)
+        refused = place.command("serve", "--port=0")
+        assert refused.returncode == 2
+        assert "down" in refused.stderr
+        client.call("interrupt_kernel", notebook_path="a.ipynb")
+
+
+def test_a_newer_client_replaces_an_older_server_once_it_is_idle(place: Place) -> None:
+    newer = "import mcp_server_jupyter; mcp_server_jupyter.__version__ = '99.0'"
+    with place.client() as older:
+        older.initialize()
+        run(older, "x = 'kept'")
+        old = place.record.pid
+        code = "open('started', 'w').close()\nimport time; time.sleep(0.7); 'done in peace'"
+        call = {"name": "execute_code", "arguments": {"code": code, "notebook_path": "a.ipynb"}}
+        waiting = older.send("tools/call", call)
+        eventually((place.root / "started").exists)
+        with place.client(before=newer) as client:
+            assert "result" in client.initialize()
+            assert "done in peace" in text_of(older.receive(waiting))
+            eventually(lambda: place.version == "99.0", 20, "the newer one")
+            assert place.record.pid != old
+            assert "kept" in run(client, "x")
+            assert "kept" in run(older, "x")
+            assert place.record.version == "99.0"
+
+
+# --------------------------------------------------------------------------- locks and records
+
+
+def test_a_root_has_one_holder_at_a_time(place: Place) -> None:
+    with owned(place.settings):
+        assert hold(place.settings) is None
+        assert is_held(place.settings.root_state)
+    assert not is_held(place.settings.root_state)
+    assert (place.settings.root_state / "server.lock").exists()
+
+
+def test_a_root_has_one_state_by_whatever_name(tmp_path: Path) -> None:
+    (tmp_path / "real root").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real root")
+    (tmp_path / "other" / "real root").mkdir(parents=True)
+    real, link, other = (
+        Settings.load({"root": tmp_path / name, "state_dir": tmp_path}, environ={}).root_state
+        for name in ("real root", "link", "other/real root")
+    )
+    assert real == link != other
+    assert real.parent == tmp_path / "roots"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"url": 1}', '{"unknown": true}'])
+def test_a_damaged_record_is_no_server(tmp_path: Path, text: str) -> None:
+    place = Place(tmp_path)
+    with owned(place.settings) as held:
+        (held.folder / "server.json").write_text(text)
+        assert read_record(held.folder) is None
+        assert ask_server(place.settings, "record") is None
+
+
+def test_a_record_that_a_killed_server_left_is_no_server(place: Place) -> None:
+    with place.client() as client:
+        client.initialize()
+        kill(place.record.pid)
+        client.process.kill()
+    eventually(lambda: not is_held(place.settings.root_state))
+    assert place.record.socket is not None
+    assert "No server" in place.command("down").stdout
+
+
+def test_a_look_at_the_lock_does_not_turn_a_starting_server_away(tmp_path: Path) -> None:
+    import fcntl
+
+    place = Place(tmp_path)
+    folder = place.settings.root_state
+    folder.mkdir(parents=True)
+    descriptor = os.open(folder / "server.lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    threading.Timer(0.003, os.close, (descriptor,)).start()
+    with owned(place.settings):
+        assert is_held(folder)
+
+
+@pytest.mark.parametrize(
+    "greeting", [b"", b"\n", b"GET / HTTP/1.1\r\n\r\n", b"[]\n", b'{"ask": "attach"}\n', b"\xff\n"]
+)
+def test_who_greets_otherwise_is_hung_up_on(warm: Place, greeting: bytes) -> None:
+    address = warm.record.socket
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(15)
+        connection.connect(address)
+        connection.sendall(greeting)
+        connection.shutdown(socket.SHUT_WR)
+        assert b"jupyter" not in connection.recv(100)
+    with warm.client() as client:
+        assert "result" in client.initialize()
+
+
+@pytest.fixture(scope="module")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    place = Place(tmp_path_factory.mktemp("warm"))
+    assert place.command("up").returncode == 0
+    yield place
+    place.end()
+
+
+def test_a_port_on_loopback_opens_to_the_key_alone(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    before = "import mcp_server_jupyter.ownership as o; o.has_unix_sockets = lambda: False"
+    with stdio(place.root, place.state, before=before) as client:
+        assert "result" in client.ask("initialize", INITIALIZE)
+        port = place.record.socket
+        assert isinstance(port, int)
+        for key, answered in (("wrong", False), (place.record.key, True)):
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+                connection.sendall(json.dumps({"jupyter": 1, "ask": "record", "key": key}).encode() + b"\n")
+                assert bool(connection.recv(1000)) == answered
