@@ -168,7 +168,7 @@ def test_every_command_is_in_the_readme_or_the_deployment_guide() -> None:
 
 
 def test_every_route_is_documented() -> None:
-    source = (PACKAGE / "src" / "mcp_server_jupyter" / "doors" / "http" / "server.py").read_text()
+    source = (PACKAGE / "src" / "mcp_server_jupyter" / "doors" / "http" / "app.py").read_text()
     routes = set(re.findall(r'Route\(\s*"([^"]+)"', source))
     assert routes
     text = (TOP / "docs" / "http.md").read_text()
