@@ -14,6 +14,7 @@ import asyncio
 import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import aclosing, suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     import zmq
 
 _BURST = 64
+_STATUS_SECONDS = 0.1
 # Requests that only the control channel carries: their status messages say nothing about the shell's state.
 _CONTROL_ONLY = frozenset({"interrupt_request", "shutdown_request", "debug_request", "usage_request"})
 
@@ -200,19 +202,28 @@ class Wire:
     async def greet(self) -> dict[str, Any]:
         """Ask for kernel_info until it is answered and the iopub subscription is known to be live; its content."""
         while True:
-            request = self.request("kernel_info_request", {})
-            async for message in request:
-                if message.msg_type != "kernel_info_reply":
-                    continue
-                try:
-                    await asyncio.wait_for(self._subscribed.wait(), 0.1)
-                except TimeoutError:
+            async with aclosing(self.request("kernel_info_request", {})) as request:
+                answer = await self._answer_of(request)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_STATUS_SECONDS):
+                        await self._subscribed.wait()
+                if not self._subscribed.is_set():
                     # The answer's status messages went out before the subscription came in: cause some more.
-                    break
-                async for _ in request:
-                    pass
+                    continue
+                # The same may have happened where the kernel says itself that we are subscribed.
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_STATUS_SECONDS):
+                        async for _ in request:
+                            pass
+                if self.state == "starting":
+                    self.state = "idle"
+                return answer
+
+    async def _answer_of(self, request: Request) -> dict[str, Any]:
+        async for message in request:
+            if message.msg_type == "kernel_info_reply":
                 return message.content
-            await request.aclose()
+        return {}
 
     # ------------------------------------------------------------------ receiving
 
