@@ -384,3 +384,16 @@ async def test_a_dead_kernel_can_be_restarted(kernel: Kernel, kill: Killer) -> N
 
     assert (kernel.epoch, kernel.death) == (2, None)
     assert printed(await run(kernel, "print('back')")) == "back\n"
+
+
+async def test_a_dead_kernel_takes_no_place_until_it_is_restarted(kernels: Kernels, kill: Killer) -> None:
+    with anyio.fail_after(60):
+        first, second, _ = [await kernels.start("python3") for _ in range(3)]
+        kill(first)
+        await first.wait_dead()
+        await kernels.start("python3")
+        with pytest.raises(Unavailable, match="Shut one down"):
+            await first.restart()
+        await second.shutdown()
+        await first.restart()
+    assert first.epoch == 2

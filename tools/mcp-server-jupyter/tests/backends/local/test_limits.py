@@ -177,20 +177,6 @@ async def test_a_record_that_cannot_be_read_now_stops_the_adoption_and_harms_no_
 # --------------------------------------------------------------------------- the number of kernels
 
 
-async def test_a_dead_kernel_takes_no_place_until_it_is_restarted(settings: Settings) -> None:
-    async with open_kernels(dataclasses.replace(settings, max_kernels=1)) as kernels:
-        first = await kernels.start("python3")
-        with anyio.fail_after(30):
-            first.request("execute_request", content("import os; os._exit(1)"))
-            await first.wait_dead()
-            second = await kernels.start("python3")
-            with pytest.raises(Unavailable, match="as many as --max-kernels allows"):
-                await first.restart()
-            await second.shutdown()
-            await first.restart()
-        assert first.epoch == 2
-
-
 async def test_a_cancelled_shutdown_ends_the_kernel_all_the_same(settings: Settings) -> None:
     async with open_kernels(dataclasses.replace(settings, max_kernels=1)) as kernels:
         kernel = await kernels.start("python3")

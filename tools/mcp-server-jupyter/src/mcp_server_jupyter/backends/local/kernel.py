@@ -267,7 +267,7 @@ class LocalKernel:
             info = {}
         self._process = KernelProcess.meet(self.folder, self._exited) if info else None
         if self._process is None:
-            self._death = read_death(self.folder) or Death(None, "it ended while no server ran")
+            self._death = read_death(self.folder) or Death(None, "while no server ran")
             kill_leftover(self.folder)
             self._connect(info)
             self._unasked.set_result(self._death)
@@ -356,7 +356,7 @@ class LocalKernel:
     async def discard(self) -> None:
         """End the kernel at once and remove every trace of it."""
         await self._kill()
-        self._death = self._death or Death(None, "it was shut down")
+        self._death = self._death or Death(None, "shut down")
         self._disconnect(lambda: KernelDead("The kernel was shut down.", reason="shut down"))
         self._owner.forget(self)
         with anyio.CancelScope(shield=True):

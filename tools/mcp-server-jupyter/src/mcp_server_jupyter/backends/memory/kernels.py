@@ -215,6 +215,8 @@ class MemoryKernel:
 
     async def restart(self) -> None:
         """See `ports.Kernel.restart`."""
+        if self.death is not None:
+            self._owner.require_room()
         self._stop(Death(0, "restarted"))
         self._records = {}
         self.begin()
@@ -380,8 +382,7 @@ class MemoryKernels:
         """See `ports.Kernels.start`. `env` has no effect: the kernel is this process."""
         if name != _SPEC.name:
             raise NotFound(f"There is no kernelspec {name!r}.", hint="There are: python3.")
-        if sum(kernel.death is None for kernel in self._kernels.values()) >= self.settings.max_kernels:
-            raise Unavailable("There are as many kernels as --max-kernels allows.", hint="Shut one down.")
+        self.require_room()
         root = self.settings.root.resolve()
         folder = (root / cwd).resolve()
         if not folder.is_relative_to(root):
@@ -398,6 +399,11 @@ class MemoryKernels:
 
     async def release(self) -> None:
         """See `ports.Kernels.release`. Without effect, for the same reason."""
+
+    def require_room(self) -> None:
+        """Raise `Unavailable` if one more living kernel would be too many."""
+        if sum(kernel.death is None for kernel in self._kernels.values()) >= self.settings.max_kernels:
+            raise Unavailable("There are as many kernels as --max-kernels allows.", hint="Shut one down.")
 
     def forget(self, kernel: MemoryKernel) -> None:
         """Count a kernel no more."""
