@@ -62,11 +62,11 @@ def _large(samples: Samples) -> list[Figure]:
                 _ratio(f"{name} / 10 cells", large[subject], small[subject], 2.0 if subject == "stdio" else None)
             )
             found.append(_ratio(f"{name} / raw 5 MB", large[subject], large["raw"], None))
-    in_a_row = samples.get("insert large in a row", {})
-    for subject in in_a_row:
-        small_in_a_row = samples["insert small in a row"][subject]
+    rows = samples.get("insert in a row", {})
+    for subject in [name.removesuffix(" large") for name in rows if name.endswith(" large")]:
+        target = 1.3 if subject == "stdio" else None
         name = f"insert and run in a row, 5 MB, {subject} / 10 cells"
-        found.append(_ratio(name, in_a_row[subject], small_in_a_row, 1.3 if subject == "stdio" else None))
+        found.append(_ratio(name, rows[f"{subject} large"], rows[f"{subject} small"], target))
     return found
 
 

@@ -61,14 +61,15 @@ async def warm(folder: Path, plan: Plan) -> Samples:
         samples["in a row"] = await _in_a_row(row, lambda s: s.execute("small.ipynb", "1+1"), plan)
         samples["insert"] = await _turns(three, lambda s: s.insert_execute("small.ipynb", "1+1"), plan.rounds, plan)
         samples["insert large"] = await _turns(three, lambda s: s.insert_execute("large.ipynb", "1+1"), plan.few, plan)
-        for size in ("small", "large"):
-            path = f"{size}.ipynb"
-
-            async def insert(subject: Subject, path: str = path) -> Answer:
-                return await subject.insert_execute(path, "1+1")
-
-            servers = [subject for subject in three if isinstance(subject, Server)]
-            samples[f"insert {size} in a row"] = await _in_a_row([*servers], insert, plan)
+        samples["insert in a row"] = await _rows(
+            {
+                f"{subject.name} {size}": partial(subject.insert_execute, f"{size}.ipynb", "1+1")
+                for subject in three
+                if isinstance(subject, Server)
+                for size in ("small", "large")
+            },
+            plan,
+        )
         for name, code in (("lines", notebooks.LINES), ("picture", notebooks.PICTURE)):
             sizes: dict[str, list[float]] = {}
 
@@ -110,13 +111,17 @@ async def _turns(
 async def _in_a_row(
     subjects: list[Subject], act: Callable[[Subject], Awaitable[Answer]], plan: Plan
 ) -> dict[str, list[float]]:
-    """Everyone acts 25 times without a pause, in a new random order every round; the first five only warm up."""
-    seconds: dict[str, list[float]] = {subject.name: [] for subject in subjects}
+    return await _rows({subject.name: partial(act, subject) for subject in subjects}, plan)
+
+
+async def _rows(acts: Mapping[str, Callable[[], Awaitable[Answer]]], plan: Plan) -> dict[str, list[float]]:
+    """Each is done 25 times without a pause, in a new random order every round; the first five only warm up."""
+    seconds: dict[str, list[float]] = {name: [] for name in acts}
     for _ in range(plan.few):
-        for subject in random.sample(subjects, len(subjects)):
+        for name in random.sample(list(acts), len(acts)):
             await plan.quiet()
-            answers = [await act(subject) for _ in range(25)]
-            seconds[subject.name] += [answer.seconds for answer in answers[5:]]
+            answers = [await acts[name]() for _ in range(25)]
+            seconds[name] += [answer.seconds for answer in answers[5:]]
     return seconds
 
 

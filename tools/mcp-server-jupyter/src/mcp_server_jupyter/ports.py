@@ -286,9 +286,5 @@ class Contents(AbstractAsyncContextManager["Contents", None], Protocol):
             AlreadyExists, OutsideRoot, InvalidRequest
         """
 
-    def changes(self, *, foreign: bool = False) -> AsyncIterator[str]:
-        """Paths of notebooks that changed, as they happen; for update notifications.
-
-        Args:
-            foreign: only what others changed, not what this server did.
-        """
+    def changes(self) -> AsyncIterator[str]:
+        """Paths of notebooks that changed, each once, as they happen: by us, or by others (noticed without a call)."""

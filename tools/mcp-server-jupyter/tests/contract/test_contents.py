@@ -219,17 +219,6 @@ async def test_an_edit_is_durable_for_those_in_no_hurry_too(contents: Any) -> No
     assert sources(await contents.read("a.ipynb")) == ["two"]
 
 
-async def test_own_changes_are_not_told_to_those_who_want_only_others(contents: Any) -> None:
-    foreign, everything = contents.changes(foreign=True), contents.changes()
-    await create(contents, "a.ipynb", "one")
-    await edit(contents, "a.ipynb", lambda notebook: notebooks.replace_source(notebook, 0, "two"))
-    with anyio.fail_after(5):
-        assert await anext(everything) == "a.ipynb"
-    with anyio.move_on_after(0) as scope:
-        await anext(foreign)
-    assert scope.cancelled_caught
-
-
 async def test_a_notebook_has_one_identity_however_it_is_spelled(contents: Any, tmp_path: Path) -> None:
     await create(contents, "sub/a.ipynb", "one")
     spellings = ["sub/a.ipynb", "./sub/a.ipynb", "sub/../sub/a.ipynb", "sub//a.ipynb", str(tmp_path / "sub/a.ipynb")]

@@ -54,7 +54,7 @@ async def nothing_more(contents: Any, folder: Path, changes: AsyncIterator[str])
 
 async def watched(contents: Any, folder: Path) -> AsyncIterator[str]:
     """A subscription, from when the watching has begun."""
-    changes: AsyncIterator[str] = contents.changes(foreign=True)
+    changes: AsyncIterator[str] = contents.changes()
     put(folder, "first.ipynb")
     while await told(changes) != "first.ipynb":
         pass  # what was there a moment before may be told, too
@@ -113,19 +113,17 @@ async def test_notebooks_in_folders_made_later_are_told(contents: Any, tmp_path:
     assert await told(changes) == "moved/deep/a.ipynb"
 
 
-async def test_what_we_write_is_told_to_those_who_want_all_and_only_to_them(contents: Any, tmp_path: Path) -> None:
+async def test_what_we_write_is_told_once(contents: Any, tmp_path: Path) -> None:
     put(tmp_path)
-    foreign = await watched(contents, tmp_path)
-    everything = contents.changes()
+    changes = await watched(contents, tmp_path)
     for durable in (True, False):
         async with contents.edit("a.ipynb", durable=durable) as notebook:
             notebooks.replace_source(notebook, 1, f"ours {durable}")
         await contents.flush()
-        assert await told(everything) == "a.ipynb"
+        assert await told(changes) == "a.ipynb"
     await contents.create("b.ipynb", notebooks.new_notebook("python3"))
-    assert await told(everything) == "b.ipynb"
-    await nothing_more(contents, tmp_path, foreign)
-    assert await told(everything) == "last.ipynb"
+    assert await told(changes) == "b.ipynb"
+    await nothing_more(contents, tmp_path, changes)
 
 
 async def test_hidden_files_environments_and_other_files_are_not_told(contents: Any, tmp_path: Path) -> None:
@@ -153,7 +151,7 @@ async def test_where_the_system_cannot_watch_it_is_logged_and_calls_still_notice
         raise OSError("OS file watch limit reached")
 
     monkeypatch.setattr(watch, "_open_watcher", refuse)
-    changes = contents.changes(foreign=True)
+    changes = contents.changes()
     with anyio.fail_after(SOON):
         await tried.wait()
     save(path, "range(9)")

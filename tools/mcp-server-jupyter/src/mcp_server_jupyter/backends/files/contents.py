@@ -146,12 +146,12 @@ class FilesContents:
                 await state.create(settled)
             self._changes.tell(state.name)
 
-    def changes(self, *, foreign: bool = False) -> AsyncIterator[str]:
+    def changes(self) -> AsyncIterator[str]:
         """See `ports.Contents.changes`."""
         if not self._is_watched:
             self._is_watched = True
             self._folder.tasks.start_soon(watch, self.root, self._noticed)
-        return self._changes.subscribe(foreign=foreign)
+        return self._changes.subscribe()
 
     # ----------------------------------------------------------------- what is open
 
@@ -207,7 +207,7 @@ class FilesContents:
         """A notebook's file changed: taken in if the notebook is open, and told unless we wrote it ourselves."""
         state = self._open.get(path)
         if state is None or state.saved is None:
-            self._changes.tell(path.relative_to(self.root).as_posix(), foreign=True)
+            self._changes.tell(path.relative_to(self.root).as_posix())
             return
         with contextlib.suppress(JupyterMcpError):  # whoever uses it next is told
             await state.look()

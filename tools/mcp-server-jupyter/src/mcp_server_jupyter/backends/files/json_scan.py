@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Callable
@@ -86,6 +87,7 @@ def _item(text: str, at: int, keyed: bool, scan: Callable[[str, int, str | None]
 BITE = 2**18
 """Characters handled in one call into C, which no other thread can interrupt: a few milliseconds."""
 
+_SHORT = (BITE // 4, 4 * BITE)
 _MAX_LEVEL = 6
 _STRING_PART = re.compile(r'(?:[^"\\]++|\\(?:u[0-9a-fA-F]{4}|[^u]))*+')
 
@@ -93,15 +95,24 @@ _STRING_PART = re.compile(r'(?:[^"\\]++|\\(?:u[0-9a-fA-F]{4}|[^u]))*+')
 def scanner(text: str, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Scan:
     """The fastest way to scan values of a text that does not hold up other threads for long."""
     plain = plain_scanner(object_hook)
-    return plain if len(text) <= 4 * BITE else _Gentle(plain, object_hook or dict).scan
+    return plain if len(text) <= _SHORT[-1] else _Gentle(plain, object_hook or dict).scan_any
 
 
 class _Gentle:
-    """Scans the outer levels of a value piece by piece, and long strings and lists of strings in bites."""
+    """Scans the outer levels of a long value piece by piece, and long strings and lists of strings in bites."""
 
     def __init__(self, plain: Scan, make: Callable[[dict[str, Any]], Any]) -> None:
         self._plain = plain
         self._make = make
+
+    def scan_any(self, text: str, at: int) -> tuple[Any, int]:
+        """Scan a value that may be short, which is found out by trying: cut off, it is none."""
+        if text[at : at + 1] in ("{", "[", '"'):
+            for most in _SHORT:
+                with contextlib.suppress(StopIteration, ValueError):
+                    value, used = self._plain(text[at : at + most], 0)
+                    return value, at + used
+        return self.scan(text, at)
 
     def scan(self, text: str, at: int, level: int = 0) -> tuple[Any, int]:
         first = text[at : at + 1]

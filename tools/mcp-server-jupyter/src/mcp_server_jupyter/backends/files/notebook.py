@@ -38,15 +38,12 @@ _UNLOCKED_ATTEMPTS = 1
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """What all notebooks of one backend share.
-
-    `tell(name, foreign=...)` is called for every change; `foreign` says that another program made it.
-    """
+    """What all notebooks of one backend share. `tell` is called with the name of one that another program changed."""
 
     root: Path
     limit: int
     tasks: anyio.abc.TaskGroup
-    tell: Callable[..., None]
+    tell: Callable[[str], None]
 
 
 @dataclass(slots=True)
@@ -158,7 +155,7 @@ class OpenNotebook:
         changed = document is not self.saved
         self.hold(document, version, notebook)
         if changed:
-            self._folder.tell(self.name, foreign=True)
+            self._folder.tell(self.name)
         return notebook
 
     async def _load(self) -> tuple[Document, Version]:
@@ -199,7 +196,7 @@ class OpenNotebook:
         self._on_disk = self._pending
         self._wake(problem)
         if was_there:
-            self._folder.tell(self.name, foreign=True)
+            self._folder.tell(self.name)
 
     # ----------------------------------------------------------------- writing
 

@@ -116,9 +116,9 @@ class MemoryContents:
         self._notebooks[name] = notebooks.settle(notebook, ())
         self._changes.tell(name)
 
-    def changes(self, *, foreign: bool = False) -> AsyncIterator[str]:
+    def changes(self) -> AsyncIterator[str]:
         """See `ports.Contents.changes`."""
-        return self._changes.subscribe(foreign=foreign)
+        return self._changes.subscribe()
 
 
 def _hidden(name: str) -> bool:

@@ -9,13 +9,9 @@ import anyio
 
 
 class Subscription(AsyncIterator[str]):
-    """Paths as they change. A path that changes again before it was taken is told once, so nothing piles up.
+    """Paths as they change. A path that changes again before it was taken is told once, so nothing piles up."""
 
-    `foreign` leaves out what this server changed itself.
-    """
-
-    def __init__(self, foreign: bool) -> None:
-        self.foreign = foreign
+    def __init__(self) -> None:
         self._paths: dict[str, None] = {}
         self._wake = anyio.Event()
         self._closed = False
@@ -46,19 +42,17 @@ class Changes:
         self._subscriptions: weakref.WeakSet[Subscription] = weakref.WeakSet()
         self._closed = False
 
-    def subscribe(self, *, foreign: bool = False) -> AsyncIterator[str]:
-        """From now on, until `close`; `foreign` for what others changed only."""
-        subscription = Subscription(foreign)
+    def subscribe(self) -> AsyncIterator[str]:
+        """From now on, until `close`."""
+        subscription = Subscription()
         self._subscriptions.add(subscription)
         if self._closed:
             subscription.close()
         return subscription
 
-    def tell(self, path: str, *, foreign: bool = False) -> None:
-        """A notebook changed; `foreign` says that another program did it."""
+    def tell(self, path: str) -> None:
         for subscription in self._subscriptions:
-            if foreign or not subscription.foreign:
-                subscription.tell(path)
+            subscription.tell(path)
 
     def close(self) -> None:
         self._closed = True
