@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import tempfile
 import threading
 import time
 import urllib.request
@@ -58,6 +59,33 @@ async def test_healthz_tells_how_the_kernels_are(client: httpx2.AsyncClient) -> 
     assert (await client.get("/api/healthz")).json() == {"status": "healthy", "kernel_status": "none"}
     await client.post("/api/operations/execute_code", json={"code": "1", "notebook_path": "a.ipynb"})
     assert (await client.get("/api/healthz")).json() == {"status": "healthy", "kernel_status": "idle"}
+
+
+@pytest.mark.parametrize(("where", "reason"), [("temporary", "TMPDIR"), ("state", "--state-dir")])
+async def test_readyz_says_why_no_work_can_be_done(
+    client: httpx2.AsyncClient, app: App, monkeypatch: pytest.MonkeyPatch, where: str, reason: str
+) -> None:
+    assert (await client.get("/api/readyz")).status_code == 200
+    state = app.services.journal.path.parent
+    real = tempfile.TemporaryFile
+
+    def full(dir: Path | None = None) -> Any:
+        if dir == (state if where == "state" else None):
+            raise OSError(28, "No space left on device")
+        return real(dir=dir)
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    answer = await client.get("/api/readyz")
+    assert (answer.status_code, answer.json()["status"]) == (503, "not_ready")
+    (said,) = answer.json()["reasons"]
+    assert reason in said
+    assert str(state) not in said
+
+
+async def test_a_server_that_stops_is_not_ready(client: httpx2.AsyncClient, app: App) -> None:
+    app.app.state.stopping = True
+    answer = await client.get("/api/readyz")
+    assert (answer.status_code, answer.json()["reasons"]) == (503, ["The server is stopping."])
 
 
 # --------------------------------------------------------------------------- plain calls

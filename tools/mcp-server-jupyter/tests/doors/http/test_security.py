@@ -25,6 +25,7 @@ EVERY_ROUTE = [
     ("POST", "/"),
     ("GET", "/health"),
     ("GET", "/api/healthz"),
+    ("GET", "/api/readyz"),
     ("PUT", "/api/connect"),
     ("GET", "/api/operations"),
     ("POST", "/api/operations/list_notebooks"),
@@ -32,7 +33,7 @@ EVERY_ROUTE = [
     ("GET", "/metrics"),
     ("GET", "/nowhere"),
 ]
-OPEN = ("/health", "/api/healthz")
+OPEN = ("/health", "/api/healthz", "/api/readyz")
 CLOSED_ROUTES = [route for route in EVERY_ROUTE if route[1] not in OPEN]
 
 
@@ -100,6 +101,7 @@ async def test_the_health_routes_need_no_token_and_tell_nothing(app: App) -> Non
     async with app.client(token=None) as client:
         assert set((await client.get("/health")).json()) == {"status", "service", "version"}
         assert set((await client.get("/api/healthz")).json()) == {"status", "kernel_status"}
+        assert (await client.get("/api/readyz")).json() == {"status": "ready", "reasons": []}
 
 
 @pytest.mark.parametrize(("method", "path"), [r for r in EVERY_ROUTE if r[1] != "/api/events"])

@@ -13,10 +13,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...errors import InvalidRequest, NotFound
 from ...ports import Kernelspec
+
+if TYPE_CHECKING:
+    from jupyter_client.kernelspec import KernelSpecManager
 
 _PYTHONS = frozenset({"python", "python3", f"python{sys.version_info[0]}.{sys.version_info[1]}"})
 _ENVIRONMENTS = (".venv", "venv", "env")
@@ -62,10 +65,8 @@ def find(name: str, root: Path) -> Recipe:
 
 def listing(root: Path) -> list[Kernelspec]:
     """Every kernelspec installed, then every environment found. Reads folders: to be called in a thread."""
-    from jupyter_client.kernelspec import KernelSpecManager  # noqa: PLC0415  (0.2 s, only listings need it)
-
     found = []
-    for name, entry in sorted(KernelSpecManager().get_all_specs().items()):
+    for name, entry in sorted(_manager().get_all_specs().items()):
         spec = entry["spec"]
         found.append(Kernelspec(name, spec["display_name"], spec["language"], tuple(spec["argv"])))
     if not any(spec.name == "python3" for spec in found):
@@ -106,16 +107,25 @@ def _installed(name: str) -> Recipe | None:
 
 
 def _managed(name: str, root: Path) -> Recipe:
-    from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel  # noqa: PLC0415  (see `_installed`)
+    from jupyter_client.kernelspec import NoSuchKernel  # noqa: PLC0415  (see `_manager`)
 
     try:
-        spec = KernelSpecManager().get_kernel_spec(name)
+        spec = _manager().get_kernel_spec(name)
     except NoSuchKernel:
         if name == "python3":
             return Recipe(_own_python())
         names = ", ".join(spec.name for spec in listing(root))
         raise NotFound(f"There is no kernelspec {name!r}.", hint=f"There are: {names}.") from None
     return _recipe(name, spec.to_dict(), spec.resource_dir)
+
+
+def _manager() -> KernelSpecManager:
+    """Of the folders it would look in by itself; to find the last of them it imports IPython, 5 MB of the server's."""
+    from jupyter_client.kernelspec import KernelSpecManager  # noqa: PLC0415  (0.2 s, only listings need it)
+    from jupyter_core.paths import jupyter_path  # noqa: PLC0415
+
+    ipython = Path(os.environ.get("IPYTHONDIR") or "~/.ipython").expanduser()
+    return KernelSpecManager(kernel_dirs=[*jupyter_path("kernels"), str(ipython / "kernels")])
 
 
 def _recipe(name: str, spec: Mapping[str, Any], resource_dir: str) -> Recipe:

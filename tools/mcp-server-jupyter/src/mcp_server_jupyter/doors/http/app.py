@@ -52,6 +52,7 @@ def create_http(services: Services, mcp: MCPServer, token: str | None, *, port: 
             Route("/", mcp_route, methods=["POST"]),
             Route("/health", rest.health),
             Route("/api/healthz", rest.healthz),
+            Route("/api/readyz", rest.readyz),
             Route("/api/connect", rest.connect, methods=["PUT"]),
             Route("/api/operations", rest.operations),
             Route("/api/operations/{name}", rest.operate, methods=["POST"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import anyio.to_thread
 from mcp.server import MCPServer
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,6 +16,7 @@ from ...operations.bind import invoke
 from ...services import Services
 from .connect import connect
 from .json_text import Json, read_json
+from .readiness import unready
 from .security import read_body
 
 NAME = "mcp-server-jupyter"
@@ -32,6 +34,14 @@ class Rest:
 
     async def healthz(self, request: Request) -> Response:
         return Json({"status": "healthy", "kernel_status": self._services.kernel_status()})
+
+    async def readyz(self, request: Request) -> Response:
+        """Ready, or 503 and why not; also while the server drains, so that no new work is sent to it."""
+        reasons = await anyio.to_thread.run_sync(unready, self._services.journal.path.parent)
+        if request.app.state.stopping:
+            reasons.append("The server is stopping.")
+        status = "not_ready" if reasons else "ready"
+        return Json({"status": status, "reasons": reasons}, status_code=503 if reasons else 200)
 
     async def connect(self, request: Request) -> Response:
         own = (self._services.settings.host, self._port)

@@ -17,7 +17,7 @@ from ...errors import Conflict, InvalidRequest, JupyterMcpError, TooLarge, Unaut
 from ...settings import Settings
 from .json_text import Json
 
-OPEN_ROUTES = frozenset({"/health", "/api/healthz"})
+OPEN_ROUTES = frozenset({"/health", "/api/healthz", "/api/readyz"})
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _MAX_ADDRESSES = 10_000
