@@ -7,9 +7,13 @@ small tmpfs, is at the end, where mounting is allowed.
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
 import sqlite3
+import subprocess
+import sys
+import tracemalloc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,6 +29,7 @@ from mcp_server_jupyter.operations import Answer, Caller
 from mcp_server_jupyter.operations.bind import invoke
 from mcp_server_jupyter.services import Services, open_services
 from mcp_server_jupyter.settings import Settings
+from support import Server
 
 pytestmark = pytest.mark.anyio
 
@@ -482,3 +487,135 @@ async def test_what_could_not_be_written_when_the_server_ended_is_written_by_the
     async with open_services(settings):
         pass
     assert [output["output_type"] for output in file(tmp_path)["cells"][0]["outputs"]] == ["stream", "error"]
+
+
+# ------------------------------------------------------------------ a disk that is really full
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of some megabytes, for the root or for the state."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        pytest.skip("only root may mount a small disk")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"mounting is forbidden here: {mounted.stderr.decode().strip()}")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def fill_disk(disk: Path) -> Path:
+    """Use up every byte; the file to remove."""
+    filler = disk / "filler"
+    with suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(b"x" * 4096)
+    return filler
+
+
+@pytest.mark.parametrize("on_it", ["root", "state", "root and state"])
+async def test_on_a_full_disk_everything_is_written_or_refused(small_disk: Path, tmp_path: Path, on_it: str) -> None:
+    folders = {name: (small_disk if name in on_it else tmp_path) / name for name in ("root", "state")}
+    folders["root"].mkdir()
+    settings = Settings.load(
+        {"root": folders["root"], "state_dir": folders["state"], "kernels": "memory", "notebook": "a.ipynb"}, {}
+    )
+    notebook = folders["root"] / "a.ipynb"
+    async with open_services(settings) as services:
+        await call(services, "append_execute_code_cell", cell_source="ran = []")
+        for number in range(3):
+            await call(services, "insert_cell", cell_index=-1, cell_type="markdown", cell_source=f"old {number}")
+        await services.contents.flush()
+        filler = fill_disk(small_disk)
+        done, refused = [], []
+        for number in range(40):
+            try:
+                await call(services, "insert_cell", cell_index=-1, cell_type="markdown", cell_source=f"new {number}")
+                done.append(f"new {number}")
+            except Unavailable:
+                refused.append(f"new {number}")
+        assert refused
+        now = ["".join(cell["source"]) for cell in json.loads(content(notebook))["cells"]]
+        assert [source for source in now if source.startswith("new")] == done
+        with pytest.raises(Unavailable):
+            await call(services, "append_execute_code_cell", cell_source="ran.append(1)")
+        before = content(notebook)
+        with pytest.raises(Unavailable):
+            await call(services, "undo")
+        assert content(notebook) == before
+        run = await call(services, "execute_cell_with_progress", cell_index=0)
+        assert not run.is_error
+        assert ("The journal cannot be written" in run.text) or ("not in the notebook's file" in run.text)
+        filler.unlink()
+        assert (await call(services, "execute_code", code="ran")).text.splitlines()[-1] == "[]"
+        undone = await call(services, "undo")
+        assert undone.data["undone_count"] == 4 + len(done)
+        assert json.loads(content(notebook))["cells"] == []
+        again = await call(services, "get_execution", execution_id=run.data["execution_id"])
+        assert again.data["status"] == "ok"
+
+
+def content(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+def test_a_start_on_a_full_disk_leaves_the_kernels_of_the_server_before(small_disk: Path, tmp_path: Path) -> None:
+    server = Server(tmp_path)
+    server.state = small_disk / "state"
+    server.start()
+    server.call("create_notebook", notebook_path="a")
+    server.call("execute_code", code="kept = 41", notebook_path="a.ipynb")
+    server.kill()
+    kernels = server.kernel_pids()
+    assert kernels
+    filler = fill_disk(small_disk)
+    with pytest.raises(AssertionError):
+        server.start()
+    server.kill()
+    assert server.kernel_pids() == kernels
+    filler.unlink()
+    server.start()
+    assert "42" in server.call("execute_code", code="kept + 1", notebook_path="a.ipynb")["text"]
+    assert server.stop() == 0
+
+
+# ------------------------------------------------------------------ bounded
+
+
+async def executions_stay_flat(tmp_path: Path, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run `count` cells that show 100 kB each; memory and journal are bounded by their limits, not by the number."""
+    monkeypatch.setattr("mcp_server_jupyter.journal.tables._GROWTH_BYTES", 256 * 1024)
+    async with open_services(settings_of(tmp_path, journal_megabytes=2)) as services:
+        recent = services.executions._recent
+        recent._most_bytes = 2**20
+        await call(services, "execute_code", code="import os")
+        for _ in range(count):
+            await call(services, "execute_code", code="print(os.urandom(50_000).hex())")
+        assert sum(len(each.reducer.outputs()[0].text) for each in recent.values() if each.reducer.outputs()) < 2**21
+        await until(lambda: services.journal._used_bytes() < 3 * 2**20, 20)
+        newest = next(reversed(list(recent)))
+        row = services.journal.execution(newest)
+        assert row is not None
+        assert row.status == "ok"
+
+
+async def test_the_journal_is_pruned_while_the_server_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    await executions_stay_flat(tmp_path, 80, monkeypatch)
+
+
+@pytest.mark.long
+async def test_20_000_executions_stay_flat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    await executions_stay_flat(tmp_path, 2_000, monkeypatch)
+    tracemalloc.start()
+    async with open_services(settings_of(tmp_path)) as services:
+        for _ in range(2_000):
+            await call(services, "execute_code", code="1 + 1")
+        gc.collect()
+        settled = tracemalloc.get_traced_memory()[0]
+        for _ in range(18_000):
+            await call(services, "execute_code", code="1 + 1")
+        gc.collect()
+        assert tracemalloc.get_traced_memory()[0] < settled + 2 * 2**20
+    tracemalloc.stop()
