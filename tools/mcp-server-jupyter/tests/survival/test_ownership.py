@@ -417,10 +417,11 @@ def test_each_client_has_its_own_default_notebook_and_answer_settings(place: Pla
 
 def test_a_setting_that_the_running_server_does_not_have_is_said(place: Place, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    with place.client("--max-kernels=7") as one, place.client("--max-kernels=9", log=log) as two:
+    with place.client("--max-kernels=7") as one:
         one.initialize()
-        two.initialize()
-        eventually(lambda: "max_kernels=7" in log.read_text(), what="the warning")
+        with place.client("--max-kernels=9", log=log) as two:
+            two.initialize()
+            eventually(lambda: "max_kernels=7" in log.read_text(), what="the warning")
 
 
 def test_two_clients_of_one_name_are_two_authors(place: Place) -> None:
@@ -526,8 +527,8 @@ def test_a_damaged_record_is_no_server(tmp_path: Path, text: str) -> None:
 def test_a_record_that_a_killed_server_left_is_no_server(place: Place) -> None:
     with place.client() as client:
         client.initialize()
+        kill(client.process.pid)
         kill(place.record.pid)
-        client.process.kill()
     eventually(lambda: not is_held(place.settings.root_state))
     assert place.record.socket is not None
     assert "No server" in place.command("down").stdout
