@@ -117,8 +117,6 @@ def _default(field: dataclasses.Field[Any]) -> str:
 def commands_page() -> str:
     parts = [GENERATED, "# Commands\n", "Every command also takes the [settings](settings.md) as options.\n"]
     for name, command in [("", commands), *sorted(commands.commands.items())]:
-        if command.hidden:
-            continue
         title = f"mcp-server-jupyter {name}".strip()
         parts.append(f"## {title}\n\n{inspect.cleandoc(command.help or '')}\n")
         own = [p for p in command.params if isinstance(p, click.Option) and p.name not in _setting_names()]
