@@ -57,7 +57,7 @@ async def main(folder: Path) -> list[Exchange]:
     (folder / NOTEBOOK).write_bytes(sample.joinpath("analysis.ipynb").read_bytes())
     command = shutil.which("mcp-server-jupyter", path=os.path.dirname(sys.executable)) or "mcp-server-jupyter"
     with tempfile.TemporaryDirectory() as state:
-        arguments = ["--root", str(folder), "--state-dir", state, "--log-level", "error"]
+        arguments = ["--root", str(folder), "--state-dir", state, "--log-level", "error", "--embedded"]
         async with Client(StdioServerParameters(command=command, args=arguments)) as client:
             demo = Demo(client)
             await session(demo)

@@ -42,14 +42,10 @@ class Server:
         self.root = folder / "root"
         self.state = folder / "state"
         self.root.mkdir(parents=True, exist_ok=True)
+        self.root_state = Settings.load({"root": self.root, "state_dir": self.state}, environ={}).root_state
         self.options = options
         self.process: subprocess.Popen[bytes] | None = None
         self.log = folder / "server.log"
-
-    @property
-    def root_state(self) -> Path:
-        """What the server keeps of its root."""
-        return Settings.load({"root": self.root, "state_dir": self.state}, environ={}).root_state
 
     def start(self) -> Server:
         with self.log.open("ab") as log:

@@ -6,75 +6,19 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
-import psutil
 import pytest
 
-from http_app import COMMAND, INITIALIZE, Stdio, clean_environment, notebook, stdio, text_of
-from mcp_server_jupyter.ownership import RunningServer, ask_server, hold, is_held, owned, read_record
+from http_app import INITIALIZE, stdio, text_of
+from mcp_server_jupyter.ownership import ask_server, hold, is_held, owned, read_record
 from mcp_server_jupyter.settings import Settings
+from place import Place, at_once, is_gone, kill, run
 from support import Server, eventually
-
-LINGER = "--linger-minutes=5"
-
-
-class Place:
-    """A root and a state directory, and what lives on them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.root, self.state = folder, folder / "root", folder / "state"
-        self.root.mkdir(parents=True)
-        for name in ("a", "b"):
-            (self.root / f"{name}.ipynb").write_text(notebook())
-
-    @property
-    def settings(self) -> Settings:
-        return Settings.load({"root": self.root, "state_dir": self.state}, environ={})
-
-    @property
-    def record(self) -> RunningServer:
-        found = read_record(self.settings.root_state)
-        assert found is not None
-        return found
-
-    @property
-    def version(self) -> str | None:
-        """Of the server that runs, None just now."""
-        found = read_record(self.settings.root_state)
-        return found.version if found is not None and is_held(self.settings.root_state) else None
-
-    def client(self, *options: str, **more: Any) -> Any:
-        return stdio(self.root, self.state, LINGER, *options, **more)
-
-    def command(self, *arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
-        given = [f"--root={self.root}", f"--state-dir={self.state}", LINGER]
-        return subprocess.run(
-            [*COMMAND, *given, *arguments],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-            env={**clean_environment(), **more},
-        )
-
-    def processes(self) -> list[psutil.Process]:
-        """Servers, recorders and kernels: whatever names this state directory."""
-        found = []
-        for process in psutil.process_iter(["cmdline"]):
-            if process.pid != os.getpid() and any(str(self.state) in part for part in process.info["cmdline"] or ()):
-                found.append(process)
-        return found
-
-    def end(self) -> None:
-        self.command("down")
-        eventually(lambda: not self.processes(), 20, "the end of every process")
 
 
 @pytest.fixture
@@ -82,38 +26,6 @@ def place(tmp_path: Path) -> Iterator[Place]:
     place = Place(tmp_path)
     yield place
     place.end()
-
-
-def run(client: Stdio, code: str, name: str = "a.ipynb") -> str:
-    return client.call("execute_code", code=code, notebook_path=name)
-
-
-def is_gone(pid: int) -> bool:
-    """Whether a process has ended; nobody may have collected it yet."""
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
-
-
-def kill(pid: int) -> None:
-    os.kill(pid, signal.SIGKILL)
-    eventually(lambda: is_gone(pid))
-
-
-def at_once(*work: Callable[[], Any]) -> list[Any]:
-    """Run things in threads; their results, in order."""
-    results: list[Any] = [None] * len(work)
-
-    def one(number: int) -> None:
-        results[number] = work[number]()
-
-    threads = [threading.Thread(target=one, args=(number,)) for number in range(len(work))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return results
 
 
 # --------------------------------------------------------------------------- starting
@@ -417,10 +329,11 @@ def test_each_client_has_its_own_default_notebook_and_answer_settings(place: Pla
 
 def test_a_setting_that_the_running_server_does_not_have_is_said(place: Place, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    with place.client("--max-kernels=7") as one, place.client("--max-kernels=9", log=log) as two:
+    with place.client("--max-kernels=7") as one:
         one.initialize()
-        two.initialize()
-        eventually(lambda: "max_kernels=7" in log.read_text(), what="the warning")
+        with place.client("--max-kernels=9", log=log) as two:
+            two.initialize()
+            eventually(lambda: "max_kernels=7" in log.read_text(), what="the warning")
 
 
 def test_two_clients_of_one_name_are_two_authors(place: Place) -> None:
@@ -526,8 +439,8 @@ def test_a_damaged_record_is_no_server(tmp_path: Path, text: str) -> None:
 def test_a_record_that_a_killed_server_left_is_no_server(place: Place) -> None:
     with place.client() as client:
         client.initialize()
+        kill(client.process.pid)
         kill(place.record.pid)
-        client.process.kill()
     eventually(lambda: not is_held(place.settings.root_state))
     assert place.record.socket is not None
     assert "No server" in place.command("down").stdout

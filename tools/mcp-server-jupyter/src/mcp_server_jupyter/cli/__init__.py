@@ -75,14 +75,6 @@ def down(context: click.Context, /, **options: Any) -> None:
     click.echo(f"The server of {settings.root} has ended." if ended else f"No server of {settings.root} runs.")
 
 
-@commands.command("serve-detached", cls=GroupedOptions, hidden=True)
-@with_settings()
-@click.pass_context
-def serve_detached(context: click.Context, /, **options: Any) -> None:
-    """The root's server, in a process that was started for it."""
-    servers.serve_if_free(load_settings(context, options))
-
-
 @commands.command(cls=GroupedOptions)
 @click.argument("source", metavar="NOTEBOOK", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("-p", "parameters", multiple=True, metavar="NAME=VALUE", help="A parameter; may be given again.")

@@ -17,8 +17,7 @@ from ...ownership import LOG, Held
 from ...settings import PREFIX, Settings
 
 LOG_BYTES = 5 << 20
-FRESH = "serve-detached"
-"""The hidden command of a server that was started as a fresh process."""
+_FRESH = "mcp_server_jupyter.cli.detached"
 
 Serve = Callable[[Settings, Held, socket.socket], None]
 
@@ -65,7 +64,7 @@ def spawn_server(settings: Settings, asked: Mapping[str, Any]) -> None:
     variables = {PREFIX + name.upper(): _text(value) for name, value in given.items()}
     log = _open_log(settings.root_state / LOG)
     flags = getattr(subprocess, "DETACHED_PROCESS", 0) | getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
-    command = [sys.executable, "-m", "mcp_server_jupyter", FRESH]
+    command = [sys.executable, "-m", _FRESH]
     try:
         subprocess.Popen(  # never waited for: it outlives us
             command,
