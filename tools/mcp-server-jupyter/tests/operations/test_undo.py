@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import anyio.lowlevel
 import pytest
 
-from mcp_server_jupyter.errors import InvalidRequest
+from mcp_server_jupyter.errors import InvalidRequest, Unavailable
 from mcp_server_jupyter.notebooks import new_cell, node
 from mcp_server_jupyter.operations import Answer, Caller, history
 from mcp_server_jupyter.operations.bind import invoke
@@ -298,3 +299,68 @@ async def test_the_journal_keeps_no_outputs_of_an_edited_source(services: Servic
     await agent("overwrite_cell_source", cell_source="2", cell_index=0)
     (edit,) = services.journal.edits(NOTEBOOK)
     assert set(edit.before) == set(edit.after) == {"id", "cell_type", "source"}
+
+
+# ------------------------------------------------------------------ done or refused
+
+
+async def test_an_edit_that_cannot_be_saved_leaves_no_entry_to_undo(
+    services: Services, agent: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await agent.insert("kept")
+    await agent.insert("also kept")
+    entries = services.journal.edits(NOTEBOOK)
+    edit = services.contents.edit
+
+    @asynccontextmanager
+    async def full(path: str, *, durable: bool = True) -> AsyncIterator[Any]:
+        async with edit(path, durable=durable) as notebook:
+            yield notebook
+            raise Unavailable("No space left on device.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(services.contents, "edit", full)
+        for operation, arguments in {
+            "insert_cell": {"cell_index": 0, "cell_type": "raw", "cell_source": "new"},
+            "overwrite_cell_source": {"cell_index": 0, "cell_source": "other"},
+            "edit_cell_source": {"cell_index": 0, "old_string": "kept", "new_string": "other"},
+            "move_cell": {"cell_index": 0, "to_index": 1},
+            "delete_cell": {"cell_index": 0},
+            "undo": {},
+        }.items():
+            with pytest.raises(Unavailable):
+                await agent(operation, **arguments)
+    assert await sources(services) == ["kept", "also kept"]
+    assert services.journal.edits(NOTEBOOK) == entries
+    await agent("undo")
+    assert await sources(services) == []
+
+
+async def test_an_edit_that_cannot_be_journaled_is_not_made(
+    services: Services, agent: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await agent.insert("kept")
+
+    def full(edits: object) -> None:
+        raise Unavailable("The journal cannot be used: database or disk is full.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(services.journal, "add_edits", full)
+        for operation, arguments in {
+            "append_markdown_cell": {"cell_source": "new"},
+            "overwrite_cell_source": {"cell_index": 0, "cell_source": "other"},
+            "delete_cell": {"cell_index": 0},
+            "undo": {},
+        }.items():
+            with pytest.raises(Unavailable):
+                await agent(operation, **arguments)
+    assert await sources(services) == ["kept"]
+    await agent("undo")
+    assert await sources(services) == []
+
+
+@pytest.mark.parametrize("path", ["", "sub/", ".ipynb", "sub/.ipynb", ".."])
+async def test_a_notebook_without_a_name_is_not_made(services: Services, agent: Client, path: str) -> None:
+    with pytest.raises(InvalidRequest):
+        await agent("create_notebook", notebook_path=path)
+    assert [entry.path for entry in await services.contents.list(recursive=True)] == [NOTEBOOK]
