@@ -168,8 +168,8 @@ def test_every_command_is_in_the_readme_or_the_deployment_guide() -> None:
 
 
 def test_every_route_is_documented() -> None:
-    source = (PACKAGE / "src" / "mcp_server_jupyter" / "doors" / "http" / "app.py").read_text()
-    routes = set(re.findall(r'Route\(\s*"([^"]+)"', source))
+    door = PACKAGE / "src" / "mcp_server_jupyter" / "doors" / "http"
+    routes = {route for file in door.glob("*.py") for route in re.findall(r'Route\(\s*"([^"]+)"', file.read_text())}
     assert routes
     text = (TOP / "docs" / "http.md").read_text()
     missing = {route for route in routes if not re.search(rf"[` ]{re.escape(route.rstrip('/') or '/')}`", text)}

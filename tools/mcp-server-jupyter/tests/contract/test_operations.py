@@ -224,6 +224,28 @@ def test_variables_are_shown_without_a_trace_in_the_history(running: Notebook) -
     assert "In[2]" in running.ok("execute_code", code="1")
 
 
+def test_an_object_that_raises_or_never_answers_hides_no_other_variable(running: Notebook) -> None:
+    running.ok("execute_code", code=HOSTILE)
+    shown = {v["name"]: v for v in running.data("list_variables")["variables"]}
+    assert shown["n"]["value"] == "3"
+    assert shown["raising"]["size"] == "(cannot be shown: RuntimeError)"
+    assert shown["endless"]["size"] == "(took too long)"
+    assert running.data("inspect_variable", name="raising")["type"] == "Raising"
+    assert "3" in running.ok("execute_code", code="n")
+
+
+HOSTILE = """
+class Raising:
+    def __getattr__(self, name):
+        raise RuntimeError("working outside of request context")
+class Endless:
+    def __len__(self):
+        while True:
+            pass
+raising, endless, n = Raising(), Endless(), 3
+"""
+
+
 def test_kernels_are_listed_restarted_started_and_shut_down(notebook: Notebook) -> None:
     notebook.ok("append_execute_code_cell", cell_source="v = 1")
     listed = notebook.door.call("list_kernels").text

@@ -49,8 +49,6 @@ class Parameter:
             schema["minimum"] = self.limits.ge
         if self.limits.le is not None:
             schema["maximum"] = self.limits.le
-        if self.limits.text is not None:
-            schema["description"] = self.limits.text
         return schema
 
     def check(self, value: Any) -> Any:

@@ -19,7 +19,6 @@ class Param:
 
     ge: float | None = None
     le: float | None = None
-    text: str | None = None
 
 
 def never() -> bool:

@@ -47,6 +47,8 @@ async def create_notebook(call: Call, notebook_path: str, kernel_name: str = "")
         NotFound: no such kernelspec.
     """
     services = call.services
+    if not notebook_path.rpartition("/")[2].removesuffix(".ipynb").strip(". "):
+        raise InvalidRequest("notebook_path names no file.", hint="Give a name, as analysis.ipynb.")
     name = kernel_name or services.settings.kernel_name
     specs = {spec.name: spec for spec in await services.kernels.specs()}
     spec = specs.get(name)

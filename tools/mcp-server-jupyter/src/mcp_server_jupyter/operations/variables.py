@@ -42,7 +42,9 @@ async def inspect_variable(call: Call, name: str, notebook_path: str = "", kerne
             f"{name[:100]!r} is not a variable, attribute or item.", hint="execute_code evaluates other expressions."
         )
     session = find_session(call, notebook_path, kernel_id)
-    found = await _ask(call, session, {"what": "inspect", "name": name, "limit": call.answers.max_chars - 300})
+    found = await _ask(
+        call, session, {"what": "inspect", "name": name, "limit": max(200, call.answers.max_chars - 300)}
+    )
     if "failed" in found:
         raise KernelError(f"{name!r} could not be looked at: {found['failed']}.", hint="execute_code can try.")
     if "missing" in found:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 INLINE_BYTES = 256 * 1024
+INLINE_CELLS = 200
 HALF_WRITTEN_SECONDS = 1.0
 DELAY_SECONDS = 0.1
 MOST_DELAY_SECONDS = 0.6
@@ -286,9 +287,10 @@ class OpenNotebook:
             disk.check_size(self.name, sum(map(len, parts)), limit)
             return document, disk.replace(root, self.path, parts, version, is_locked=is_locked, wait=wait)
 
+        size = INLINE_BYTES if _changed_cells(saved.notebook, notebook) > INLINE_CELLS else self.size
         with translated(self.name):
             try:
-                document, written = await run(self.size, lambda: write(self.size >= INLINE_BYTES))
+                document, written = await run(size, lambda: write(size >= INLINE_BYTES))
             except BlockingIOError:
                 document, written = await anyio.to_thread.run_sync(write, True)
         self._on_disk = pending
@@ -331,6 +333,12 @@ class OpenNotebook:
             async with self.editing:
                 if self.is_dirty:
                     await self._save_pending()
+
+
+def _changed_cells(old: NotebookNode, new: NotebookNode) -> int:
+    """How many cells of a notebook are not the objects they were."""
+    kept = {id(cell) for cell in old.cells}
+    return sum(id(cell) not in kept for cell in new.cells)
 
 
 async def run(size: int, work: Callable[[], T]) -> T:
