@@ -136,7 +136,7 @@ async def test_the_guides_client_works_after_its_connect_call(server: Server) ->
         guide = Guide(plain)
         assert "data_analysis.ipynb" in await guide.call("get_notebook_info")
         assert "Hello from MCP!" in await guide.call("append_execute_code_cell", cell_source="print('Hello from MCP!')")
-    assert "Hello from MCP!" in (server.root / "data_analysis.ipynb").read_text()
+    eventually(lambda: "Hello from MCP!" in (server.root / "data_analysis.ipynb").read_text(), 5, "the cell on disk")
 
 
 async def test_the_guides_system_prompts_are_prompts(server: Server) -> None:

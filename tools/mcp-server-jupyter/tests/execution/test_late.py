@@ -102,6 +102,13 @@ async def test_late_output_comes_after_a_restart_of_the_kernel_too(desk: Desk) -
     await desk.until_text(0, "late")
 
 
+async def test_what_came_just_before_the_server_ends_is_written(tmp_path: Path) -> None:
+    async with open_desk(settings_of(tmp_path)) as desk:
+        await desk.call("append_execute_code_cell", cell_source=LATER)
+        await say(desk)
+    assert shown(json.loads(desk.file.read_text())["cells"][0]) == "early\nlate\n"
+
+
 @pytest.fixture(scope="module")
 async def real(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Desk]:
     folder = tmp_path_factory.mktemp("real")

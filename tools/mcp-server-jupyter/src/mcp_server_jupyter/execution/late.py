@@ -31,7 +31,7 @@ class LateOutput:
         self._events = events
         self._tasks = tasks
         self._listening: set[tuple[str, int]] = set()
-        self._pending: set[str] = set()
+        self._pending: dict[str, Execution] = {}
 
     def listen(self, kernel: Kernel) -> None:
         """Listen to a kernel until this epoch's process ends. Without effect if that is done already."""
@@ -57,8 +57,13 @@ class LateOutput:
     def _write_soon(self, execution: Execution) -> None:
         # What is not done yet is written when it is.
         if execution.finished and execution.id not in self._pending:
-            self._pending.add(execution.id)
+            self._pending[execution.id] = execution
             self._tasks.start_soon(self._write, execution)
+
+    async def settle(self) -> None:
+        """Put what waits for its pause into the cells now, before the server ends."""
+        for execution in tuple(self._pending.values()):
+            await self._deliver(execution)
 
     async def _write(self, execution: Execution) -> None:
         try:
@@ -70,7 +75,7 @@ class LateOutput:
                 if execution.version == version:
                     return
         finally:
-            self._pending.discard(execution.id)
+            self._pending.pop(execution.id, None)
 
     async def _deliver(self, execution: Execution) -> None:
         self._recent.done(execution)

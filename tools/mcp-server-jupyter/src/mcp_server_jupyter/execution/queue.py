@@ -285,8 +285,7 @@ class Executions:
 
     async def settle(self) -> None:
         """Bring what has finished to the disk, before the server ends. What cannot be written is left to the next."""
-        await self._record.pay()
-        await self._runner.delivery.settle()
+        await self._runner.settle()
 
     async def drain(self, seconds: float) -> None:
         """Let what runs finish, for at most `seconds`."""

@@ -135,6 +135,12 @@ class Runner:
         execution.add_note(why)
         self._done(execution)
 
+    async def settle(self) -> None:
+        """Bring what is under way to the disk, before the server ends. What cannot be written is left to the next."""
+        await self._late.settle()
+        await self._record.pay()
+        await self.delivery.settle()
+
     def _done(self, execution: Execution) -> None:
         self._recent.done(execution)
         self.publish("finished", execution)
