@@ -55,9 +55,10 @@ async def nothing_more(contents: Any, folder: Path, changes: AsyncIterator[str])
 async def watched(contents: Any, folder: Path) -> AsyncIterator[str]:
     """A subscription, from when the watching has begun."""
     changes: AsyncIterator[str] = contents.changes()
-    put(folder, "first.ipynb")
-    while await told(changes) != "first.ipynb":
-        pass  # what was there a moment before may be told, too
+    for name in ("first.ipynb", "second.ipynb"):  # what was there a moment before may be told with the first
+        put(folder, name)
+        while await told(changes) != name:
+            pass
     return changes
 
 
@@ -160,6 +161,22 @@ async def test_where_the_system_cannot_watch_it_is_logged_and_calls_still_notice
     with anyio.fail_after(SOON):
         while "watch limit" not in caplog.text:
             await anyio.lowlevel.checkpoint()
+
+
+async def test_a_save_that_cannot_be_taken_in_does_not_end_the_watching(
+    contents: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = put(tmp_path)
+    await contents.read("a.ipynb")
+
+    async def fail() -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(contents._open[path], "look", fail)
+    changes = await watched(contents, tmp_path)
+    save(path, "range(9)")
+    await nothing_more(contents, tmp_path, changes)
+    assert "a.ipynb" in caplog.text
 
 
 async def test_more_folders_than_are_watched_are_said_and_the_nearest_are_watched(

@@ -8,6 +8,7 @@ stays open.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -33,6 +34,8 @@ from .watch import watch
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
+
+logger = logging.getLogger(__name__)
 
 _CACHE_BYTES = 256 * 2**20
 _CACHE_NOTEBOOKS = 128
@@ -209,8 +212,12 @@ class FilesContents:
         if state is None or state.saved is None:
             self._changes.tell(path.relative_to(self.root).as_posix())
             return
-        with contextlib.suppress(JupyterMcpError):  # whoever uses it next is told
+        try:
             await state.look()
+        except JupyterMcpError as error:
+            logger.debug("%s was changed, and whoever uses it next is told: %s", state.name, error)
+        except Exception:
+            logger.exception("what was written to %s could not be taken in", state.name)
         self._let_go(state)
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-START_SECONDS = 0.5
+START_SECONDS = 1.0
 """A server that starts has better things to do; what is saved meanwhile is told then."""
 
 MAX_FOLDERS = 2_000
