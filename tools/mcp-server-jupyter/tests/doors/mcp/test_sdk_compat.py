@@ -6,9 +6,11 @@ import gc
 import subprocess
 import sys
 
+from mcp import Client
 from mcp.server import MCPServer
+from mcp.server.mcpserver import Context
 
-from mcp_server_jupyter.doors.mcp.sdk_compat import discover_result, lowlevel, quick_import
+from mcp_server_jupyter.doors.mcp.sdk_compat import connection_of, discover_result, lowlevel, quick_import
 
 
 def test_a_quick_import_leaves_pydantic_and_the_collector_as_they_were() -> None:
@@ -46,3 +48,19 @@ def test_discovery_names_the_server_and_its_versions() -> None:
     assert "2026-07-28" in result["supportedVersions"]
     assert result["instructions"] == "Do."
     assert "name" in str(result["_meta"])
+
+
+async def test_the_connection_outlives_its_requests() -> None:
+    seen = []
+    server = MCPServer("name", log_level="ERROR")
+
+    @server.tool()
+    async def look(ctx: Context) -> str:
+        seen.append(connection_of(ctx.request_context))
+        return "seen"
+
+    async with Client(server, mode="legacy") as client:
+        await client.call_tool("look", {})
+        await client.call_tool("look", {})
+    assert seen[0] is seen[1]
+    assert seen[0].has_standalone_channel
