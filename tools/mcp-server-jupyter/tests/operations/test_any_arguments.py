@@ -135,8 +135,10 @@ def test_two_thousand_calls_are_answered_or_refused(
     portal.call(_answered, services, calls)
 
 
+# The memory kernel stops a cell by an exception in its thread, which may hit a callback of hypothesis there.
 @pytest.mark.long
 @pytest.mark.timeout(1_200)
+@pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
 @settings(max_examples=2_500, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(a_call(), min_size=CALLS, max_size=CALLS))
 def test_fifty_thousand_calls_are_answered_or_refused(
