@@ -22,7 +22,7 @@ from typing import Any
 import anyio
 import pytest
 
-from mcp_server_jupyter.errors import Unavailable
+from mcp_server_jupyter.errors import InvalidRequest, Unavailable
 from mcp_server_jupyter.execution.execution import Execution
 from mcp_server_jupyter.journal import open_journal
 from mcp_server_jupyter.operations import Answer, Caller
@@ -175,7 +175,7 @@ async def test_runs_go_on_without_a_journal_and_say_so_until_it_is_there_again(t
         assert "journal" not in after.text
         again = await call(services, "get_execution", execution_id=run.data["execution_id"])
         assert "journal" not in again.text
-    with open_journal(tmp_path / "state" / "journal.sqlite3") as journal:
+    with open_journal(settings_of(tmp_path).root_state / "journal.sqlite3") as journal:
         assert journal.unfinished() == []
         row = journal.execution(run.data["execution_id"])
         assert row is not None
@@ -261,15 +261,24 @@ async def test_outputs_that_cannot_be_saved_are_told_at_once_and_no_longer_once_
         assert row.events_lost is None
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write what is read-only")
-async def test_a_run_in_a_read_only_notebook_says_so(tmp_path: Path) -> None:
+async def test_a_run_in_a_read_only_notebook_says_so_and_a_new_cell_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcp_server_jupyter.execution.delivery._RETRY_SECONDS", 0.05)
     async with open_services(settings_of(tmp_path)) as services:
         await call(services, "append_execute_code_cell", cell_source="print('one')")
         await services.contents.flush()
-        (tmp_path / "root" / "a.ipynb").chmod(0o400)
-        answer = await call(services, "execute_cell_with_progress", cell_index=0)
-        (tmp_path / "root" / "a.ipynb").chmod(0o600)
-    assert "not in the notebook's file" in answer.text
+        with monkeypatch.context() as patch:
+            # Root may write what is read-only, so the system is asked in its place.
+            patch.setattr(os, "access", lambda *_, **__: False)
+            answer = await call(services, "execute_cell_with_progress", cell_index=0)
+            assert "not in the notebook's file" in answer.text
+            with pytest.raises(InvalidRequest, match="Permission denied"):
+                await call(services, "append_execute_code_cell", cell_source="print('two')")
+        execution = services.executions.get(answer.data["execution_id"])
+        assert isinstance(execution, Execution)
+        await until(lambda: not execution.warnings)
+    assert len(file(tmp_path)["cells"]) == 1
 
 
 # ------------------------------------------------------------------ outputs are written by what is newest
@@ -346,7 +355,10 @@ async def test_a_cell_cleared_before_its_outputs_were_ever_in_the_file_stays_cle
 
 def forget_delivery(tmp_path: Path, executions: list[str]) -> None:
     """The journal as it is when it could not be told of the delivery."""
-    with open_journal(tmp_path / "state" / "journal.sqlite3") as journal, journal._transaction() as database:
+    with (
+        open_journal(settings_of(tmp_path).root_state / "journal.sqlite3") as journal,
+        journal._transaction() as database,
+    ):
         database.executemany("UPDATE executions SET on_disk = 0 WHERE id = ?", [(each,) for each in executions])
 
 
@@ -396,7 +408,10 @@ async def test_a_cell_that_was_inserted_and_runs_is_there_once_after_a_kill(tmp_
 
 def reopen_placement(tmp_path: Path, execution_id: str) -> None:
     """The journal as it is when the server was killed just after it wrote the file."""
-    with open_journal(tmp_path / "state" / "journal.sqlite3") as journal, journal._transaction() as database:
+    with (
+        open_journal(settings_of(tmp_path).root_state / "journal.sqlite3") as journal,
+        journal._transaction() as database,
+    ):
         database.execute("UPDATE executions SET cell_index = 0 WHERE id = ?", (execution_id,))
 
 
@@ -460,7 +475,7 @@ async def test_a_cell_cut_off_by_the_end_of_the_server_has_its_output_and_says_s
     async with open_services(settings_of(tmp_path, wait_seconds=0.3)) as services:
         run = await running(services, source)
     (cell,) = file(tmp_path)["cells"]
-    with open_journal(tmp_path / "state" / "journal.sqlite3") as journal:
+    with open_journal(settings_of(tmp_path).root_state / "journal.sqlite3") as journal:
         row = journal.execution(run.data["execution_id"])
         assert row is not None
         assert (row.status, row.on_disk) == ("lost", True)
@@ -564,6 +579,8 @@ def content(path: Path) -> bytes:
 def test_a_start_on_a_full_disk_leaves_the_kernels_of_the_server_before(small_disk: Path, tmp_path: Path) -> None:
     server = Server(tmp_path)
     server.state = small_disk / "state"
+    settings = Settings.load({"root": server.root, "state_dir": server.state}, {})
+    server.root_state = settings.root_state
     server.start()
     server.call("create_notebook", notebook_path="a")
     server.call("execute_code", code="kept = 41", notebook_path="a.ipynb")

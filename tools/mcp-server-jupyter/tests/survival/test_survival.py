@@ -142,8 +142,14 @@ def test_a_cell_whose_kernel_died_with_the_server_is_told_with_the_cause_and_wha
     assert "before" in answer["text"]
     info = server.call("get_notebook_info", notebook_path="b.ipynb")
     assert info["data"]["kernel_state"] == "dead"
-    kinds = [output["output_type"] for output in server.notebook("b.ipynb")["cells"][0]["outputs"]]
-    assert kinds == ["stream", "error"]
+    eventually(
+        lambda: (
+            [output["output_type"] for output in server.notebook("b.ipynb")["cells"][0]["outputs"]]
+            == ["stream", "error"]
+        ),
+        10,
+        "what it had shown and its end on disk",
+    )
 
 
 def test_a_cell_that_was_written_down_but_never_sent_is_run_by_the_next_server(server: Server) -> None:

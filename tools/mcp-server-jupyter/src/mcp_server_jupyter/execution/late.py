@@ -45,7 +45,8 @@ class LateOutput:
             with suppress(KernelDead):
                 async for message in kernel.stray():
                     execution = self._recent.of_request(message.parent_id)
-                    if execution is None:
+                    if execution is None or not execution.finished:
+                        # What still runs has it from its request, or from the replay when it is taken up again.
                         continue
                     fed = execution.reducer.feed(message)
                     if fed or execution.reducer.foreign_updates:

@@ -173,6 +173,15 @@ async def test_stray_messages_are_bounded_and_the_oldest_go_first() -> None:
     assert stray.dropped == 5
 
 
+async def test_what_is_taken_up_again_is_not_stray_too(wire: Wire) -> None:
+    for parent in ("running", "done"):
+        wire.stray.feed(Message("iopub", "stream", f"of {parent}", parent, {}), 10)
+    wire.follow("running")
+    with anyio.fail_after(5):
+        found = await anext(wire.stray.messages())
+    assert found.parent_id == "done"
+
+
 async def test_stray_messages_end_with_the_kernel_after_what_had_come(wire: Wire, peer: Peer) -> None:
     peer.send("iopub", "stream", "before", {"name": "stdout", "text": "x"}, session=wire.identity)
     stream = wire.stray.messages()

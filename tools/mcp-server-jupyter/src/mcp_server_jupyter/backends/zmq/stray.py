@@ -35,6 +35,12 @@ class Stray:
             self.dropped += 1
         self._changed.set()
 
+    def forget(self, parent_id: str) -> None:
+        """Drop what is kept of a request: whoever takes it up again has it from the recorder's log."""
+        kept = [(message, size) for message, size in self._kept if message.parent_id != parent_id]
+        self._kept = deque(kept)
+        self._bytes = sum(size for _, size in kept)
+
     def end(self) -> None:
         """No more will come; what is kept is still delivered."""
         self._ended = True

@@ -164,6 +164,7 @@ class Wire:
     def follow(self, msg_id: str) -> Request:
         """Listen to a request that another process sent. Ends at its idle status: the reply may have gone before."""
         request = Request(self, msg_id, "", "shell", IDLE)
+        self.stray.forget(msg_id)
         if self._error is not None:
             request.finish(self._error)
         else:
