@@ -133,9 +133,10 @@ class Kernel(Protocol):
     def stray(self) -> AsyncIterator[Message]:
         """Iopub messages of execute requests that have ended: what threads and tasks print later.
 
-        `parent_id` names the request, also one of an earlier server or one whose iterator was closed; status messages
-        are left out. Has one reader at a time and ends with this epoch's process: call it again after a restart. What
-        came since the epoch began is kept until it is taken, within bounds; then the oldest are dropped.
+        `parent_id` names the request, also one of an earlier server or one whose iterator was closed, or one for
+        kernel_info, which a kernel takes for the parent of what threads print after it; status messages are left out.
+        Has one reader at a time and ends with this epoch's process: call it again after a restart. What came since the
+        epoch began is kept until it is taken, within bounds; then the oldest are dropped.
         """
 
     async def send_input(self, text: str, request: Message) -> None:

@@ -22,6 +22,13 @@ def work():
     said.set()
 threading.Thread(target=work).start()
 print('early')"""
+FILE_LATER = """import os, threading, time
+def work():
+    while not os.path.exists({!r}):
+        time.sleep(0.01)
+    print('late', flush=True)
+threading.Thread(target=work).start()
+print('early')"""
 
 
 @pytest.fixture
@@ -109,6 +116,40 @@ async def test_what_came_just_before_the_server_ends_is_written(tmp_path: Path) 
     assert shown(json.loads(desk.file.read_text())["cells"][0]) == "early\nlate\n"
 
 
+async def test_what_comes_late_of_one_that_is_forgotten_reaches_its_cell_all_the_same(desk: Desk) -> None:
+    answer = await desk.call("append_execute_code_cell", cell_source=LATER)
+    desk.services.executions._recent._most = 1
+    await desk.call("execute_code", code="1")
+    assert desk.services.executions.get(answer.data["execution_id"]) is None
+    await desk.call("execute_code", code="go.set(); said.wait(20)")
+    await desk.until_text(0, "late")
+    assert shown((await desk.cells())[0]) == "early\nlate\n"
+
+
+async def test_what_comes_late_of_a_cell_that_an_earlier_server_ran_reaches_it(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, kernels="local", keep_kernels=True)
+    go = tmp_path / "go"
+    async with open_desk(settings) as desk:
+        await desk.call("append_execute_code_cell", cell_source=FILE_LATER.format(str(go)))
+    async with open_desk(settings) as desk:
+        go.touch()
+        await desk.until_text(0, "late")
+        assert shown((await desk.cells())[0]) == "early\nlate\n"
+        await desk.call("shutdown_kernel")
+
+
+@pytest.mark.parametrize("request_of_ours", ["list_variables", "interrupt_kernel"])
+async def test_what_comes_late_reaches_its_cell_also_after_a_request_that_is_no_cells(
+    request_of_ours: str, real: Desk, tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
+    count = len(await real.cells())
+    await real.call("append_execute_code_cell", cell_source=FILE_LATER.format(str(go)))
+    await real.call(request_of_ours)
+    go.touch()
+    await real.until_text(count, "late")
+
+
 @pytest.fixture(scope="module")
 async def real(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Desk]:
     folder = tmp_path_factory.mktemp("real")
@@ -117,11 +158,12 @@ async def real(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Desk]:
 
 
 async def test_an_update_of_a_display_does_not_bring_cleared_outputs_back(real: Desk) -> None:
+    count = len(await real.cells())
     for number in range(2):
         await real.call("append_execute_code_cell", cell_source=f"print('x'); h{number} = display(1, display_id=True)")
-    await real.call("clear_outputs", cell_index=0)
+    await real.call("clear_outputs", cell_index=count)
     await real.call("append_execute_code_cell", cell_source="h0.update('new'); h1.update('new')")
-    cells = await real.cells()
+    cells = (await real.cells())[count:]
     assert cells[0]["outputs"] == []
     assert shown(cells[1]) == "x\n'new'"
 

@@ -16,6 +16,8 @@ from execution.desk import Desk, open_desk, settings_of, shown
 from mcp_server_jupyter.backends.memory.contents import MemoryContents
 from mcp_server_jupyter.backends.memory.kernels import MemoryKernel, MemoryKernels
 from mcp_server_jupyter.errors import Conflict, NotFound, Unavailable
+from mcp_server_jupyter.execution.delivery import Delivery
+from mcp_server_jupyter.execution.execution import Execution
 from mcp_server_jupyter.journal import Journal
 from mcp_server_jupyter.operations import OPERATIONS, Call, Caller
 from mcp_server_jupyter.operations.bind import invoke
@@ -177,6 +179,39 @@ async def test_after_a_write_that_failed_a_cell_is_run_only_once_it_is_written(
 
 
 # ------------------------------------------------------------------ finished, whatever became of the cell
+
+
+async def test_an_execution_is_answered_once_its_outputs_are_in_the_notebook(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await desk.call("execute_code", code="1")
+    begun, go = anyio.Event(), anyio.Event()
+    finish = Delivery.finish
+
+    async def slowly(delivery: Delivery, execution: Execution) -> None:
+        begun.set()
+        await go.wait()
+        await finish(delivery, execution)
+
+    monkeypatch.setattr(Delivery, "finish", slowly)
+    answers: list[Any] = []
+
+    async def run() -> None:
+        answers.append(await desk.call("append_execute_code_cell", cell_source="print('x')"))
+
+    async def ask() -> None:
+        identity = desk.services.executions.active()[0].id
+        answers.append(await desk.call("get_execution", execution_id=identity, wait_seconds=20))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run)
+        await begun.wait()
+        tasks.start_soon(ask)
+        await anyio.wait_all_tasks_blocked()
+        assert answers == []
+        go.set()
+    assert [answer.data["status"] for answer in answers] == ["ok", "ok"]
+    assert shown((await desk.services.contents.read("a.ipynb")).cells[0]) == "x\n"
 
 
 async def test_a_cell_made_markdown_while_it_runs_is_finished_with_a_note_and_told(desk: Desk) -> None:

@@ -94,6 +94,15 @@ def test_nodes_handed_out_never_change_and_unchanged_ones_are_the_same_objects()
     assert second[2]["text"] == "bc"
 
 
+def test_stored_outputs_are_gone_on_from() -> None:
+    before = fed(stream("a"), display("b"), message("error", {"ename": "E", "evalue": "e", "traceback": ["t"]}))
+    reducer = OutputReducer()
+    reducer.restore(before.outputs(), 3)
+    assert (reducer.outputs(), reducer.execution_count, reducer.ename) == (before.outputs(), 3, "E")
+    reducer.feed(stream("c"))
+    assert reducer.outputs()[-1]["text"] == "c"
+
+
 def test_the_size_is_that_of_what_is_kept() -> None:
     reducer = fed(stream("a" * 100), display("b" * 50))
     assert 150 <= reducer.size <= 200

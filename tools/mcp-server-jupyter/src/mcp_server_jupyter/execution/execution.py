@@ -52,6 +52,8 @@ class Execution:
     """What the caller must be told besides the outputs: a cell deleted meanwhile, outputs lost in a gap."""
     warnings: dict[Literal["journal", "notebook"], str] = field(default_factory=dict)
     """What the caller must be told as long as it is so: that the journal or the file does not hold it."""
+    settled: bool = False
+    """It is finished, and its outputs are in the notebook as far as they ever will be: now it is answered."""
     interrupt_asked: bool = False
     superseded: bool = False
     """Its cell has been run again."""

@@ -58,7 +58,7 @@ class Executions:
         self._recent = Recent()
         # Of the kernels that have something to do; an idle one has none.
         self._queues: dict[str, KernelQueue] = {}
-        self._runner = Runner(contents, self._record, events, tasks, self._recent)
+        self._runner = Runner(contents, self._record, events, tasks, self._recent, max_output_bytes)
 
     # ------------------------------------------------------------------ what callers do
 
@@ -201,13 +201,13 @@ class Executions:
                     await execution.news(version)
 
     async def _settled(self, execution: Execution) -> None:
-        while not execution.finished and execution.input_request is None:
+        while not execution.settled and execution.input_request is None:
             await execution.news(execution.version)
 
     async def wait_finished(self, execution: Execution, seconds: float) -> None:
         """Wait until it is done or `seconds` have passed, also if it waits for input meanwhile."""
         with anyio.move_on_after(seconds):
-            while not execution.finished:
+            while not execution.settled:
                 await execution.news(execution.version)
 
     def get(self, execution_id: str) -> Execution | None:
@@ -269,6 +269,10 @@ class Executions:
         execution.input_request = None
         self._record.running(execution)
         await execution.kernel.send_input(text, request)
+
+    def listen(self, session: Session) -> None:
+        """Take what a kernel of an earlier server still publishes for executions that are done."""
+        self._runner.late.listen(session.kernel)
 
     async def resume(self, session: Session, execution: Execution) -> None:
         """Take up an execution that an earlier server sent (see `recovery.recover`)."""

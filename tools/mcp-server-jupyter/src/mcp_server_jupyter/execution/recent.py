@@ -61,6 +61,15 @@ class Recent(Mapping[str, Execution]):
                 before.superseded = True
             self._of_cell[key] = execution
 
+    def recall(self, execution: Execution) -> None:
+        """Take back one that was forgotten, or that an earlier server ran."""
+        self._by_id[execution.id] = execution
+        self._by_request[execution.msg_id] = execution
+        if execution.cell_id is not None:
+            latest = self._of_cell.setdefault((execution.notebook, execution.cell_id), execution)
+            execution.superseded = execution.superseded or latest is not execution
+        self.done(execution)
+
     def done(self, execution: Execution) -> None:
         """Note that one is done, or that its outputs have grown after that; the oldest make room."""
         self._live.pop(execution.id, None)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ..errors import Unavailable
 from ..journal import ExecutionRow, Journal
 from ..notebooks import outputs_mark
+from ..ports import Kernel
 from .execution import Execution
 
 if TYPE_CHECKING:
@@ -66,6 +67,20 @@ class Record:
         """These outputs are about to be put into its cell, or are there."""
         shown = {"outputs": outputs, "execution_count": execution_count}
         self._try(execution, lambda: self._journal.streamed(execution.id, outputs_mark(shown)))
+
+    def of_request(self, kernel: Kernel, msg_id: str) -> str | None:
+        """See `Journal.of_request`; None as well if the journal cannot be read."""
+        with suppress(Unavailable):
+            return self._journal.of_request(msg_id, kernel.id, kernel.epoch)
+        return None
+
+    async def recall(self, execution_id: str) -> tuple[ExecutionRow, bool] | None:
+        """What an execution came to that is not remembered any more, and whether it is its cell's latest run."""
+        with suppress(Unavailable):
+            row = await self._journal.recall(execution_id)
+            if row is not None:
+                return row, self._journal.is_newest(row)
+        return None
 
     async def finished(self, execution: Execution, *, on_disk: bool) -> None:
         """What it came to, and what could not be written before.

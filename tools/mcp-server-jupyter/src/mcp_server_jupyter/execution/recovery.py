@@ -40,6 +40,8 @@ async def recover(
             await executions.resume(sessions.get(row.kernel_id), execution)
         else:
             await _give_up(contents, journal, row)
+    for session in sessions.all():
+        executions.listen(session)
 
 
 def _rebind(adopted: dict[str, Kernel], journal: Journal, sessions: Sessions) -> None:

@@ -23,9 +23,17 @@ from .session import Session, describe
 class Runner:
     """Runs executions, whose turn it is, one call each. The journal, the notebook and listeners are told."""
 
-    def __init__(self, contents: Contents, record: Record, events: Events, tasks: Tasks, recent: Recent) -> None:
+    def __init__(
+        self,
+        contents: Contents,
+        record: Record,
+        events: Events,
+        tasks: Tasks,
+        recent: Recent,
+        max_output_bytes: int | None,
+    ) -> None:
         self.delivery = Delivery(contents, record, events, tasks, recent)
-        self._late = LateOutput(recent, self.delivery, record, events, tasks)
+        self.late = LateOutput(recent, self.delivery, record, events, tasks, max_output_bytes)
         self._record = record
         self._events = events
         self._tasks = tasks
@@ -35,7 +43,7 @@ class Runner:
         """Send it, or go on with what an earlier server sent, until it is done. How its kernel ended, if it did."""
         kernel = execution.kernel
         resumed = execution.status != "queued"
-        self._late.listen(kernel)
+        self.late.listen(kernel)
         if execution.input_request is None:
             execution.status = "running"
         if execution.started_at is None or execution.kernel_epoch != kernel.epoch:
@@ -137,11 +145,12 @@ class Runner:
 
     async def settle(self) -> None:
         """Bring what is under way to the disk, before the server ends. What cannot be written is left to the next."""
-        await self._late.settle()
+        await self.late.settle()
         await self._record.pay()
         await self.delivery.settle()
 
     def _done(self, execution: Execution) -> None:
+        execution.settled = True
         self._recent.done(execution)
         self.publish("finished", execution)
         execution.changed()

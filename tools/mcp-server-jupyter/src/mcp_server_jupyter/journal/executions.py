@@ -196,6 +196,23 @@ class Executions(Tables):
             return _row(row, await self._lines_apart(row[_OUTPUTS]))
         return None
 
+    def of_request(self, msg_id: str, kernel_id: str, epoch: int, *, newest: int = 1000) -> str | None:
+        """The id of the execution of a request; of one that is no execution's, of what that kernel ran last before.
+
+        Only the `newest` executions are looked through.
+        """
+        rows = self._query(
+            "SELECT id FROM (SELECT id, msg_id, kernel_id, kernel_epoch, status FROM executions"
+            " ORDER BY id DESC LIMIT ?4) WHERE msg_id = ?1 OR"
+            " (kernel_id = ?2 AND kernel_epoch = ?3 AND status NOT IN ('queued', 'aborted'))"
+            " ORDER BY msg_id = ?1 DESC, id DESC LIMIT 1",
+            msg_id,
+            kernel_id,
+            epoch,
+            newest,
+        )
+        return rows[0][0] if rows else None
+
     def unfinished(self) -> list[ExecutionRow]:
         """Executions queued, running or waiting for input when they were last written, oldest first."""
         return self._bare(f"WHERE status IN {_UNFINISHED} ORDER BY id")

@@ -84,6 +84,14 @@ class OutputReducer:
         """Bytes of the outputs kept, about."""
         return self._stream_bytes + self._tail_bytes + self._rich_bytes
 
+    def restore(self, outputs: Iterable[Mapping[str, Any]], execution_count: int | None) -> None:
+        """Go on from outputs that were stored. Displays among them are not known by their ids any more."""
+        for output in outputs:
+            handler = self._handlers.get(output["output_type"])
+            if handler is not None:
+                handler(dict(output))
+        self.execution_count = execution_count
+
     def feed(self, message: Message) -> bool:
         """Take one message of the execution, of any channel. True when `outputs()` changed. Never raises."""
         content = message.content

@@ -270,10 +270,10 @@ class Wire:
                 self._track(message, parent)
         elif channel == "shell" and request is not None and len(self._requests) > 1:
             self._overtake(request)
-        if request is not None:
-            request.feed(message)
-        elif channel == "iopub" and self._is_late(message, parent):
+        if channel == "iopub" and self._is_late(message, parent, request):
             self.stray.feed(message, sum(map(len, frames)))
+        elif request is not None:
+            request.feed(message)
 
     def _overtake(self, answered: Request) -> None:
         # The kernel answers what came over shell in that order.
@@ -283,10 +283,13 @@ class Wire:
             if earlier.channel == "shell":
                 earlier.overtake()
 
-    def _is_late(self, message: Message, parent: Mapping[str, Any]) -> bool:
+    def _is_late(self, message: Message, parent: Mapping[str, Any], request: Request | None) -> bool:
+        if message.msg_type == "status" or parent.get("session") != self.identity:
+            return False
         # One identity for the kernel's whole life: requests of an earlier server are ours, too.
-        ours = parent.get("session") == self.identity and parent.get("msg_type") == "execute_request"
-        return ours and message.msg_type != "status"
+        # After a request for kernel_info, what threads print has that for its parent, at once and later.
+        kind = parent.get("msg_type")
+        return kind == "kernel_info_request" or (kind == "execute_request" and request is None)
 
     def _track(self, message: Message, parent: Mapping[str, Any]) -> None:
         if message.parent_id in self._control_ids or parent.get("msg_type") in _CONTROL_ONLY:
