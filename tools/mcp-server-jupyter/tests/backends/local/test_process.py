@@ -86,17 +86,6 @@ async def test_a_kernel_that_died_under_a_stopped_recorder_is_adopted_dead(setti
     assert processes(settings) == []
 
 
-async def test_the_end_is_known_where_the_recorder_cannot_write_it_down(kernels: LocalKernels) -> None:
-    kernel = await kernels.start("python3")
-    # What cannot be replaced by a file stands for a disk without room.
-    (kernel.folder / (recorder.EXIT + ".new")).mkdir()
-    with anyio.fail_after(5):
-        kernel.request("execute_request", content("import os; os._exit(7)"))
-        death = await kernel.wait_dead()
-
-    assert death == (Death(7, "exit code 7") if hasattr(os, "pidfd_open") else Death(None, "its recorder was killed"))
-
-
 # --------------------------------------------------------------------------- kernels that are stuck
 
 # Holds the lock of the interpreter, a moment after what was printed has gone out.

@@ -86,13 +86,15 @@ PUBLISHER = """
 import sys
 sys.path[:0] = {path!r}
 import zmq
-socket = zmq.Context().socket(zmq.XPUB)
+context = zmq.Context()
+socket = context.socket(zmq.XPUB)
 socket.sndhwm = 0
 socket.bind("ipc://{folder}/k-2")
 socket.recv(); socket.recv()
 for number in range(500):
     socket.send_multipart([b"topic", b"<IDS|MSG>", b"sig", b"h", b"p", b"m", b"%d" % number])
 socket.close(5000)
+context.term()
 """
 
 

@@ -267,7 +267,7 @@ class LocalKernel:
             info = {}
         self._process = KernelProcess.meet(self.folder, self._exited) if info else None
         if self._process is None:
-            self._death = read_death(self.folder) or Death(None, "while no server ran")
+            self._death = read_death(self.folder) or Death(None, "it ended while no server ran")
             kill_leftover(self.folder)
             self._connect(info)
             self._unasked.set_result(self._death)

@@ -173,7 +173,8 @@ class KernelProcess:
     # ------------------------------------------------------------------ end
 
     def _kernel_ended(self) -> None:
-        if self.gone.is_set() or self.pid is None:
+        if self.gone.is_set() or self.pid is None or recorder.birth(self.recorder) is None:
+            # A kernel dies with its recorder: how is not why.
             return
         self._code = exit_code(self.pid)
         # It has something to write, should somebody have stopped it.

@@ -29,6 +29,8 @@ _TICK = 60.0
 _BATCH = 4 << 20
 _PRINTED = 512 << 10
 _LENGTH = struct.Struct("<I")
+# Source: zmq_socket_monitor(3): the event's number and its value.
+_EVENT = struct.Struct("=HI")
 
 
 # --------------------------------------------------------------------------- files, also read by the server
@@ -152,6 +154,7 @@ class Recorder:
         self.size = 0
         self.printed = 0
         self.idle = True
+        self.connected = False
         self.alone_since: float | None = None
         self.oom_before = oom_kills()
 
@@ -270,6 +273,7 @@ class Recorder:
         self.topic = b"recorder-" + os.urandom(8).hex().encode()
         self.socket.subscribe(b"")
         self.socket.subscribe(self.topic)
+        self.monitor = self.socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
         port = info["iopub_port"]
         ipc = info["transport"] == "ipc"
         self.socket.connect(f"ipc://{info['ip']}-{port}" if ipc else f"tcp://{info['ip']}:{port}")
@@ -302,6 +306,13 @@ class Recorder:
             # and there is room again.
             self.drop_all()
         return True
+
+    def is_connected(self) -> bool:
+        """Whether the kernel may have sent something that has not been read from its connection yet."""
+        while self.monitor.poll(0):
+            number, _ = _EVENT.unpack(self.monitor.recv_multipart()[0])
+            self.connected = number != self.zmq.EVENT_DISCONNECTED
+        return self.connected
 
     def append(self, data: bytes) -> None:
         """Append to the newest segment, or begin the next one."""
@@ -379,9 +390,12 @@ class Recorder:
         """The kernel has ended: end what it left in its group, read what it still sent, write how it ended."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
-        while self.record() or self.socket.poll(20):
-            pass
         deadline = time.monotonic() + 1
+        while self.record() or (self.is_connected() and time.monotonic() < deadline):
+            self.socket.poll(5)
+        # What was read before the connection's end was told.
+        while self.record():
+            pass
         while select.select([self.output], [], [], 0)[0] and self.copy_output() and time.monotonic() < deadline:
             pass
         status, usage = self.ended or os.wait4(self.pid, 0)[1:]
