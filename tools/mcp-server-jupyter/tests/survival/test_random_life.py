@@ -45,11 +45,9 @@ class Life:
         """Whoever asks finds every variable that was acknowledged, in the kernel that there was from the beginning."""
         if not self.clients:
             self._start()
+        numbers = "sorted(int(n[1:]) for n in dir() if n[:1] == 'v' and n[1:].isdigit())"
         for name in NOTEBOOKS:
-            text = self._ask(
-                "import os; print('has', sorted(int(n[1:]) for n in dir() if n[:1] == 'v' and n[1:].isdigit()), os.getpid())",
-                name,
-            )
+            text = self._ask(f"import os; print('has', {numbers}, os.getpid())", name)
             found = re.search(r"has \[([\d, ]*)\] (\d+)", text)
             assert found, text
             assert self.acknowledged[name] <= {int(n) for n in found[1].split(", ") if n}
