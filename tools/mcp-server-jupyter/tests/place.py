@@ -77,9 +77,10 @@ def run(client: Stdio, code: str, name: str = "a.ipynb") -> str:
 
 
 def is_gone(pid: int) -> bool:
-    """Whether a process has ended; nobody may have collected it yet."""
+    """Whether a process has ended with all its threads, and so let go of its files; it may not be collected yet."""
     try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        process = psutil.Process(pid)
+        return process.status() == psutil.STATUS_ZOMBIE and process.num_threads() <= 1
     except psutil.NoSuchProcess:
         return True
 

@@ -70,6 +70,10 @@ class Held:
         Raises:
             OSError: sockets are forbidden here.
         """
+        left = read_record(self.folder)
+        if left is not None and isinstance(left.socket, str):
+            # Of a server that was killed: nobody listens there while the lock is ours.
+            Path(left.socket).unlink(missing_ok=True)
         listener, address, key = _listen(self.folder)
         self.announce(socket=address, key=key)
         return listener

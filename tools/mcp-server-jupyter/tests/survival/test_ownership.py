@@ -352,6 +352,24 @@ def test_two_clients_of_one_name_are_two_authors(place: Place) -> None:
     assert all(author.startswith("tests#") for author in authors)
 
 
+async def test_two_sessions_over_http_are_two_authors_too(place: Place) -> None:
+    from every_door import http_client
+    from mcp_server_jupyter.journal import open_journal
+
+    server = Server(place.folder).start()
+    try:
+        async with http_client(server, "legacy") as one, http_client(server, "legacy") as two:
+            for client in (one, two):
+                for _ in range(2):
+                    await client.call_tool("append_execute_code_cell", {"cell_source": "1", "notebook_path": "a.ipynb"})
+    finally:
+        server.stop()
+    with open_journal(place.settings.root_state / "journal.sqlite3") as journal:
+        authors = [row.author for row in journal.executions_of("", 0)]
+    assert sorted(authors.count(author) for author in set(authors)) == [2, 2]
+    assert all("#" in author for author in authors)
+
+
 # --------------------------------------------------------------------------- serve, and newer versions
 
 

@@ -35,11 +35,7 @@ def run_stdio(settings: Settings, asked: Mapping[str, Any]) -> None:
     try:
         sys.exit(Relay(settings, serve_detached, asked).run())
     except SocketsForbidden as error:
-        click.echo(
-            f"Warning: this system lets us open no socket ({error.__cause__}); serving this client alone, as with "
-            "--embedded.",
-            err=True,
-        )
+        click.echo(f"Warning: {error.message} Serving this client alone, as with --embedded.", err=True)
     if not _run_embedded(settings):
         raise Unavailable(
             f"Another process serves {settings.root}, and this system lets us open no socket to it.",
@@ -92,9 +88,10 @@ def serve_detached(settings: Settings, held: Held, listener: socket.socket) -> N
 
 def serve_if_free(settings: Settings) -> None:
     """The same in a process that was started for it; ends at once when the root has a server."""
-    from ..ownership import owned  # noqa: PLC0415
+    from ..ownership import hold  # noqa: PLC0415
 
-    with owned(settings) as held:
+    held = hold(settings)
+    if held is not None:
         serve_detached(settings, held, held.listen())
 
 

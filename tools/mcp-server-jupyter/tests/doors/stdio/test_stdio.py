@@ -20,17 +20,29 @@ from mcp_server_jupyter.operations import OPERATIONS
 from support import Server, eventually
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    folder = tmp_path / "root"
-    folder.mkdir()
-    (folder / "a.ipynb").write_text(notebook("x = 1"))
-    return folder
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server for every client that does not end it."""
+    server = Server(tmp_path_factory.mktemp("server")).start()
+    (server.root / "a.ipynb").write_text(notebook("x = 1"))
+    yield server
+    assert server.stop() == 0
+    assert "Traceback" not in server.log.read_text()
 
 
 @pytest.fixture
-def client(root: Path, tmp_path: Path) -> Iterator[Stdio]:
-    with stdio(root, tmp_path / "state") as client:
+def root(server: Server) -> Path:
+    (server.root / "started").unlink(missing_ok=True)
+    return server.root
+
+
+def attached(server: Server, *options: str) -> Any:
+    return stdio(server.root, server.state, *options)
+
+
+@pytest.fixture
+def client(root: Path, server: Server) -> Iterator[Stdio]:
+    with attached(server) as client:
         yield client
 
 
@@ -81,7 +93,6 @@ def test_cancelling_a_call_interrupts_its_cell(client: Stdio, root: Path) -> Non
     request = client.send(
         "tools/call", {"name": "execute_code", "arguments": {"code": code, "notebook_path": "a.ipynb"}}
     )
-    root = Path(client.process.args[3].removeprefix("--root="))  # type: ignore[index]
     eventually((root / "started").exists)
     client.notify("notifications/cancelled", {"requestId": request})
     assert "still here" in client.call("execute_code", code="print('still here')", notebook_path="a.ipynb")
@@ -179,18 +190,6 @@ async def test_a_wire_waits_for_a_slow_reader_without_mixing_messages() -> None:
 # --------------------------------------------------------------------------- attach
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    server = Server(tmp_path).start()
-    (server.root / "a.ipynb").write_text(notebook("x = 1"))
-    yield server
-    server.stop()
-
-
-def attached(server: Server, *options: str) -> Any:
-    return stdio(server.root, server.state, *options)
-
-
 def test_clients_of_one_root_share_the_running_servers_kernel(server: Server) -> None:
     with attached(server) as one, attached(server) as two:
         one.initialize()
@@ -225,7 +224,7 @@ def test_an_attached_client_hears_progress(server: Server) -> None:
 
 
 @pytest.mark.parametrize("era", ["handshake", "modern"])
-def test_an_attached_client_can_cancel(server: Server, era: str) -> None:
+def test_an_attached_client_can_cancel(server: Server, root: Path, era: str) -> None:
     with attached(server) as client:
         meta = {"_meta": META} if era == "modern" else {}
         if era == "handshake":
@@ -233,7 +232,7 @@ def test_an_attached_client_can_cancel(server: Server, era: str) -> None:
         code = "open('started', 'w').close()\nimport time; time.sleep(60)"
         arguments = {"code": code, "notebook_path": "a.ipynb"}
         request = client.send("tools/call", {"name": "execute_code", "arguments": arguments, **meta})
-        eventually((server.root / "started").exists)
+        eventually((root / "started").exists)
         client.notify("notifications/cancelled", {"requestId": request})
         arguments = {"code": "print('free again')", "notebook_path": "a.ipynb"}
         answer = client.ask("tools/call", {"name": "execute_code", "arguments": arguments, **meta})
@@ -241,7 +240,7 @@ def test_an_attached_client_can_cancel(server: Server, era: str) -> None:
 
 
 @pytest.mark.parametrize("era", ["handshake", "modern"])
-def test_the_end_of_a_client_does_not_stop_its_cell(server: Server, era: str) -> None:
+def test_the_end_of_a_client_does_not_stop_its_cell(server: Server, root: Path, era: str) -> None:
     with attached(server) as client:
         meta = {"_meta": META} if era == "modern" else {}
         if era == "handshake":
@@ -249,8 +248,9 @@ def test_the_end_of_a_client_does_not_stop_its_cell(server: Server, era: str) ->
         code = "open('started', 'w').close()\nimport time; time.sleep(1)\nopen('finished', 'w').close()"
         arguments = {"code": code, "notebook_path": "a.ipynb"}
         client.send("tools/call", {"name": "execute_code", "arguments": arguments, **meta})
-        eventually((server.root / "started").exists)
-    eventually((server.root / "finished").exists, 10, "the end of the cell")
+        eventually((root / "started").exists)
+    eventually((root / "finished").exists, 10, "the end of the cell")
+    (root / "finished").unlink()
 
 
 def test_errors_of_the_running_server_reach_the_client(server: Server) -> None:
@@ -295,26 +295,23 @@ def test_a_malformed_line_is_answered_and_moves_nobody(
 
 
 @pytest.fixture(scope="module")
-def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stdio]:
+def patient(server: Server) -> Iterator[Stdio]:
     """One client for everything that must not end it."""
-    folder = tmp_path_factory.mktemp("patient")
-    with stdio(folder / "root", folder / "state") as client:
+    with attached(server) as client:
         client.initialize()
         yield client
 
 
 @pytest.mark.parametrize("version", ["2026-07-28\nX: y", "", 7, None, {}, "\ud800"])
-def test_an_odd_protocol_version_is_answered(root: Path, tmp_path: Path, version: Any) -> None:
-    with stdio(root, tmp_path / "state") as client:
+def test_an_odd_protocol_version_is_answered(server: Server, version: Any) -> None:
+    with attached(server) as client:
         odd = {**META, "io.modelcontextprotocol/protocolVersion": version}
         assert "error" in client.ask("tools/list", {"_meta": odd})
         assert "id" in client.ask("ping")
 
 
-def test_escaped_surrogates_reach_a_cell_and_come_back(root: Path, tmp_path: Path) -> None:
-    with stdio(root, tmp_path / "state") as client:
-        client.initialize()
-        answer = client.ask(
-            "tools/call", {"name": "read_cell", "arguments": {"notebook_path": "\ud800.ipynb", "cell_index": 0}}
-        )
-        assert answer["result"]["isError"]
+def test_escaped_surrogates_reach_a_cell_and_come_back(patient: Stdio) -> None:
+    arguments = {"notebook_path": "surrogates.ipynb"}
+    patient.call("create_notebook", **arguments)
+    patient.call("insert_cell", cell_index=0, cell_type="raw", cell_source="<\ud800>", **arguments)
+    assert "<\ud800>" in patient.call("read_all_cells", **arguments)

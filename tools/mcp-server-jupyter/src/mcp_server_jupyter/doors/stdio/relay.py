@@ -36,8 +36,11 @@ _HAND_OVER_SECONDS = 5.0
 _LAST_ANSWERS_SECONDS = 10.0
 
 
-class SocketsForbidden(Exception):
+class SocketsForbidden(Unavailable):
     """This system lets us open no socket: whoever serves must do it in the client's own process."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(f"This system lets us open no socket ({error}).", hint="--embedded needs none.")
 
 
 @dataclass(slots=True)
@@ -269,8 +272,6 @@ class Relay:
         if failure is None:
             try:
                 self._connect(start_from)
-            except SocketsForbidden:
-                failure = "No other server can be started: this system lets us open no socket."
             except JupyterMcpError as error:
                 failure = str(error)
         if failure is None:
@@ -352,7 +353,7 @@ def reach(settings: Settings, serve: Serve, asked: Mapping[str, Any], start_from
                         listener = held.listen()
                     except OSError as error:
                         held.close()
-                        raise SocketsForbidden from error
+                        raise SocketsForbidden(error) from error
                     fork_server(settings, held, listener, serve)
                     continue
             elif not spawned:

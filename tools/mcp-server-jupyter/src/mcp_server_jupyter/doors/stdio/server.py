@@ -43,7 +43,6 @@ logger = logging.getLogger(__name__)
 Reason = Literal["stopped", "down", "linger", "handed over"]
 OpenHttp = Callable[[], Awaitable[tuple[str, str | None]]]
 _FULL = 16 << 20
-_GREETING_BYTES = 8 << 20
 _GREETING_SECONDS = 10.0
 _FIRST_CLIENT_SECONDS = 10.0
 _LOOK_AGAIN_SECONDS = 60.0
