@@ -27,6 +27,8 @@ from ...settings import Settings
 _Queue = asyncio.Queue[tuple[str, str, Mapping[str, Any]]]
 _STRAY = 1000
 _SPEC = Kernelspec("python3", "Python 3 (in memory)", "python", ())
+_RECORDS = 50
+"""Finished requests that can be met again."""
 
 
 class _Record:
@@ -121,6 +123,8 @@ class MemoryKernel:
         if self.death is not None:
             record.fail(_dead(self.death))
             return _Stream(record)
+        for old in [key for key, each in self._records.items() if not each.missing][:-_RECORDS]:
+            del self._records[old]
         self._records[msg_id] = record
         if channel == "shell":
             self._queue.put_nowait((msg_id, msg_type, dict(content)))
