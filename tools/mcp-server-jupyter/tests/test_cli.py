@@ -49,7 +49,7 @@ def test_help_loads_nothing_heavy() -> None:
 def test_importing_the_doors_starts_nothing_and_loads_no_kernel_client() -> None:
     code = (
         "import sys, threading\nimport mcp_server_jupyter.doors.http.serve, mcp_server_jupyter.doors.serving\n"
-        "heavy = {'jupyter_client', 'zmq', 'PIL', 'psutil', 'prometheus_client', 'structlog'}\n"
+        "heavy = {'jupyter_client', 'zmq', 'PIL', 'psutil', 'structlog'}\n"
         "print(sorted(heavy & set(sys.modules)), threading.active_count())"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)

@@ -310,8 +310,10 @@ def test_an_odd_protocol_version_is_answered(server: Server, version: Any) -> No
         assert "id" in client.ask("ping")
 
 
-def test_escaped_surrogates_reach_a_cell_and_come_back(patient: Stdio) -> None:
+def test_escaped_surrogates_reach_a_cell_and_come_back(patient: Stdio, server: Server) -> None:
     arguments = {"notebook_path": "surrogates.ipynb"}
     patient.call("create_notebook", **arguments)
     patient.call("insert_cell", cell_index=0, cell_type="raw", cell_source="<\ud800>", **arguments)
-    assert "<\ud800>" in patient.call("read_all_cells", **arguments)
+    # As its escape: the protocol's JSON could not carry it otherwise (see `doors/mcp/printable`).
+    assert "<\\ud800>" in patient.call("read_all_cells", **arguments)
+    assert b"<\\ud800>" in (server.root / "surrogates.ipynb").read_bytes()
