@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 import zmq
@@ -18,6 +23,7 @@ from hypothesis import strategies as st
 
 from mcp_server_jupyter.backends.local import recorder
 from mcp_server_jupyter.backends.local.process import _zmq_path
+from support import eventually
 
 
 @given(st.lists(st.lists(st.binary(max_size=50), min_size=1, max_size=8), max_size=20), st.integers(0, 200))
@@ -33,8 +39,15 @@ def test_records_come_back_as_they_were_and_a_torn_end_is_left_out(messages: lis
 def order(folder: Path, argv: list[str], **more: Any) -> None:
     lock = folder / "lock"
     lock.touch()
-    wanted = {"argv": argv, "cwd": str(folder), "lock": str(lock), "orphan_seconds": 3600.0, "segments": 3}
-    wanted |= {"segment_bytes": 2000, "descriptors": None, "path": _zmq_path(), **more}
+    wanted = {
+        "argv": argv,
+        "cwd": str(folder),
+        "lock": str(lock),
+        "orphan_seconds": 3600.0,
+        "segments": 3,
+        "tick_seconds": 60.0,
+    }
+    wanted |= {"segments": 3, "segment_bytes": 2000, "descriptors": None, "path": _zmq_path(), **more}
     recorder.write_json(str(folder / recorder.LAUNCH), wanted)
     recorder.write_json(
         str(folder / recorder.CONNECTION), {"transport": "ipc", "ip": str(folder / "k"), "iopub_port": 2}
@@ -43,8 +56,6 @@ def order(folder: Path, argv: list[str], **more: Any) -> None:
 
 def recorded(folder: Path, prefix: Sequence[str] = ()) -> dict[str, Any]:
     """Run a recorder to its end; what it says about its kernel's."""
-    import json
-
     command = [*prefix, sys.executable, "-I", "-S", recorder.__file__, str(folder), "-1"]
     subprocess.run(command, timeout=20, check=True)
     return dict(json.loads((folder / recorder.EXIT).read_bytes()))
@@ -99,8 +110,6 @@ context.term()
 
 
 def test_segments_rotate_and_only_the_newest_are_kept(tmp_path: Path) -> None:
-    import tempfile
-
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         code = PUBLISHER.format(path=_zmq_path(), folder=name)
@@ -118,8 +127,6 @@ def test_segments_rotate_and_only_the_newest_are_kept(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_costs_the_record_and_not_the_kernel(tmp_path: Path) -> None:
-    import tempfile
-
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         code = PUBLISHER.format(path=_zmq_path(), folder=name)
@@ -132,62 +139,87 @@ def test_a_full_disk_costs_the_record_and_not_the_kernel(tmp_path: Path) -> None
     assert not any(segment.endswith("iopub.1.log") for segment in segments)
 
 
-class Loner(recorder.Recorder):
-    """A recorder around a process that a test has started."""
-
-    def __init__(self, pid: int, lock: Path, orphan_seconds: float) -> None:
-        self.pid = pid
-        self.folder = str(lock.parent / "record")
-        os.makedirs(self.folder, exist_ok=True)
-        self.launch = {"lock": str(lock), "orphan_seconds": orphan_seconds}
-        self.wakeup, _ = os.pipe()
-        os.set_blocking(self.wakeup, False)
-        self.alone_since = None
-        self.ended = None
-        self.idle = True
-
-
-@pytest.fixture
-def sleeper() -> Any:
-    process = subprocess.Popen(["sleep", "300"], start_new_session=True)
-    yield process
-    process.kill()
-    process.wait()
+BUSY = """
+import sys, time
+sys.path[:0] = {path!r}
+import zmq
+socket = zmq.Context().socket(zmq.XPUB)
+socket.bind("ipc://{folder}/k-2")
+socket.recv(); socket.recv()
+socket.send_multipart([
+    b"status", b"<IDS|MSG>", b"sig", b"h", b'{{"msg_type": "execute_request"}}', b"m", b'{{"execution_state": "busy"}}'
+])
+time.sleep(300)
+"""
+IDLE = "import time; time.sleep(300)"
+LOOKS = 5
 
 
-def test_an_idle_kernel_without_a_server_is_ended_after_its_time(sleeper: Any, tmp_path: Path) -> None:
-    lock = tmp_path / recorder.SERVER_LOCK
-    lock.touch()
-    lonely = Loner(sleeper.pid, lock, 0.0)
-    lonely.look_after()
+@dataclass
+class Watched:
+    """A recorder, its kernel's record, and the lock by which it knows that a server is there."""
 
-    assert sleeper.wait(5) == -signal.SIGTERM
+    folder: Path
+    process: subprocess.Popen[bytes]
+    server: IO[str]
 
+    def leave_alone(self) -> None:
+        """End the server."""
+        fcntl.flock(self.server, fcntl.LOCK_UN)
 
-def test_a_busy_kernel_or_one_with_a_server_is_left_alone(sleeper: Any, tmp_path: Path) -> None:
-    lock = tmp_path / recorder.SERVER_LOCK
-    lock.touch()
-    lonely = Loner(sleeper.pid, lock, 0.0)
-    lonely.idle = False
-    lonely.look_after()
-    assert sleeper.poll() is None
-    lonely.idle = True
-    with lock.open() as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        lonely.look_after()
-        assert sleeper.poll() is None
-        assert lonely.alone_since is None
-    Loner(sleeper.pid, lock, 3600.0).look_after()
-    assert sleeper.poll() is None
+    def still_runs_after_some_looks(self) -> bool:
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(0.1 * LOOKS)
+        return self.process.poll() is None
 
 
-def test_a_busy_kernel_whose_record_and_server_are_gone_is_ended(sleeper: Any, tmp_path: Path) -> None:
-    lonely = Loner(sleeper.pid, tmp_path / recorder.SERVER_LOCK, 3600.0)
-    lonely.idle = False
-    os.rmdir(lonely.folder)
-    lonely.look_after()
+@contextmanager
+def watched(code: str, **more: Any) -> Iterator[Watched]:
+    """A recorder that looks after its kernel ten times a second, and whose kernel runs and has been heard."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+        folder = Path(name) / "record"
+        folder.mkdir()
+        text = code.format(path=_zmq_path(), folder=folder)
+        order(folder, [sys.executable, "-c", text], tick_seconds=0.1, lock=str(Path(name) / "lock"), **more)
+        (Path(name) / "lock").touch()
+        command = [sys.executable, "-I", "-S", recorder.__file__, str(folder), "-1"]
+        with (Path(name) / "lock").open() as server, subprocess.Popen(command) as process:
+            fcntl.flock(server, fcntl.LOCK_EX)
+            eventually((folder / recorder.PROCESS).exists)
+            if code is BUSY:
+                eventually(lambda: list(folder.glob("iopub.*.log")), what="the kernel is heard to be busy")
+            try:
+                yield Watched(folder, process, server)
+            finally:
+                with suppress(OSError, ValueError):
+                    os.kill(kernel_of(folder), signal.SIGKILL)
+                process.kill()
 
-    assert sleeper.wait(5) == -signal.SIGTERM
+
+def kernel_of(folder: Path) -> int:
+    return int(json.loads((folder / recorder.PROCESS).read_bytes())["kernel"][0])
+
+
+def test_an_idle_kernel_without_a_server_is_ended_after_its_time() -> None:
+    with watched(IDLE, orphan_seconds=0.3) as kernel:
+        assert kernel.still_runs_after_some_looks()
+        kernel.leave_alone()
+        assert kernel.process.wait(10) == 0
+        assert json.loads((kernel.folder / recorder.EXIT).read_bytes())["signal"] == signal.SIGTERM
+
+
+def test_an_idle_kernel_has_its_whole_time() -> None:
+    with watched(IDLE, orphan_seconds=3600.0) as kernel:
+        kernel.leave_alone()
+        assert kernel.still_runs_after_some_looks()
+
+
+def test_a_busy_kernel_without_a_server_is_left_alone_while_its_record_is_there() -> None:
+    with watched(BUSY, orphan_seconds=0.0) as kernel:
+        kernel.leave_alone()
+        assert kernel.still_runs_after_some_looks()
+        shutil.rmtree(kernel.folder)
+        assert kernel.process.wait(10) == 0
 
 
 def test_the_systems_oom_counters_are_found() -> None:

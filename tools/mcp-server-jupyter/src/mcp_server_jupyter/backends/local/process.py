@@ -35,6 +35,7 @@ class Launch:
     Args:
         lock: a file that a living server holds locked.
         orphan_seconds: how long an idle kernel without a server goes on.
+        tick_seconds: how often the recorder looks whether there is one.
         descriptors: the kernel's soft limit of open files; None leaves it as the server's is.
     """
 
@@ -42,6 +43,7 @@ class Launch:
     cwd: str
     lock: str
     orphan_seconds: float
+    tick_seconds: float = 60.0
     descriptors: int | None = None
     segments: int = SEGMENTS
     segment_bytes: int = SEGMENT_BYTES

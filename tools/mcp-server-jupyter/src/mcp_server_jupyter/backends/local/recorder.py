@@ -25,7 +25,6 @@ from typing import Any
 
 SERVER_LOCK = "server.lock"
 LAUNCH, PROCESS, EXIT, LOG, CONNECTION = "launch.json", "process.json", "exit.json", "kernel.log", "connection.json"
-_TICK = 60.0
 _BATCH = 4 << 20
 _PRINTED = 512 << 10
 _LENGTH = struct.Struct("<I")
@@ -156,6 +155,7 @@ class Recorder:
         self.idle = True
         self.connected = False
         self.alone_since: float | None = None
+        self.tick = float(self.launch["tick_seconds"])
         self.oom_before = oom_kills()
 
     def tell(self, **what: Any) -> None:
@@ -353,7 +353,7 @@ class Recorder:
         poller = self.zmq.Poller()
         for source in (self.wakeup, self.output, self.socket):
             poller.register(source, events)
-        tick = time.monotonic() + _TICK
+        tick = time.monotonic() + self.tick
         while not self.has_ended():
             ready = dict(poller.poll(max(0, int((tick - time.monotonic()) * 1000))))
             if self.wakeup in ready:
@@ -363,12 +363,12 @@ class Recorder:
             if self.socket in ready:
                 self.record()
             if time.monotonic() >= tick:
-                tick = time.monotonic() + _TICK
+                tick = time.monotonic() + self.tick
                 self.look_after()
         self.finish()
 
     def look_after(self) -> None:
-        """Once a minute: end a kernel without a server that has been idle for too long, or whose record is gone."""
+        """Every `tick` seconds: end a kernel without a server that was idle for too long, or whose record is gone."""
         self.oom_before = oom_kills()
         if _is_locked(self.launch["lock"]):
             self.alone_since = None
@@ -378,7 +378,7 @@ class Recorder:
         gone = not os.path.isdir(self.folder)
         if gone or (self.idle and now - self.alone_since >= self.launch["orphan_seconds"]):
             os.killpg(self.pid, signal.SIGTERM)
-            self.alone_since = now - self.launch["orphan_seconds"] + 2 * _TICK
+            self.alone_since = now - self.launch["orphan_seconds"] + 2 * self.tick
             for _ in range(50):
                 if self.has_ended():
                     return
