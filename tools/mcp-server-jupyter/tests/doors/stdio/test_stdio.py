@@ -314,4 +314,4 @@ def test_escaped_surrogates_reach_a_cell_and_come_back(patient: Stdio) -> None:
     arguments = {"notebook_path": "surrogates.ipynb"}
     patient.call("create_notebook", **arguments)
     patient.call("insert_cell", cell_index=0, cell_type="raw", cell_source="<\ud800>", **arguments)
-    assert "<\ud800>" in patient.call("read_all_cells", **arguments)
+    assert r"<\ud800>" in patient.call("read_all_cells", **arguments)
