@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -42,10 +43,15 @@ class Server:
         self.root = folder / "root"
         self.state = folder / "state"
         self.root.mkdir(parents=True, exist_ok=True)
-        self.root_state = Settings.load({"root": self.root, "state_dir": self.state}, environ={}).root_state
         self.options = options
         self.process: subprocess.Popen[bytes] | None = None
         self.log = folder / "server.log"
+
+    @property
+    def root_state(self) -> Path:
+        """What the server keeps of its root, whether that is there yet or not."""
+        settings = Settings.load({"root": self.root.parent, "state_dir": self.state}, environ={})
+        return replace(settings, root=self.root).root_state
 
     def start(self) -> Server:
         with self.log.open("ab") as log:

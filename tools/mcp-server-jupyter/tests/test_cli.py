@@ -46,10 +46,11 @@ def test_help_loads_nothing_heavy() -> None:
     assert shown.stdout.endswith("HEAVY []\n")
 
 
-def test_importing_the_doors_starts_nothing_and_loads_no_kernel_client() -> None:
+@pytest.mark.parametrize(("door", "more"), [("doors.serving", ("prometheus_client",)), ("doors.http.serve", ())])
+def test_importing_a_door_starts_nothing_and_loads_no_kernel_client(door: str, more: tuple[str, ...]) -> None:
     code = (
-        "import sys, threading\nimport mcp_server_jupyter.doors.http.serve, mcp_server_jupyter.doors.serving\n"
-        "heavy = {'jupyter_client', 'zmq', 'PIL', 'psutil', 'structlog'}\n"
+        f"import sys, threading\nimport mcp_server_jupyter.{door}\n"
+        f"heavy = {{'jupyter_client', 'zmq', 'PIL', 'psutil', 'structlog', *{more}}}\n"
         "print(sorted(heavy & set(sys.modules)), threading.active_count())"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)

@@ -578,8 +578,6 @@ def content(path: Path) -> bytes:
 def test_a_start_on_a_full_disk_leaves_the_kernels_of_the_server_before(small_disk: Path, tmp_path: Path) -> None:
     server = Server(tmp_path)
     server.state = small_disk / "state"
-    settings = Settings.load({"root": server.root, "state_dir": server.state}, {})
-    server.root_state = settings.root_state
     server.start()
     server.call("create_notebook", notebook_path="a")
     server.call("execute_code", code="kept = 41", notebook_path="a.ipynb")
