@@ -155,7 +155,8 @@ class Recorder:
         self.idle = True
         self.connected = False
         self.alone_since: float | None = None
-        self.tick = float(self.launch["tick_seconds"])
+        # A server that was running when the package was upgraded does not say it.
+        self.tick = float(self.launch.get("tick_seconds", 60))
         self.oom_before = oom_kills()
 
     def tell(self, **what: Any) -> None:
