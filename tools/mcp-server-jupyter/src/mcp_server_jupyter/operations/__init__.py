@@ -1,4 +1,7 @@
-"""What every door offers. A new operation is one function in this package and one line here."""
+"""What every door offers, over `services`; for doors and commands.
+
+A new operation is one function in this package and one line here.
+"""
 
 from __future__ import annotations
 
