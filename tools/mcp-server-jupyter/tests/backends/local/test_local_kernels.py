@@ -304,6 +304,7 @@ async def test_a_record_whose_beginning_was_dropped_says_so(settings: Settings) 
     async with open_kernels(settings) as kernels:
         with anyio.fail_after(20):
             [kernel] = await kernels.adopt()
+            await until(lambda: b"second" in (folder / "iopub.1.log").read_bytes())
             # As the recorder does when the next segment would be one too many.
             (folder / "iopub.1.log").rename(folder / "iopub.2.log")
             data = (folder / "iopub.2.log").read_bytes()
