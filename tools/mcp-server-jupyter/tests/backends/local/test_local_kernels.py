@@ -406,8 +406,9 @@ CELLS = {
     "subprocess": ("import subprocess; subprocess.run(['echo', 'hello']);", "hello\n"),
     "fork": (
         # Python 3.12 and newer warn of forks beside threads, which every kernel has.
-        "import os, warnings\nwarnings.simplefilter('ignore', DeprecationWarning)\n"
-        "if os.fork() == 0: print('child', flush=True); os._exit(0)\nos.wait();",
+        # One write: ipykernel sends each write of a child apart, and a child that ends at once may lose the last.
+        "import os, sys, warnings\nwarnings.simplefilter('ignore', DeprecationWarning)\n"
+        "if os.fork() == 0: sys.stdout.write('child\\n'); sys.stdout.flush(); os._exit(0)\nos.wait();",
         "child\n",
     ),
     "both": ("import sys\nprint('out', flush=True)\nprint('err', file=sys.stderr)", "out\nerr\n"),
