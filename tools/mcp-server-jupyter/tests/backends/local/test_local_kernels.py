@@ -323,6 +323,7 @@ async def test_a_kernel_that_died_while_no_server_ran_is_adopted_dead_with_its_c
     identity = await killed_server(settings, "print(1, flush=True)\nimport time; time.sleep(600)")
     folder = settings.root_state / "kernels" / identity
     pids = json.loads((folder / "process.json").read_bytes())
+    await until(lambda: b'"stream"' in (folder / "iopub.1.log").read_bytes())
     os.kill(pids["kernel"][0], signal.SIGKILL)
     await until(lambda: is_gone(pids["recorder"][0]))
     async with open_kernels(settings) as kernels:

@@ -32,6 +32,8 @@ def small_group() -> Iterator[Path]:
     pytest.skip("making a control group with a memory limit needs root and a writable /sys/fs/cgroup")
 
 
+# Apart from the tests that ask how a kernel was killed: the count of such ends is the whole system's.
+@pytest.mark.long
 @pytest.mark.anyio
 async def test_a_kernel_out_of_memory_is_named_as_such(small_group: Path, tmp_path: Path) -> None:
     (tmp_path / "root").mkdir()
