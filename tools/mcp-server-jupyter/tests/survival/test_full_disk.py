@@ -619,6 +619,39 @@ async def test_the_journal_is_pruned_while_the_server_runs(tmp_path: Path, monke
     await executions_stay_flat(tmp_path, 80, monkeypatch)
 
 
+async def test_the_journals_log_stays_small_and_is_emptied_when_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcp_server_jupyter.services.CALM_SECONDS", 0.2)
+    async with open_services(settings_of(tmp_path)) as services:
+        log = Path(f"{services.journal.path}-wal")
+        await call(services, "execute_code", code="import os")
+        for _ in range(4):
+            for _ in range(25):
+                await call(services, "append_execute_code_cell", cell_source="print(os.urandom(300_000).hex())")
+                assert log.stat().st_size < 32 * 2**20
+            await until(lambda: log.stat().st_size == 0)
+
+
+async def test_a_log_that_a_reader_holds_is_emptied_once_it_has_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcp_server_jupyter.services.CALM_SECONDS", 0.1)
+    async with open_services(settings_of(tmp_path)) as services:
+        log = Path(f"{services.journal.path}-wal")
+        reader = sqlite3.connect(services.journal.path, isolation_level=None)
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM executions").fetchone()
+        await call(services, "execute_code", code="import os")
+        for _ in range(10):
+            await call(services, "execute_code", code="print(os.urandom(300_000).hex())")
+        assert not await services.journal.checkpoint(empty=True)
+        assert log.stat().st_size > 2**20
+        reader.execute("COMMIT")
+        await until(lambda: log.stat().st_size == 0)
+        reader.close()
+
+
 @pytest.mark.long
 @pytest.mark.timeout(900)
 async def test_20_000_executions_stay_flat(tmp_path: Path) -> None:
