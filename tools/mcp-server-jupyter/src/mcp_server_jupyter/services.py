@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 FIRST_PRUNE_SECONDS = 30.0
 PRUNE_SECONDS = 3600.0
+CALM_SECONDS = 1.0
 
 
 @dataclass(eq=False)
@@ -158,16 +159,19 @@ async def _close(services: Services) -> None:
 
 
 async def _keep_small(journal: Journal, settings: Settings) -> None:
-    """Prune the journal while it grows, and now and then."""
+    """Prune the journal and its log while it grows, once it has grown, and now and then."""
     pause = FIRST_PRUNE_SECONDS
     while True:
-        with anyio.move_on_after(pause):
+        with anyio.move_on_after(pause) as waiting:
             await journal.growth()
+        calm = waiting.cancelled_caught
         pause = PRUNE_SECONDS
         try:
-            await journal.checkpoint()
             await journal.prune(max_age_days=settings.journal_days, max_bytes=settings.journal_megabytes * 2**20)
+            if not await journal.checkpoint(empty=calm) or not calm:
+                pause = CALM_SECONDS
         except Unavailable as error:
+            pause = FIRST_PRUNE_SECONDS
             logger.warning("%s", error)
 
 

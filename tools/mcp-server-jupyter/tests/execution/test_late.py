@@ -101,6 +101,45 @@ async def test_late_output_does_not_come_into_a_cell_that_was_changed_since(mean
     assert "late" in (await desk.call("get_execution", execution_id=execution.id)).text
 
 
+async def note_of(desk: Desk, execution_id: str) -> str:
+    """Wait until it is told that the cell is gone."""
+    with anyio.fail_after(10):
+        while True:
+            execution = desk.services.executions.get(execution_id)
+            if execution is not None and "cell was deleted" in execution.note:
+                return execution.note
+            await anyio.sleep(0.01)
+
+
+async def test_a_cell_deleted_while_it_runs_is_told_so(tmp_path: Path) -> None:
+    code = "import time\nwhile True: print('runs'); time.sleep(0.01)"
+    async with open_desk(settings_of(tmp_path, wait_seconds=0.1)) as desk:
+        answer = await desk.call("append_execute_code_cell", cell_source=code)
+        await desk.call("undo")
+        assert "The cell was deleted while it ran;" in await note_of(desk, answer.data["execution_id"])
+        await desk.call("interrupt_kernel")
+
+
+async def test_a_cell_deleted_after_its_end_is_not_told_to_have_run_then(desk: Desk) -> None:
+    answer = await desk.call("append_execute_code_cell", cell_source=LATER)
+    await desk.call("undo")
+    await say(desk)
+    assert "The cell was deleted; its outputs" in await note_of(desk, answer.data["execution_id"])
+
+
+async def test_of_a_cell_that_ended_unseen_nobody_says_that_it_was_deleted_while_it_ran(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, kernels="local", keep_kernels=True)
+    async with open_desk(settings) as desk:
+        answer = await desk.call("append_execute_code_cell", cell_source="print('done')")
+        await desk.call("undo")
+        # As the journal is when the server was killed before it wrote down what the cell came to.
+        with desk.services.journal._transaction() as database:
+            database.execute("UPDATE executions SET status = 'running', on_disk = 0, outputs = NULL")
+    async with open_desk(settings) as desk:
+        assert "The cell was deleted; its outputs" in await note_of(desk, answer.data["execution_id"])
+        await desk.call("shutdown_kernel")
+
+
 async def test_late_output_comes_after_a_restart_of_the_kernel_too(desk: Desk) -> None:
     await desk.call("execute_code", code="1")
     await desk.call("restart_kernel")

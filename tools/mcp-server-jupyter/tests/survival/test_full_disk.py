@@ -53,6 +53,10 @@ def shown(folder: Path) -> list[str]:
     return ["".join("".join(output.get("text", "")) for output in cell["outputs"]) for cell in file(folder)["cells"]]
 
 
+def size_of(path: Path) -> int:
+    return path.stat().st_size
+
+
 async def until(check: Any, seconds: float = 5.0) -> None:
     with anyio.fail_after(seconds):
         while not check():  # noqa: ASYNC110  (what is waited for is in a database)
@@ -177,6 +181,48 @@ async def test_runs_go_on_without_a_journal_and_say_so_until_it_is_there_again(t
     with open_journal(settings_of(tmp_path).root_state / "journal.sqlite3") as journal:
         assert journal.unfinished() == []
         row = journal.execution(run.data["execution_id"])
+        assert row is not None
+        assert row.status == "ok"
+
+
+def warnings_of(services: Services, run: Answer) -> dict[Any, str]:
+    execution = services.executions.get(run.data["execution_id"])
+    assert execution is not None
+    return execution.warnings
+
+
+async def test_what_the_journal_could_not_take_is_written_soon_after_it_can(tmp_path: Path) -> None:
+    """Also of what still runs, and without another call."""
+    async with open_services(settings_of(tmp_path, wait_seconds=0.2)) as services:
+        await call(services, "execute_code", code="1")
+        with no_journal(services):
+            runs = [
+                await call(services, "execute_code", code=code)
+                for code in ("1 + 1", "2 + 2", f"print('runs'); {SLEEP}", "'waits'")
+            ]
+            await anyio.sleep(0.6)  # One attempt is made in vain.
+            for run in runs:
+                answer = await call(services, "get_execution", execution_id=run.data["execution_id"])
+                assert "The journal cannot be written" in answer.text
+        await until(lambda: not any(warnings_of(services, run) for run in runs), 2)
+        rows = [services.journal.execution(run.data["execution_id"]) for run in runs]
+        assert [row and row.status for row in rows] == ["ok", "ok", "running", "queued"]
+        assert all(row is not None and row.started_at for row in rows[:3])
+        await call(services, "interrupt_kernel")
+
+
+async def test_who_asks_when_the_journal_can_be_written_again_is_not_warned_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcp_server_jupyter.execution.record._RETRY_SECONDS", 60.0)
+    async with open_services(settings_of(tmp_path)) as services:
+        await call(services, "execute_code", code="1")
+        with no_journal(services):
+            run = await call(services, "execute_code", code="1 + 1")
+            assert "journal" in run.text
+        again = await call(services, "get_execution", execution_id=run.data["execution_id"])
+        assert "journal" not in again.text
+        row = services.journal.execution(run.data["execution_id"])
         assert row is not None
         assert row.status == "ok"
 
@@ -617,6 +663,39 @@ async def executions_stay_flat(tmp_path: Path, count: int, monkeypatch: pytest.M
 
 async def test_the_journal_is_pruned_while_the_server_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     await executions_stay_flat(tmp_path, 80, monkeypatch)
+
+
+async def test_the_journals_log_stays_small_and_is_emptied_when_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcp_server_jupyter.services.CALM_SECONDS", 0.2)
+    async with open_services(settings_of(tmp_path)) as services:
+        log = Path(f"{services.journal.path}-wal")
+        await call(services, "execute_code", code="import os")
+        for _ in range(4):
+            for _ in range(25):
+                await call(services, "append_execute_code_cell", cell_source="print(os.urandom(300_000).hex())")
+                assert size_of(log) < 32 * 2**20
+            await until(lambda: size_of(log) == 0)
+
+
+async def test_a_log_that_a_reader_holds_is_emptied_once_it_has_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcp_server_jupyter.services.CALM_SECONDS", 0.1)
+    async with open_services(settings_of(tmp_path)) as services:
+        log = Path(f"{services.journal.path}-wal")
+        reader = sqlite3.connect(services.journal.path, isolation_level=None)
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM executions").fetchone()
+        await call(services, "execute_code", code="import os")
+        for _ in range(10):
+            await call(services, "execute_code", code="print(os.urandom(300_000).hex())")
+        assert not await services.journal.checkpoint(empty=True)
+        assert size_of(log) > 2**20
+        reader.execute("COMMIT")
+        await until(lambda: size_of(log) == 0)
+        reader.close()
 
 
 @pytest.mark.long

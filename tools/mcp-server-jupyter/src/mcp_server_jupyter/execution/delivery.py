@@ -83,7 +83,7 @@ class Delivery:
                 self._update_displays(execution, path, updates, notebook, shown)
         except NotFound:
             if execution.cell_id is not None:
-                execution.add_note("The cell was deleted while it ran; its outputs are kept with the execution only.")
+                execution.add_note(_deleted(execution, late=late))
         except JupyterMcpError as error:
             # Whatever it is, the execution itself is done and must be told.
             if execution.notebook is not None:
@@ -206,6 +206,12 @@ class Delivery:
         """Bring what is under way to the disk now, once, before the server ends."""
         for notebook in list(self._unconfirmed):
             await self._deliver(notebook, urgent=True)
+
+
+def _deleted(execution: Execution, *, late: bool) -> str:
+    # Of what ended unseen, or long before, nobody knows whether the cell was deleted before its end or after.
+    when = "" if late or execution.resumed else " while it ran"
+    return f"The cell was deleted{when}; its outputs are kept with the execution only."
 
 
 def _warn(execution: Execution, error: JupyterMcpError) -> None:

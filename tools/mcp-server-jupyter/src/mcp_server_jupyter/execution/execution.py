@@ -55,6 +55,8 @@ class Execution:
     settled: bool = False
     """It is finished, and its outputs are in the notebook as far as they ever will be: now it is answered."""
     interrupt_asked: bool = False
+    resumed: bool = False
+    """An earlier server sent it: it may have ended before this one started."""
     superseded: bool = False
     """Its cell has been run again."""
     written: tuple[list[NotebookNode], int | None] | None = None

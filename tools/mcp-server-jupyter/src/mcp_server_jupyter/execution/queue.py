@@ -52,7 +52,7 @@ class Executions:
         self.max_output_bytes = max_output_bytes
         self._contents = contents
         self._journal = journal
-        self._record = Record(journal)
+        self._record = Record(journal, tasks)
         self._events = events
         self._tasks = tasks
         self._recent = Recent()
@@ -209,6 +209,10 @@ class Executions:
         with anyio.move_on_after(seconds):
             while not execution.settled:
                 await execution.news(execution.version)
+
+    async def make_up(self) -> None:
+        """Write down what the journal could not take before; warnings of what it takes now are gone then."""
+        await self._record.pay()
 
     def get(self, execution_id: str) -> Execution | None:
         """An execution of this server's life time, if it is a recent one; the journal has all."""

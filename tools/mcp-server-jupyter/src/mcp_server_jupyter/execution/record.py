@@ -6,27 +6,34 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+import anyio
+
 from ..errors import Unavailable
 from ..journal import ExecutionRow, Journal
 from ..notebooks import outputs_mark
 from ..ports import Kernel
+from ..tasks import Tasks
 from .execution import Execution
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 _OWED_MOST = 200
+_RETRY_SECONDS = 0.5
 
 
 class Record:
     """The journal's lines of executions.
 
-    What cannot be written is kept and written with the next line that can: a finished execution must not be taken for
-    a running one by the next server.
+    What cannot be written is kept and written as soon as that works again: a finished execution must not be taken for
+    a running one by the next server, and its caller is warned no longer than it is so.
     """
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, tasks: Tasks) -> None:
         self._journal = journal
+        self._tasks = tasks
+        self._retrying = False
+        self._untold: dict[str, Execution] = {}
         self._missing: dict[str, ExecutionRow] = {}
         self._withdrawn: list[str] = []
         self._owed: dict[str, tuple[Execution, bool]] = {}
@@ -37,10 +44,11 @@ class Record:
             self._journal.add_execution(row)
         except Unavailable as error:
             self._missing[execution.id] = row
-            _warn(execution, error)
+            self._failed(execution, error)
 
     def withdraw(self, execution: Execution) -> None:
         """Forget one that was not sent after all. What cannot be written now is when that works again."""
+        self._untold.pop(execution.id, None)
         self._withdrawn.append(execution.id)
         with suppress(Unavailable):
             self._settle()
@@ -94,19 +102,40 @@ class Record:
         await self.pay()
 
     async def pay(self) -> None:
-        """Write down what finished executions came to. What cannot be written stays for the next time."""
-        with suppress(Unavailable):
+        """Write down what could not be before. What still cannot be stays for the next time."""
+        try:
             self._settle()
-        for execution, on_disk in list(self._owed.values()):
-            if execution.id not in self._owed:
-                continue
-            try:
-                await self._finish(execution, on_disk)
-            except Unavailable as error:
-                _warn(execution, error)
-                return
+            for execution in list(self._untold.values()):
+                self._catch_up(execution)
+            for execution, on_disk in list(self._owed.values()):
+                if execution.id in self._owed:
+                    await self._finish(execution, on_disk)
+                    execution.warnings.pop("journal", None)
+                    self._drop(execution.id)
+        except Unavailable as error:
+            for execution, _ in tuple(self._owed.values()):
+                self._failed(execution, error)
+
+    def _catch_up(self, execution: Execution) -> None:
+        """Write down how one that is not done stands; what it came to is written with what is owed."""
+        if not execution.finished:
+            self._write_state(execution)
             execution.warnings.pop("journal", None)
-            self._drop(execution.id)
+        self._untold.pop(execution.id, None)
+
+    def _write_state(self, execution: Execution) -> None:
+        row = self._missing.get(execution.id)
+        if row is not None:
+            self._journal.add_execution(row)
+            del self._missing[execution.id]
+        if execution.status == "queued":
+            return
+        self._journal.started(execution.id, at=execution.started_at or 0.0, epoch=execution.kernel_epoch)
+        if execution.status == "waiting_input":
+            self._journal.waiting_input(execution.id, execution.input_prompt)
+        if execution.cell_id is not None:
+            shown = {"outputs": execution.outputs(), "execution_count": execution.reducer.execution_count}
+            self._journal.streamed(execution.id, outputs_mark(shown))
 
     async def _finish(self, execution: Execution, on_disk: bool) -> None:
         row = self._missing.get(execution.id)
@@ -151,14 +180,31 @@ class Record:
         try:
             write()
         except Unavailable as error:
-            _warn(execution, error)
+            self._failed(execution, error)
 
     def _drop(self, execution_id: str) -> None:
         self._owed.pop(execution_id, None)
         self._missing.pop(execution_id, None)
 
+    def _failed(self, execution: Execution, error: Unavailable) -> None:
+        """Warn its callers, and try again until it is written."""
+        execution.warnings["journal"] = (
+            f"The journal cannot be written: {error.message} This run will not survive a crash of the server."
+        )
+        if not execution.finished:
+            self._untold[execution.id] = execution
+        if not self._retrying:
+            self._retrying = True
+            self._tasks.start_soon(self._retry)
 
-def _warn(execution: Execution, error: Unavailable) -> None:
-    execution.warnings["journal"] = (
-        f"The journal cannot be written: {error.message} This run will not survive a crash of the server."
-    )
+    async def _retry(self) -> None:
+        try:
+            pause = _RETRY_SECONDS
+            while self._untold or self._owed or self._withdrawn:
+                await anyio.sleep(pause)
+                began = anyio.current_time()
+                await self.pay()
+                # A journal that another process has locked, and big outputs, are not to take all the time there is.
+                pause = max(_RETRY_SECONDS, 5 * (anyio.current_time() - began))
+        finally:
+            self._retrying = False

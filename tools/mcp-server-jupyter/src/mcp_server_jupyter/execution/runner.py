@@ -64,9 +64,11 @@ class Runner:
 
     async def _take_up(self, execution: Execution) -> bool:
         """Go on with what an earlier server sent. False if the kernel never had it, so that it is to be sent."""
+        execution.resumed = True
         replay = await execution.kernel.resume(execution.msg_id)
         some = await self._consume(execution, replay.messages)
         if not some and (replay.complete or not replay.received):
+            execution.resumed = False
             return False
         if not replay.complete:
             execution.note = replay.lost or "Some output of this cell was lost while the server was away."

@@ -34,10 +34,19 @@ class Retention(Tables):
         while self._shrink():
             await anyio.lowlevel.checkpoint()
 
-    async def checkpoint(self) -> None:
-        """Bring what was written into the database file, in a thread: it waits for the disk, and nobody for it."""
+    async def checkpoint(self, *, empty: bool = False) -> bool:
+        """Bring what was written into the database file, in a thread: it waits for the disk, and nobody for it.
+
+        SQLite begins its write-ahead log anew only once all of it is there: what is written meanwhile goes behind.
+
+        Args:
+            empty: give the log's file back to the disk, if all of it is there.
+
+        Returns:
+            Whether all of it was there.
+        """
         with self._errors():
-            await anyio.to_thread.run_sync(_checkpoint, str(self.path))
+            return await anyio.to_thread.run_sync(_checkpoint, str(self.path), empty)
 
     def _drop_older(self, oldest: float) -> bool:
         """Forget a slice of what is older; True if there was any."""
@@ -87,9 +96,16 @@ class Retention(Tables):
         return int(self._query(f"PRAGMA {name}")[0][0])
 
 
-def _checkpoint(path: str) -> None:
+def _checkpoint(path: str, empty: bool) -> bool:
     connection = sqlite3.connect(path, timeout=0.1, isolation_level=None)
     try:
-        connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        done = _checkpointed(connection, "PASSIVE")
+        # Writers wait for this one: it comes when nothing is left to copy.
+        return done and (not empty or _checkpointed(connection, "TRUNCATE"))
     finally:
         connection.close()
+
+
+def _checkpointed(connection: sqlite3.Connection, mode: str) -> bool:
+    busy, pages, copied = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+    return not busy and pages == copied

@@ -61,8 +61,11 @@ MIGRATIONS = (
 )
 
 _CHECKED_WHOLE = 64 * 2**20
-# SQLite's own checkpoint syncs in the midst of a commit: a thread does it long before (`Retention.checkpoint`).
-_CHECKPOINT_PAGES = 65_536
+# SQLite's own checkpoint syncs in the midst of a commit: a thread does most of it long before
+# (`Retention.checkpoint`). What it leaves to a commit is what was written while it worked.
+_CHECKPOINT_PAGES = 6144
+_LOG_BYTES = 8 * 2**20
+"""What is kept of the write-ahead log's file when it is begun anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,7 @@ def _open(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_mode = WAL").fetchone()
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}").fetchone()
+        connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}").fetchone()
         _migrate(connection)
         if path.stat().st_size <= _CHECKED_WHOLE:
             found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]

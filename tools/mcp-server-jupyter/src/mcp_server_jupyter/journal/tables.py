@@ -19,7 +19,8 @@ from .schema import Reset
 _REFERENCE = b"@"
 """A column that begins with it names a blob by number; JSON and zlib never do."""
 
-_ROW_BYTES = 1024
+_ROW_BYTES = 16 * 1024
+"""What a small transaction adds to the write-ahead log: some pages."""
 _GROWTH_BYTES = 4 * 2**20
 
 

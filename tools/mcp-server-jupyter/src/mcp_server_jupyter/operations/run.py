@@ -186,6 +186,8 @@ async def get_execution(
     await services.executions.wait(execution, wait_seconds, _reporter(call))
     if cursor is not None:
         return _page(call, execution_id, execution.status, execution.outputs(), cursor, execution.finished)
+    if execution.warnings.get("journal"):
+        await services.executions.make_up()
     index = await _index_of(call, execution)
     return await executed(execution, call.answers, index=index)
 

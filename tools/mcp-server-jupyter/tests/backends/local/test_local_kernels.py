@@ -316,6 +316,7 @@ async def test_a_record_whose_beginning_was_dropped_says_so(settings: Settings) 
             messages = [message async for message in replay.messages]
     assert not replay.complete
     assert "first messages were dropped" in replay.lost
+    assert "the newest 256 MB and begins anew when its disk is full" in replay.lost
     assert "second" in printed(messages)
 
 

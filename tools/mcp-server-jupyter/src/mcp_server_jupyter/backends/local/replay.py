@@ -15,6 +15,7 @@ from ..zmq.wire import Wire
 from . import recorder
 
 _BARRIER_SECONDS = 2.0
+_KEPT = "which keeps the newest 256 MB and begins anew when its disk is full"
 
 
 async def replay(wire: Wire, folder: Path, msg_id: str) -> Replay:
@@ -30,7 +31,7 @@ async def replay(wire: Wire, folder: Path, msg_id: str) -> Replay:
     if recorded and _is_beginning(recorded[0]):
         return Replay(_messages(recorded, live, ended), complete=True)
     if recorded or rotated:
-        lost = "Its first messages were dropped from the kernel's record, which keeps the newest 256 MB."
+        lost = f"Its first messages were dropped from the kernel's record, {_KEPT}."
         return Replay(_messages(recorded, live, ended or wire.state == "idle"), complete=False, lost=lost)
     # Nothing was published for it: it waits behind what runs now, or it never reached the kernel.
     if wire.state == "busy":
