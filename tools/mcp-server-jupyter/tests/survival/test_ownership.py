@@ -117,11 +117,24 @@ def test_a_long_state_directory_is_no_obstacle(tmp_path: Path) -> None:
     assert not Path(address).exists()
 
 
-def test_where_sockets_are_forbidden_the_client_is_served_in_its_own_process(place: Place, tmp_path: Path) -> None:
-    before = (
-        "import socket\ndef refuse(self, address): raise PermissionError(1, 'Operation not permitted')\n"
-        "socket.socket.bind = refuse"
-    )
+_NO_SOCKET = """
+class Refused(socket.socket):
+    def __init__(self, family=socket.AF_INET, kind=socket.SOCK_STREAM, proto=0, fileno=None):
+        if fileno is None:
+            refuse()
+        super().__init__(family, kind, proto, fileno)
+socket.socket = Refused"""
+
+
+@pytest.mark.parametrize(
+    "forbid",
+    ["socket.socket.bind = refuse", "socket.socket.connect = refuse", _NO_SOCKET],
+    ids=["bind", "connect", "socket"],
+)
+def test_where_sockets_are_forbidden_the_client_is_served_in_its_own_process(
+    place: Place, tmp_path: Path, forbid: str
+) -> None:
+    before = f"import socket\ndef refuse(*_): raise PermissionError(1, 'Operation not permitted')\n{forbid}"
     log = tmp_path / "log"
     with place.client(before=before, log=log) as client:
         client.initialize()

@@ -28,7 +28,8 @@ _END_SECONDS = 30.0
 
 def run_stdio(settings: Settings, asked: Mapping[str, Any]) -> None:
     """Relay the client to its root's server; where that cannot be, serve it here."""
-    from ..doors.stdio.relay import Relay, SocketsForbidden  # noqa: PLC0415
+    from ..doors.stdio.relay import Relay  # noqa: PLC0415
+    from ..ownership import SocketsForbidden  # noqa: PLC0415
 
     if settings.embedded and _run_embedded(settings):
         return

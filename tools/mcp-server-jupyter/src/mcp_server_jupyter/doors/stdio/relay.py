@@ -22,7 +22,7 @@ from typing import Any
 
 from ... import __version__
 from ...errors import JupyterMcpError, Unavailable
-from ...ownership import connect, greeting, hold
+from ...ownership import Held, SocketsForbidden, connect, greeting, hold
 from ...settings import Settings
 from .detach import Serve, can_fork, fork_server, log_tail, spawn_server
 from .lines import PRIVATE, SERVER_ERROR, Line, Malformed, answered, error_line, parse, result_line
@@ -34,13 +34,6 @@ _DEATHS, _DEATH_SECONDS = 5, 30.0
 _REACH_SECONDS = 30.0
 _HAND_OVER_SECONDS = 5.0
 _LAST_ANSWERS_SECONDS = 10.0
-
-
-class SocketsForbidden(Unavailable):
-    """This system lets us open no socket: whoever serves must do it in the client's own process."""
-
-    def __init__(self, error: OSError) -> None:
-        super().__init__(f"This system lets us open no socket ({error}).", hint="--embedded needs none.")
 
 
 @dataclass(slots=True)
@@ -349,12 +342,10 @@ def reach(settings: Settings, serve: Serve, asked: Mapping[str, Any], start_from
             if can_fork():
                 held = hold(settings)
                 if held is not None:
-                    try:
-                        listener = held.listen()
-                    except OSError as error:
-                        held.close()
-                        raise SocketsForbidden(error) from error
+                    listener, connection = _listen_and_connect(settings, held)
                     fork_server(settings, held, listener, serve)
+                    if connection is not None:
+                        return connection
                     continue
             elif not spawned:
                 spawn_server(settings, asked)
@@ -366,6 +357,25 @@ def reach(settings: Settings, serve: Serve, asked: Mapping[str, Any], start_from
             )
         # Neither a lock nor another process's socket can be waited for.
         time.sleep(0.01)
+
+
+def _listen_and_connect(settings: Settings, held: Held) -> tuple[socket.socket, socket.socket | None]:
+    """The listener of a server to be, and a connection that waits for it.
+
+    Connecting before the server is there tells in time whether we may: it would hold the root where we cannot reach it.
+    """
+    try:
+        listener = held.listen()
+    except OSError as error:
+        held.close()
+        raise SocketsForbidden(error) from error
+    try:
+        return listener, connect(settings)
+    except SocketsForbidden:
+        listener.close()
+        held.retract()
+        held.close()
+        raise
 
 
 def _lines(buffer: bytearray, chunk: bytes) -> Iterator[bytes]:
