@@ -56,6 +56,13 @@ class RunningServer:
         return (self.url or "").removesuffix("/mcp")
 
 
+class SocketsForbidden(Unavailable):
+    """This system lets us open no socket: whoever serves must do it in the client's own process."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(f"This system lets us open no socket ({error}).", hint="--embedded needs none.")
+
+
 class Held:
     """The lock on a root's state, held by this process. Made by `hold`."""
 
@@ -166,13 +173,16 @@ def connect(settings: Settings) -> socket.socket | None:
     """A connection to the root's server, None where none answers.
 
     Raises:
-        OSError: sockets are forbidden here.
+        SocketsForbidden
     """
     server = read_record(settings.root_state)
     address = server.socket if server is not None and server.socket else str(settings.root_state / SOCKET)
     if isinstance(address, str) and (not has_unix_sockets() or len(os.fsencode(address)) > _LONGEST_SOCKET):
         return None
-    connection = socket.socket(socket.AF_UNIX) if isinstance(address, str) else socket.socket()
+    try:
+        connection = socket.socket(socket.AF_UNIX) if isinstance(address, str) else socket.socket()
+    except OSError as error:
+        raise SocketsForbidden(error) from error
     try:
         if isinstance(address, str):
             connection.connect(address)
@@ -182,6 +192,9 @@ def connect(settings: Settings) -> socket.socket | None:
     except (FileNotFoundError, ConnectionError, TimeoutError):
         connection.close()
         return None
+    except OSError as error:
+        connection.close()
+        raise SocketsForbidden(error) from error
     except BaseException:
         connection.close()
         raise
@@ -198,12 +211,15 @@ def greeting(settings: Settings, ask: str, **facts: object) -> bytes:
 def ask_server(
     settings: Settings, ask: str, seconds: float = _ASK_SECONDS, **facts: object
 ) -> dict[str, object] | None:
-    """One question to the root's server; None when there is no server.
+    """One question to the root's server; None when there is no server that we can reach.
 
     Raises:
         Unavailable: it did not answer within `seconds`.
     """
-    connection = connect(settings)
+    try:
+        connection = connect(settings)
+    except SocketsForbidden:
+        return None
     if connection is None:
         return None
     with connection:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from http_app import INITIALIZE, stdio, text_of
+from http_app import INITIALIZE, Stdio, stdio, text_of
 from mcp_server_jupyter.ownership import ask_server, hold, is_held, owned, read_record
 from mcp_server_jupyter.settings import Settings
 from place import Place, at_once, is_gone, kill, run
@@ -117,11 +117,24 @@ def test_a_long_state_directory_is_no_obstacle(tmp_path: Path) -> None:
     assert not Path(address).exists()
 
 
-def test_where_sockets_are_forbidden_the_client_is_served_in_its_own_process(place: Place, tmp_path: Path) -> None:
-    before = (
-        "import socket\ndef refuse(self, address): raise PermissionError(1, 'Operation not permitted')\n"
-        "socket.socket.bind = refuse"
-    )
+_NO_SOCKET = """
+class Refused(socket.socket):
+    def __init__(self, family=socket.AF_INET, kind=socket.SOCK_STREAM, proto=0, fileno=None):
+        if fileno is None:
+            refuse()
+        super().__init__(family, kind, proto, fileno)
+socket.socket = Refused"""
+
+
+@pytest.mark.parametrize(
+    "forbid",
+    ["socket.socket.bind = refuse", "socket.socket.connect = refuse", _NO_SOCKET],
+    ids=["bind", "connect", "socket"],
+)
+def test_where_sockets_are_forbidden_the_client_is_served_in_its_own_process(
+    place: Place, tmp_path: Path, forbid: str
+) -> None:
+    before = f"import socket\ndef refuse(*_): raise PermissionError(1, 'Operation not permitted')\n{forbid}"
     log = tmp_path / "log"
     with place.client(before=before, log=log) as client:
         client.initialize()
@@ -196,6 +209,41 @@ def test_what_only_reads_the_protocol_is_asked_again_of_the_next_server(place: P
         assert all("result" in client.receive(request) for request in waiting)
         client.call("insert_cell", notebook_path="a.ipynb", cell_index=-1, cell_type="code", cell_source="1")
         eventually(lambda: client.ask("ping") and any("updated" in str(m.get("method")) for m in client.others))
+
+
+def test_a_call_that_the_killed_server_never_read_is_made_with_the_next_one(place: Place) -> None:
+    with place.client() as client:
+        client.initialize()
+        run(client, "x = 0")
+        pid = place.record.pid
+        os.kill(pid, signal.SIGSTOP)
+        call = {"name": "execute_code", "arguments": {"code": "x += 1; x", "notebook_path": "a.ipynb"}}
+        first, last = client.send("tools/call", call), client.send("tools/call", call)
+        client.write(b"no message\n")
+        client.receive(None)  # the relay has handed on what came before
+        os.kill(pid, signal.SIGKILL)
+        answers = [text_of(client.receive(request)) for request in (first, last)]
+        assert "unknown" in answers[0]
+        assert answers[1].splitlines()[-1].endswith("1")
+        assert run(client, "x").endswith("1")
+
+
+def _next_server(place: Place, before: int, clients: list[Stdio]) -> bool:
+    """Whether another server answers; until it does, the record may name the client that starts it."""
+    return place.version is not None and place.record.pid not in (before, *(client.process.pid for client in clients))
+
+
+def test_servers_killed_in_a_row_are_each_counted_once_by_every_client(place: Place) -> None:
+    with ExitStack() as stack:
+        clients = [stack.enter_context(place.client()) for _ in range(4)]
+        at_once(*(client.initialize for client in clients))
+        run(clients[0], "x = 'kept'")
+        for _ in range(4):
+            before = place.record.pid
+            kill(before)
+            eventually(lambda before=before: _next_server(place, before, clients), 20, "the next server")
+        for client in clients:
+            assert "kept" in run(client, "x")
 
 
 def test_a_server_that_is_asked_to_end_leaves_the_kernels_to_attached_clients(place: Place) -> None:

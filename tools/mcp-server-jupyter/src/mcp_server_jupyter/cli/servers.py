@@ -28,7 +28,8 @@ _END_SECONDS = 30.0
 
 def run_stdio(settings: Settings, asked: Mapping[str, Any]) -> None:
     """Relay the client to its root's server; where that cannot be, serve it here."""
-    from ..doors.stdio.relay import Relay, SocketsForbidden  # noqa: PLC0415
+    from ..doors.stdio.relay import Relay  # noqa: PLC0415
+    from ..ownership import SocketsForbidden  # noqa: PLC0415
 
     if settings.embedded and _run_embedded(settings):
         return
@@ -121,10 +122,10 @@ def _listener(held: Held) -> socket.socket | None:
 def record_of(settings: Settings, asked: Mapping[str, Any]) -> dict[str, Any]:
     """The record of the root's server, which is started if need be, with its HTTP door open."""
     from ..doors.stdio.detach import log_tail  # noqa: PLC0415
-    from ..doors.stdio.relay import reach  # noqa: PLC0415
+    from ..doors.stdio.reach import reach  # noqa: PLC0415
     from ..ownership import ask_server  # noqa: PLC0415
 
-    reach(settings, serve_detached, asked).close()
+    reach(settings, serve_detached, asked)[0].close()
     answer: Any = ask_server(settings, "record", _START_SECONDS, http=True)
     if answer is None:
         raise Unavailable(f"The server of {settings.root} did not start.", hint=log_tail(settings.root_state))

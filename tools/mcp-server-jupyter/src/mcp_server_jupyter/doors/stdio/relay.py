@@ -21,26 +21,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ... import __version__
-from ...errors import JupyterMcpError, Unavailable
-from ...ownership import connect, greeting, hold
+from ...errors import JupyterMcpError
+from ...ownership import greeting, has_unix_sockets
 from ...settings import Settings
-from .detach import Serve, can_fork, fork_server, log_tail, spawn_server
+from .detach import Serve, log_tail
 from .lines import PRIVATE, SERVER_ERROR, Line, Malformed, answered, error_line, parse, result_line
+from .reach import reach
 
 _CHUNK = 1 << 16
 _FULL = 8 << 20
 _WRITE = min(select.PIPE_BUF, 4096) if hasattr(select, "PIPE_BUF") else 4096
 _DEATHS, _DEATH_SECONDS = 5, 30.0
-_REACH_SECONDS = 30.0
+_HANG_UPS = 20
 _HAND_OVER_SECONDS = 5.0
 _LAST_ANSWERS_SECONDS = 10.0
-
-
-class SocketsForbidden(Unavailable):
-    """This system lets us open no socket: whoever serves must do it in the client's own process."""
-
-    def __init__(self, error: OSError) -> None:
-        super().__init__(f"This system lets us open no socket ({error}).", hint="--embedded needs none.")
 
 
 @dataclass(slots=True)
@@ -74,7 +68,9 @@ class Relay:
         self._open = True
         self._from_client, self._from_server = bytearray(), bytearray()
         self._to_client, self._to_server = bytearray(), bytearray()
-        self._sent = self._sent_before = 0
+        self._sent = self._unread = 0
+        self._greeted = self._is_ours = False
+        self._hang_ups = 0
         self._pending: dict[str, _Pending] = {}
         self._unknown: list[_Pending] = []
         self._handshake = _Handshake()
@@ -200,14 +196,16 @@ class Relay:
             return
         except OSError:
             # What it said before it went is still to be read.
-            self._to_server.clear()
+            self._discard_unsent()
 
     def _read_server(self, server: socket.socket) -> None:
         try:
             chunk = server.recv(4 * _CHUNK)
         except BlockingIOError:
             return
-        except OSError:
+        except OSError as error:
+            # A Unix socket whose other end is closed says so when something was left unread there.
+            self._unread += isinstance(error, ConnectionResetError) and _is_unix(server)
             chunk = b""
         if not chunk:
             self._lost()
@@ -225,6 +223,8 @@ class Relay:
         self._flush_client()
 
     def _told(self, facts: dict[str, Any]) -> None:
+        if "version" in facts:
+            self._greeted, self._hang_ups = True, 0
         if "bye" in facts:
             self._bye = facts
         for warning in facts.get("warnings", ()):
@@ -237,19 +237,40 @@ class Relay:
     def _lost(self) -> None:
         """The connection has ended: sort what was unanswered, and find the next server if anybody needs one."""
         bye, self._bye = self._bye or {}, None
+        taken = bye.get("taken", self._most_taken())
+        if not bye:
+            self._count_death()
         self._drop()
         if self._closing_at is not None:
             return
-        taken = bye.get("taken", self._sent_before)
         again = [p.line for p in self._pending.values() if p.number > taken or p.line.method != "tools/call"]
         self._unknown += [p for p in self._pending.values() if p.line not in again]
         self._pending = {}
-        if not bye:
-            self._deaths.append(time.monotonic())
         if bye.get("bye") in ("down", "linger") and not again and not self._unknown:
             return
         others_first = bye.get("bye") == "handed over" and bye.get("heir") != self._id
         self._attach(again, time.monotonic() + (_HAND_OVER_SECONDS if others_first else 0))
+
+    def _most_taken(self) -> int:
+        """How many of the lines that were sent a server that died may have read: they may not be sent again."""
+        assert self._server is not None
+        self._discard_unsent()
+        if not self._greeted and _is_unix(self._server):
+            return 0
+        return max(0, self._sent - self._unread)
+
+    def _discard_unsent(self) -> None:
+        self._unread += self._to_server.count(b"\n")
+        self._to_server.clear()
+
+    def _count_death(self) -> None:
+        """A connection that waited at a server of others' while it died tells of a death that was counted already.
+
+        Unless it goes on like that: then there is a server that hangs up on us.
+        """
+        self._hang_ups += not self._greeted
+        if self._greeted or self._is_ours or self._hang_ups > _HANG_UPS:
+            self._deaths.append(time.monotonic())
 
     def _drop(self) -> None:
         if self._server is not None:
@@ -257,7 +278,8 @@ class Relay:
         self._server = None
         self._from_server.clear()
         self._to_server.clear()
-        self._sent, self._sent_before = 0, self._sent
+        self._sent = self._unread = 0
+        self._greeted = self._is_ours = False
 
     # ------------------------------------------------------------------ finding a server
 
@@ -285,7 +307,7 @@ class Relay:
 
     def _connect(self, start_from: float) -> None:
         """Connect, and say who we are."""
-        self._server = reach(self._settings, self._serve, self._asked, start_from)
+        self._server, self._is_ours = reach(self._settings, self._serve, self._asked, start_from)
         self._server.setblocking(False)
         settings = self._settings
         client = {
@@ -331,41 +353,8 @@ class Relay:
         )
 
 
-def reach(settings: Settings, serve: Serve, asked: Mapping[str, Any], start_from: float = 0.0) -> socket.socket:
-    """A connection to the root's server, started if there is none.
-
-    Raises:
-        SocketsForbidden
-        InvalidRequest: the state folder cannot be written.
-        Unavailable: another process holds the root and takes no clients.
-    """
-    end = time.monotonic() + _REACH_SECONDS
-    spawned = False
-    while True:
-        connection = connect(settings)
-        if connection is not None:
-            return connection
-        if time.monotonic() >= start_from:
-            if can_fork():
-                held = hold(settings)
-                if held is not None:
-                    try:
-                        listener = held.listen()
-                    except OSError as error:
-                        held.close()
-                        raise SocketsForbidden(error) from error
-                    fork_server(settings, held, listener, serve)
-                    continue
-            elif not spawned:
-                spawn_server(settings, asked)
-                spawned = True
-        if time.monotonic() > end:
-            raise Unavailable(
-                f"Another process holds {settings.root} and takes no clients.",
-                hint=f"End it, or look into {settings.root_state} with `mcp-server-jupyter doctor`.",
-            )
-        # Neither a lock nor another process's socket can be waited for.
-        time.sleep(0.01)
+def _is_unix(connection: socket.socket) -> bool:
+    return has_unix_sockets() and connection.family == socket.AF_UNIX
 
 
 def _lines(buffer: bytearray, chunk: bytes) -> Iterator[bytes]:
