@@ -69,10 +69,14 @@ def up(context: click.Context, /, **options: Any) -> None:
 @with_settings("Root", "Server")
 @click.pass_context
 def down(context: click.Context, /, **options: Any) -> None:
-    """End the root's server and its kernels; what is written stays."""
+    """End the root's server and its kernels, or those that it left running; what is written stays."""
     settings = load_settings(context, options)
-    ended = servers.end_server(settings)
-    click.echo(f"The server of {settings.root} has ended." if ended else f"No server of {settings.root} runs.")
+    if servers.end_server(settings):
+        click.echo(f"The server of {settings.root} has ended.")
+        return
+    click.echo(f"No server of {settings.root} runs.")
+    if left := servers.end_left_kernels(settings):
+        click.echo(f"Ended {left} kernel{'s' if left > 1 else ''} that the last one left.")
 
 
 @commands.command(cls=GroupedOptions)

@@ -132,6 +132,21 @@ def record_of(settings: Settings, asked: Mapping[str, Any]) -> dict[str, Any]:
     return dict(answer["record"])
 
 
+def end_left_kernels(settings: Settings) -> int:
+    """End the kernels that the root's last server left, when none runs; how many there were.
+
+    Raises:
+        Unavailable: a server has just begun to serve the root.
+    """
+    from ..commands.states import kernel_records  # noqa: PLC0415
+
+    if settings.keep_kernels or not kernel_records(settings.root_state):
+        return 0
+    # Closing the services ends what they have adopted, and writes down what became of the cells that ran.
+    settings = dataclasses.replace(settings, keep_kernels=False, log_level="error", notebook=None)
+    return int(_in_services(settings, _count_kernels))
+
+
 def end_server(settings: Settings) -> bool:
     """End the root's server and its kernels; False when there is none.
 
@@ -219,6 +234,10 @@ async def _run_notebook(services: Any, notebook: Path, output: Path | None, para
     values = parse_parameters(parameters)
     path = prepare(root, notebook, output)
     return await run_notebook(services, path, notebook.relative_to(root).as_posix(), values, click.echo)
+
+
+async def _count_kernels(services: Any) -> int:
+    return sum(session.death is None for session in services.sessions.all())
 
 
 async def _invoke(services: Any, operation: str, arguments: Mapping[str, Any]) -> str:
