@@ -119,8 +119,8 @@ def _listener(held: Held) -> socket.socket | None:
 # --------------------------------------------------------------------------- questions to it
 
 
-def record_of(settings: Settings, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """The record of the root's server, which is started if need be, with its HTTP door open."""
+def record_of(settings: Settings, asked: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+    """The record of the root's server, which is started if need be, with its HTTP door open; does it keep its port?"""
     from ..doors.stdio.detach import log_tail  # noqa: PLC0415
     from ..doors.stdio.reach import reach  # noqa: PLC0415
     from ..ownership import ask_server  # noqa: PLC0415
@@ -129,7 +129,7 @@ def record_of(settings: Settings, asked: Mapping[str, Any]) -> dict[str, Any]:
     answer: Any = ask_server(settings, "record", _START_SECONDS, http=True)
     if answer is None:
         raise Unavailable(f"The server of {settings.root} did not start.", hint=log_tail(settings.root_state))
-    return dict(answer["record"])
+    return dict(answer["record"]), bool(answer.get("keeps_port"))
 
 
 def end_left_kernels(settings: Settings) -> int:
