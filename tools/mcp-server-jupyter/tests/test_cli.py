@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -144,8 +145,22 @@ def test_a_configuration_over_http_is_of_a_server_that_answers(tmp_path: Path) -
         call = {"method": "tools/call", "params": {"name": "list_notebooks", "arguments": {}}}
         answer = httpx2.post(entry["url"], json=call, headers=entry["headers"], timeout=30)
         assert "result" in answer.json()
+        assert "serve --port" in ended.stderr
     finally:
         assert run(tmp_path, "down").returncode == 0
+
+
+def test_a_server_with_a_port_of_its_own_is_configured_without_a_warning(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = Server(tmp_path, f"--port={port}").start()
+    try:
+        ended = run(tmp_path, "config", "cursor", "--http", f"--state-dir={server.state}")
+        assert f":{port}/mcp" in ended.stdout
+        assert "serve --port" not in ended.stderr
+    finally:
+        server.stop()
 
 
 # --------------------------------------------------------------------------- run

@@ -181,23 +181,19 @@ def connect(settings: Settings) -> socket.socket | None:
         return None
     try:
         connection = socket.socket(socket.AF_UNIX) if isinstance(address, str) else socket.socket()
-    except OSError as error:
-        raise SocketsForbidden(error) from error
-    try:
-        if isinstance(address, str):
-            connection.connect(address)
-        else:
-            connection.connect(("127.0.0.1", address))
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            if isinstance(address, str):
+                connection.connect(address)
+            else:
+                connection.connect(("127.0.0.1", address))
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except BaseException:
+            connection.close()
+            raise
     except (FileNotFoundError, ConnectionError, TimeoutError):
-        connection.close()
         return None
     except OSError as error:
-        connection.close()
         raise SocketsForbidden(error) from error
-    except BaseException:
-        connection.close()
-        raise
     return connection
 
 
@@ -216,10 +212,9 @@ def ask_server(
     Raises:
         Unavailable: it did not answer within `seconds`.
     """
-    try:
+    connection = None
+    with suppress(SocketsForbidden):
         connection = connect(settings)
-    except SocketsForbidden:
-        return None
     if connection is None:
         return None
     with connection:

@@ -22,6 +22,7 @@ from mcp_server_jupyter.errors import (
     NotFound,
     Unavailable,
 )
+from mcp_server_jupyter.execution.session import describe
 from mcp_server_jupyter.journal import Journal
 from mcp_server_jupyter.ports import Death
 
@@ -373,3 +374,17 @@ async def test_a_kernel_adopted_dead_is_told_as_one_that_died(tmp_path: Path) ->
                 await desk.call("execute_code", code="1")
             assert (await desk.call("restart_kernel")).data["kernel_epoch"] == 5
             assert (await desk.call("execute_code", code="1")).data["status"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("death", "text"),
+    [
+        (Death(3, "exit code 3"), "exited with code 3"),
+        (Death(-9, "SIGKILL"), "was killed by signal 9 (SIGKILL)"),
+        (Death(-9, "out of memory"), "was killed by signal 9 (out of memory)"),
+        (Death(None, "the recorder is gone"), "ended (the recorder is gone)"),
+        (Death(None, ""), "ended"),
+    ],
+)
+async def test_a_death_is_described_once(death: Death, text: str) -> None:
+    assert describe(death) == text

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from http_app import INITIALIZE, Stdio, stdio, text_of
+from mcp_server_jupyter.journal import open_journal
 from mcp_server_jupyter.ownership import ask_server, hold, is_held, owned, read_record
 from mcp_server_jupyter.settings import Settings
 from place import Place, at_once, is_gone, kill, run
@@ -332,6 +333,26 @@ def test_kept_kernels_outlive_a_lingering_server(place: Place) -> None:
         assert "kept" in run(client, "x")
 
 
+def test_down_ends_the_kernels_that_a_killed_server_left(place: Place) -> None:
+    with place.client() as client:
+        client.initialize()
+        run(client, "1", "a.ipynb")
+        code = "open('started', 'w').close()\nimport time; time.sleep(60)"
+        call = {"name": "execute_code", "arguments": {"code": code, "notebook_path": "b.ipynb"}}
+        client.send("tools/call", call)
+        eventually((place.root / "started").exists)
+        client.process.kill()
+        kill(place.record.pid)
+    ended = place.command("down")
+    assert ended.returncode == 0
+    assert "No server" in ended.stdout
+    assert "Ended 2 kernels" in ended.stdout
+    assert place.processes() == []
+    assert "Ended" not in place.command("down").stdout
+    with open_journal(place.settings.root_state / "journal.sqlite3") as journal:
+        assert not journal.unfinished()
+
+
 def test_down_ends_server_and_kernels_and_the_next_call_starts_anew(place: Place) -> None:
     with place.client() as client:
         client.initialize()
@@ -391,8 +412,6 @@ def test_two_clients_of_one_name_are_two_authors(place: Place) -> None:
             client.call("append_execute_code_cell", cell_source="1", notebook_path="a.ipynb")
         kill(place.record.pid)
         one.call("append_execute_code_cell", cell_source="2", notebook_path="a.ipynb")
-    from mcp_server_jupyter.journal import open_journal
-
     with open_journal(place.settings.root_state / "journal.sqlite3") as journal:
         authors = [row.author for row in journal.executions_of("", 0)]
     assert len(set(authors)) == 2
@@ -402,7 +421,6 @@ def test_two_clients_of_one_name_are_two_authors(place: Place) -> None:
 
 async def test_two_sessions_over_http_are_two_authors_too(place: Place) -> None:
     from every_door import http_client
-    from mcp_server_jupyter.journal import open_journal
 
     server = Server(place.folder).start()
     try:

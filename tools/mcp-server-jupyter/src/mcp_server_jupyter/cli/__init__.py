@@ -24,6 +24,10 @@ from .options import (
 )
 
 CLIENTS = ("vscode", "claude", "claude-desktop", "cursor", "windsurf", "generic")
+_PORT_CHANGES = (
+    "Warning: this server takes any free port, another one when it is started again. `mcp-server-jupyter serve --port "
+    "PORT` in the foreground keeps its port: run it and then this again, or leave --http out."
+)
 
 
 @click.group(cls=GroupedGroup, invoke_without_command=True, context_settings={"max_content_width": 110})
@@ -62,17 +66,22 @@ def up(context: click.Context, /, **options: Any) -> None:
     import json  # noqa: PLC0415 - `--help` loads nothing it does not need
 
     settings = load_settings(context, options)
-    click.echo(json.dumps(servers.record_of(settings, asked(settings, merged_options(context, options))), indent=2))
+    record, _ = servers.record_of(settings, asked(settings, merged_options(context, options)))
+    click.echo(json.dumps(record, indent=2))
 
 
 @commands.command(cls=GroupedOptions)
 @with_settings("Root", "Server")
 @click.pass_context
 def down(context: click.Context, /, **options: Any) -> None:
-    """End the root's server and its kernels; what is written stays."""
+    """End the root's server and its kernels, or those that it left running; what is written stays."""
     settings = load_settings(context, options)
-    ended = servers.end_server(settings)
-    click.echo(f"The server of {settings.root} has ended." if ended else f"No server of {settings.root} runs.")
+    if servers.end_server(settings):
+        click.echo(f"The server of {settings.root} has ended.")
+        return
+    click.echo(f"No server of {settings.root} runs.")
+    if left := servers.end_left_kernels(settings):
+        click.echo(f"Ended {left} kernel{'s' if left > 1 else ''} that the last one left.")
 
 
 @commands.command(cls=GroupedOptions)
@@ -146,12 +155,15 @@ def config(context: click.Context, /, *, client: str, http: bool, **options: Any
     from ..commands import config  # noqa: PLC0415
 
     settings = load_settings(context, options)
+    keeps_port = True
     if http:
-        record = servers.record_of(settings, asked(settings, merged_options(context, options)))
+        record, keeps_port = servers.record_of(settings, asked(settings, merged_options(context, options)))
         entry = config.http_config(client, record["url"], record["token"])
     else:
         entry = config.stdio_config(client, settings)
     click.echo(f"For {config.CLIENTS[client]}:", err=True)
+    if not keeps_port:
+        click.echo(_PORT_CHANGES, err=True)
     click.echo(json.dumps(entry, indent=2))
 
 

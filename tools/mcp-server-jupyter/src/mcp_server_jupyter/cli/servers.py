@@ -119,8 +119,8 @@ def _listener(held: Held) -> socket.socket | None:
 # --------------------------------------------------------------------------- questions to it
 
 
-def record_of(settings: Settings, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """The record of the root's server, which is started if need be, with its HTTP door open."""
+def record_of(settings: Settings, asked: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+    """The record of the root's server, which is started if need be, with its HTTP door open; does it keep its port?"""
     from ..doors.stdio.detach import log_tail  # noqa: PLC0415
     from ..doors.stdio.reach import reach  # noqa: PLC0415
     from ..ownership import ask_server  # noqa: PLC0415
@@ -129,7 +129,22 @@ def record_of(settings: Settings, asked: Mapping[str, Any]) -> dict[str, Any]:
     answer: Any = ask_server(settings, "record", _START_SECONDS, http=True)
     if answer is None:
         raise Unavailable(f"The server of {settings.root} did not start.", hint=log_tail(settings.root_state))
-    return dict(answer["record"])
+    return dict(answer["record"]), bool(answer.get("keeps_port"))
+
+
+def end_left_kernels(settings: Settings) -> int:
+    """End the kernels that the root's last server left, when none runs; how many there were.
+
+    Raises:
+        Unavailable: a server has just begun to serve the root.
+    """
+    from ..commands.states import kernel_records  # noqa: PLC0415
+
+    if settings.keep_kernels or not kernel_records(settings.root_state):
+        return 0
+    # Closing the services ends what they have adopted, and writes down what became of the cells that ran.
+    settings = dataclasses.replace(settings, keep_kernels=False, log_level="error", notebook=None)
+    return int(_in_services(settings, _count_kernels))
 
 
 def end_server(settings: Settings) -> bool:
@@ -219,6 +234,10 @@ async def _run_notebook(services: Any, notebook: Path, output: Path | None, para
     values = parse_parameters(parameters)
     path = prepare(root, notebook, output)
     return await run_notebook(services, path, notebook.relative_to(root).as_posix(), values, click.echo)
+
+
+async def _count_kernels(services: Any) -> int:
+    return sum(session.death is None for session in services.sessions.all())
 
 
 async def _invoke(services: Any, operation: str, arguments: Mapping[str, Any]) -> str:

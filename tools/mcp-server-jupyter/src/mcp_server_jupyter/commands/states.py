@@ -15,11 +15,11 @@ def kernels_of_all(settings: Settings, kernels_of: Callable[[Settings], str]) ->
     """One text for each root that has kernels. `kernels_of` lists those of one."""
     found = False
     for folder, root in states(settings):
-        if not is_held(folder) and not _kernels(folder):
+        if not is_held(folder) and not kernel_records(folder):
             continue
         found = True
         if not Path(root).is_dir():
-            yield f"{root} (gone): {len(_kernels(folder))} kernel record(s) in {folder}"
+            yield f"{root} (gone): {len(kernel_records(folder))} kernel record(s) in {folder}"
             continue
         one = dataclasses.replace(settings, root=Path(root))
         try:
@@ -35,7 +35,8 @@ def without_root(settings: Settings) -> list[tuple[Path, str]]:
     return [(folder, root) for folder, root in states(settings) if not Path(root).is_dir() and not is_held(folder)]
 
 
-def _kernels(folder: Path) -> list[Path]:
+def kernel_records(folder: Path) -> list[Path]:
+    """What is written down of the kernels of a state folder, whether they still run or not."""
     return list((folder / "kernels").glob("*/record.json"))
 
 

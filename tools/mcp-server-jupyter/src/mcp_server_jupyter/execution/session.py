@@ -341,7 +341,8 @@ def describe(death: Death) -> str:
         how = f"was killed by signal {-death.exit_code}"
     else:
         how = f"exited with code {death.exit_code}"
-    return f"{how} ({death.reason})" if death.reason else how
+    says_no_more = death.reason in ("", f"exit code {death.exit_code}")
+    return how if says_no_more else f"{how} ({death.reason})"
 
 
 def _cause(end: KernelEnd) -> str:

@@ -5,7 +5,7 @@ after it; every other question is answered with one line, and the connection clo
 
 - `attach`: answered by `{"jupyter": 1, "version", "warnings", "executions"}`. The last line before the server closes
   the connection is `{"jupyter": 1, "bye": why, "taken": lines that were read, "heir": who starts the next server}`.
-- `record`: the server's record; with `http`, once the HTTP door is open too.
+- `record`: the server's record, and whether the next one has its HTTP port; with `http`, once that door is open too.
 - `call`: one operation, as the REST door answers it.
 - `down`: the end of the server and its kernels.
 - `hand over`: the end of an idle server that was started by its clients; its kernels are left to whoever asks.
@@ -308,7 +308,7 @@ class RootServer:
         if ask == "record":
             if greeting.get("http"):
                 await self._http()
-            return {"record": dataclasses.asdict(self._held.record)}
+            return {"record": dataclasses.asdict(self._held.record), "keeps_port": self._keeps_port}
         if ask == "call":
             return await self._call(greeting["operation"], greeting["arguments"])
         if ask == "down":
@@ -320,6 +320,11 @@ class RootServer:
             self.end("handed over")
             return {"ok": True}
         return {"message": f"This server does not know {ask!r}; it speaks protocol {PROTOCOL}.", "hint": None}
+
+    @property
+    def _keeps_port(self) -> bool:
+        """Whether HTTP is served at a port that somebody chose, not at whatever is free when it is first asked for."""
+        return self.open_http is None and self._services.settings.port != 0
 
     async def _http(self) -> None:
         async with self._opening:
