@@ -9,8 +9,8 @@ BIN := $(PACKAGE)/.venv/bin
 ROOT ?= notebooks
 DIST ?= dist
 ARGS ?=
-# Processes that run tests side by side; auto: one a core.
-WORKERS ?= auto
+# Processes that run tests side by side. Most tests wait for other processes: half as many again as there are cores.
+WORKERS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores + (cores + 1) / 2)))
 
 # One shell line: the newest suitable Python runs the set-up script, which ends at once when nothing changed.
 setup = python=$$($(PACKAGE)/scripts/find-python) && "$$python" $(PACKAGE)/scripts/bootstrap.py
@@ -36,7 +36,7 @@ run: env-run ## Start the server on ROOT (default: ./notebooks, filled with a sa
 test: env-dev ## Run the tests; ARGS go to pytest, e.g. ARGS="-k notebooks"
 	@cd $(PACKAGE) && .venv/bin/python -m pytest -n $(WORKERS) $(ARGS)
 test-long: env-dev ## Run the long ones: chaos, fuzz, conformance, soak; ARGS go to pytest
-	@cd $(PACKAGE) && .venv/bin/python -m pytest -n $(WORKERS) -m long --timeout=600 $(ARGS)
+	@cd $(PACKAGE) && .venv/bin/python -m pytest -n auto -m long --timeout=600 $(ARGS)
 
 .PHONY: check check-format check-lint check-types check-layers
 check: check-format check-lint check-types check-layers ## Format, lint, types and layers
