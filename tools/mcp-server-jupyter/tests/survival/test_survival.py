@@ -69,6 +69,20 @@ def test_cells_queued_behind_a_killed_server_still_run_once(server: Server) -> N
     assert "111" in answer["text"]
 
 
+def test_a_cell_that_may_raise_does_not_stop_the_run_after_a_kill_either(server: Server) -> None:
+    cells = [
+        {"id": "c0", "source": "import time; time.sleep(1.5); 1/0", "metadata": {"tags": ["raises-exception"]}},
+        {"id": "c1", "source": "print('went on')", "metadata": {}},
+    ]
+    common = {"cell_type": "code", "outputs": [], "execution_count": None}
+    notebook = {"cells": [common | cell for cell in cells], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+    (server.root / "tags.ipynb").write_text(json.dumps(notebook))
+    batch = server.call("run_all_cells", notebook_path="tags.ipynb", timeout_seconds=0.7)
+    server.kill()
+    server.start()
+    assert "went on" in finished(server, batch["data"]["execution_id"])["text"]
+
+
 def test_inserted_cells_are_neither_lost_nor_doubled_when_the_server_is_killed_at_random(server: Server) -> None:
     server.call("create_notebook", notebook_path="r")
     server.call("execute_code", code="1", notebook_path="r.ipynb")

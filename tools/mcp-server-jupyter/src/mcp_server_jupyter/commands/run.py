@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from ..errors import InvalidRequest, NotFound, Unsupported
-from ..notebooks import kernelspec_name, new_cell
+from ..notebooks import is_skipped, kernelspec_name, new_cell
 from ..notebooks import language as language_of
 from ..operations import Caller
 from ..operations.bind import invoke
@@ -140,7 +140,9 @@ async def run_notebook(
     cwd = str(PurePosixPath(source).parent)
     await services.sessions.start(kernel_name, cwd="" if cwd == "." else cwd, notebook=path)
     indexes = {cell["id"]: index for index, cell in enumerate(notebook.cells)}
-    total = sum(1 for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip())
+    total = sum(
+        cell.cell_type == "code" and bool(cell.source.strip()) and not is_skipped(cell) for cell in notebook.cells
+    )
     async with anyio.create_task_group() as tasks:
         await tasks.start(_report, services, indexes, total, say)
         answer = await invoke(
@@ -149,7 +151,7 @@ async def run_notebook(
         tasks.cancel_scope.cancel()
     await services.contents.flush(path)
     executions = answer.data["executions"]
-    bad = next((entry for entry in executions if entry["status"] != "ok"), None)
+    bad = next((e for e in executions if e["status"] != "ok" and not (e["status"] == "error" and e["may_raise"])), None)
     if bad is not None:
         detail = await invoke(services, "get_execution", {"execution_id": bad["execution_id"]}, caller=Caller("run"))
         say(detail.text)

@@ -54,6 +54,8 @@ class Execution:
     """What the caller must be told as long as it is so: that the journal or the file does not hold it."""
     settled: bool = False
     """It is finished, and its outputs are in the notebook as far as they ever will be: now it is answered."""
+    may_raise: bool = False
+    """An exception of its code does not stop its batch."""
     interrupt_asked: bool = False
     resumed: bool = False
     """An earlier server sent it: it may have ended before this one started."""

@@ -14,7 +14,7 @@ import anyio
 from ..errors import InvalidRequest, JupyterMcpError, KernelDead
 from ..events import Events
 from ..journal import EditRow, ExecutionRow, Journal, new_execution_id
-from ..notebooks import insert_cell, new_cell, outputs_mark, source_hash
+from ..notebooks import insert_cell, may_raise, new_cell, outputs_mark, source_hash
 from ..outputs import OutputReducer
 from ..ports import Contents
 from ..tasks import Tasks
@@ -150,6 +150,7 @@ class Executions:
         )
         if cell is not None:
             execution.written = cell.outputs, cell.execution_count
+            execution.may_raise = may_raise(cell)
         if session.id not in self._queues:
             # It is sent at once: one commit says so, where two would be written within a millisecond.
             execution.started_at = execution.queued_at

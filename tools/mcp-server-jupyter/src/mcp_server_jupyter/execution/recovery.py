@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from ..errors import JupyterMcpError, NotFound
 from ..journal import ExecutionRow, Journal
-from ..notebooks import find_cell, insert_cell, new_cell, node, outputs_mark, set_outputs
+from ..notebooks import find_cell, insert_cell, may_raise, new_cell, node, outputs_mark, set_outputs
 from ..outputs import OutputReducer
 from ..ports import Contents, Kernel, Kernels, Message
 from .execution import Batch, Execution
@@ -37,6 +37,7 @@ async def recover(
             execution = _revive(row, sessions, executions.max_output_bytes)
             if row.turn is not None:
                 execution.batch = batches.setdefault(row.turn, Batch(stop_on_error=True, id=row.turn))
+                execution.may_raise = await _may_raise(contents, row)
             await executions.resume(sessions.get(row.kernel_id), execution)
         else:
             await _give_up(contents, journal, row)
@@ -72,6 +73,17 @@ def _revive(row: ExecutionRow, sessions: Sessions, max_output_bytes: int | None)
         reducer=OutputReducer(max_bytes=max_output_bytes),
         input_request=_asked(row),
     )
+
+
+async def _may_raise(contents: Contents, row: ExecutionRow) -> bool:
+    if row.notebook is None or row.cell_id is None:
+        return False
+    try:
+        notebook = await contents.read(row.notebook)
+        return may_raise(notebook.cells[find_cell(notebook, cell_id=row.cell_id)])
+    except JupyterMcpError:
+        # Its cell is gone: then there is nothing that would let it fail.
+        return False
 
 
 def _asked(row: ExecutionRow) -> Message | None:

@@ -126,7 +126,8 @@ class Runner:
             return
         if note:
             execution.add_note(note)
-        if execution.batch is not None and execution.batch.stop_on_error and status not in ("ok", "aborted"):
+        fine = status in ("ok", "aborted") or (status == "error" and execution.may_raise)
+        if execution.batch is not None and execution.batch.stop_on_error and not fine:
             execution.batch.failed = execution.batch.failed or execution
         execution.finished_at = time.time()
         execution.input_request = None

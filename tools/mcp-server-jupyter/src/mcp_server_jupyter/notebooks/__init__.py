@@ -17,7 +17,7 @@ from .cells import (
 )
 from .marks import outputs_mark
 from .merge import align, merge
-from .metadata import kernelspec_name, language
+from .metadata import is_skipped, kernelspec_name, language, may_raise
 from .nodes import diff, new_id, node, node_type, shallow
 from .outline import CellLine, outline, output_kinds
 from .shape import check_cell, check_root, join_cell, settle, valid_id
@@ -37,9 +37,11 @@ __all__ = [
     "exceeds",
     "find_cell",
     "insert_cell",
+    "is_skipped",
     "join_cell",
     "kernelspec_name",
     "language",
+    "may_raise",
     "merge",
     "move_cell",
     "new_cell",

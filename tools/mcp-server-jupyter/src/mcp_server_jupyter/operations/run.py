@@ -11,7 +11,7 @@ from ..errors import InvalidRequest, NotFound
 from ..execution.execution import Batch, Execution
 from ..execution.session import Session, require_alive
 from ..journal import EditRow
-from ..notebooks import find_cell, kernelspec_name
+from ..notebooks import find_cell, is_skipped, kernelspec_name
 from ..outputs import slice_text
 from .call import Answer, Call, Link, Param
 from .cells import Index, check_size, edit_row
@@ -102,7 +102,10 @@ async def run_all_cells(
     stop_on_error: bool = True,
     timeout_seconds: Seconds | None = None,
 ) -> Answer:
-    """Run every code cell from `start` on, in order; after the first error the rest is not run."""
+    """Run every code cell from `start` on, in order; after the first error the rest is not run.
+
+    As for nbclient, cells tagged `skip-execution` are left out, and one tagged `raises-exception` may fail.
+    """
     services = call.services
     path = call.path(notebook_path)
     notebook = await services.contents.read(path)
@@ -110,7 +113,9 @@ async def run_all_cells(
         return Answer(f"No code cells from index {start} on in {path}.", {"executions": []})
     session = await _session(call, path, notebook)
     # Read again, as in `execute_cell_with_progress`.
-    cells = _cells_to_run(await services.contents.read(path), start)
+    notebook = await services.contents.read(path)
+    cells = _cells_to_run(notebook, start)
+    skipped = [index for index, cell in enumerate(notebook.cells) if index >= start and is_skipped(cell)]
     batch = Batch(stop_on_error)
     executions = [
         services.executions.submit(session, cell.source, author=call.author, notebook=path, cell=cell, batch=batch)
@@ -120,24 +125,27 @@ async def run_all_cells(
         return Answer(f"No code cells from index {start} on in {path}.", {"executions": []})
     wait = call.answers.wait_seconds if timeout_seconds is None else timeout_seconds
     await wait_for(call, executions, wait)
-    return await _run_answer(call, path, [index for index, _ in cells], executions)
+    return await _run_answer(call, path, [index for index, _ in cells], executions, skipped)
 
 
 def _cells_to_run(notebook: NotebookNode, start: int) -> list[tuple[int, NotebookNode]]:
     return [
         (index, cell)
         for index, cell in enumerate(notebook.cells)
-        if index >= start and cell.cell_type == "code" and cell.source.strip()
+        if index >= start and cell.cell_type == "code" and cell.source.strip() and not is_skipped(cell)
     ]
 
 
-async def _run_answer(call: Call, path: str, indexes: list[int], executions: list[Execution]) -> Answer:
+async def _run_answer(
+    call: Call, path: str, indexes: list[int], executions: list[Execution], skipped: list[int]
+) -> Answer:
     answers = call.answers
     counts: dict[str, int] = {}
     for execution in executions:
         counts[execution.status] = counts.get(execution.status, 0) + 1
     summary = ", ".join(f"{count} {status}" for status, count in counts.items())
-    answer = Answer(f"{path}: {summary}")
+    allowed = [index for index, e in zip(indexes, executions, strict=True) if e.may_raise and e.status == "error"]
+    answer = Answer(f"{path}: {summary}{_told_of('may fail', allowed)}{_told_of('skipped', skipped)}")
     last = executions[-1]
     budget = answers.max_chars - 500
     for index, execution in zip(indexes, executions, strict=True):
@@ -155,7 +163,7 @@ async def _run_answer(call: Call, path: str, indexes: list[int], executions: lis
         "status": counts,
         "execution_id": last.id,
         "executions": [
-            {"cell_index": index, "execution_id": e.id, "status": e.status}
+            {"cell_index": index, "execution_id": e.id, "status": e.status, "may_raise": e.may_raise}
             for index, e in zip(indexes, executions, strict=True)
         ],
         "kernel_epoch": last.kernel_epoch,
@@ -165,6 +173,13 @@ async def _run_answer(call: Call, path: str, indexes: list[int], executions: lis
             f'\nStill running: get_execution(execution_id="{last.id}", wait_seconds=45) waits for the last cell.'
         )
     return answer
+
+
+def _told_of(what: str, indexes: list[int]) -> str:
+    """Cells that a run treats otherwise, because of their tags."""
+    if not indexes:
+        return ""
+    return f"; {what} by tag: {', '.join(map(str, indexes[:20]))}{', …' if len(indexes) > 20 else ''}"
 
 
 async def get_execution(
