@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import hmac
 import json
+import threading
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -257,6 +258,52 @@ async def test_a_kernel_that_floods_does_not_starve_the_loop(wire: Wire, peer: P
         done = True
     assert found.count("iopub:stream") == count
     assert turns > count / 64 / 2
+
+
+async def test_a_message_that_is_unpacked_aside_keeps_its_place(wire: Wire, peer: Peer) -> None:
+    stream = wire.request("execute_request", {"code": ""}, msg_id="m")
+    identity, _ = await anyio.to_thread.run_sync(peer.received)
+    texts = ["small", "big" * 1_000_000, "after", "big again" * 500_000, "last"]
+    for text in texts:
+        peer.send("iopub", "stream", "m", {"name": "stdout", "text": text})
+    peer.send("shell", "execute_reply", "m", {"status": "ok"}, to=identity)
+    wire.idle_timeout = 5
+    with anyio.fail_after(5):
+        found = [message.content["text"] async for message in _streams(stream, len(texts))]
+
+    assert found == texts
+
+
+async def test_a_message_that_is_unpacked_while_the_kernel_dies_is_delivered_once(wire: Wire, peer: Peer) -> None:
+    stream = wire.request("execute_request", {"code": ""}, msg_id="m")
+    await anyio.to_thread.run_sync(peer.received)
+    decode, unpacking, dead = wire.codec.decode, threading.Event(), threading.Event()
+
+    def slow(*arguments: Any) -> Any:
+        if threading.current_thread() is not threading.main_thread():
+            unpacking.set()
+            dead.wait(5)
+        return decode(*arguments)
+
+    wire.codec.decode = slow  # type: ignore[method-assign]
+    peer.send("iopub", "stream", "m", {"name": "stdout", "text": "big" * 1_000_000})
+    peer.send("iopub", "stream", "m", {"name": "stdout", "text": "after"})
+    assert await anyio.to_thread.run_sync(unpacking.wait, 5)
+    wire.fail(lambda: KernelDead("It ended."))
+    dead.set()
+
+    assert [len((await anext(stream)).content["text"]) for _ in range(2)] == [3_000_000, 5]
+    with pytest.raises(KernelDead):
+        await anext(stream)
+
+
+async def _streams(stream: AsyncIterator[Message], number: int) -> AsyncIterator[Message]:
+    async for message in stream:
+        if message.msg_type == "stream":
+            yield message
+            number -= 1
+        if not number:
+            return
 
 
 async def test_many_requests_are_kept_apart(wire: Wire, peer: Peer) -> None:

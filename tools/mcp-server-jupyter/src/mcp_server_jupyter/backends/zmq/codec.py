@@ -12,9 +12,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ...ports import Channel, Message
+from . import big_json
 
 DELIMITER = b"<IDS|MSG>"
 PROTOCOL = "5.4"
+
+Decoded = tuple[Message, dict[str, Any]]
+"""A message and its parent's header."""
 
 
 class Codec:
@@ -58,8 +62,8 @@ class Codec:
         frames = [pack(header), pack(parent or {}), b"{}", packed]
         return [DELIMITER, self._session.sign(frames), *frames]
 
-    def decode(self, channel: Channel, frames: list[bytes]) -> tuple[Message, dict[str, Any]] | None:
-        """Verify and unpack; the message and its parent's header, or None for one that is not the kernel's."""
+    def decode(self, channel: Channel, frames: list[bytes]) -> Decoded | None:
+        """Verify and unpack; None for one that is not the kernel's. May be called in any thread."""
         session = self._session
         try:
             at = frames.index(DELIMITER)
@@ -74,7 +78,7 @@ class Codec:
                 head["msg_type"],
                 head["msg_id"],
                 parent_header.get("msg_id", ""),
-                unpack(content),
+                unpack(content) if len(content) < big_json.SLICE else big_json.loads(content, unpack),
                 unpack(metadata) if metadata != b"{}" else {},
                 frames[at + 6 :],
             )

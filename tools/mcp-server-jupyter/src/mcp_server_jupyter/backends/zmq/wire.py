@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ...errors import JupyterMcpError, KernelDead, Unavailable
 from ...ports import Channel, KernelState, Message
-from .codec import PROTOCOL, Codec
+from .codec import PROTOCOL, Codec, Decoded
 from .request import IDLE, REPLY, Request
 from .stray import Stray
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _BURST = 64
 _STATUS_SECONDS = 0.1
+# Verifying and unpacking a message of more bytes than this is left to a thread.
+_BIG = 1 << 20
 # Requests that only the control channel carries: their status messages say nothing about the shell's state.
 _CONTROL_ONLY = frozenset({"interrupt_request", "shutdown_request", "debug_request", "usage_request"})
 
@@ -68,6 +70,8 @@ class Wire:
         self._sockets: dict[Channel, zmq.Socket[bytes]] = {}
         self._subscribed = asyncio.Event()
         self._error: Callable[[], JupyterMcpError] | None = None
+        # Channels that wait until a big message of theirs has been unpacked: each channel keeps its order.
+        self._unpacking: dict[Channel, list[bytes]] = {}
 
     @cached_property
     def codec(self) -> Codec:
@@ -130,9 +134,12 @@ class Wire:
 
     def fail(self, error: Callable[[], JupyterMcpError]) -> None:
         """Read what has already arrived, then end every request, present and future, with `error()`."""
+        for channel, waiting in tuple(self._unpacking.items()):
+            self._dispatch(channel, waiting, self.codec.decode(channel, waiting))
+        self._unpacking.clear()
         for channel in tuple(self._sockets):
-            while self._read(channel):
-                pass
+            while (frames := self._receive(channel)) is not None:
+                self._dispatch(channel, frames, self.codec.decode(channel, frames))
         self._error = error
         self.state = "dead"
         self.stray.end()
@@ -243,18 +250,38 @@ class Wire:
         self.loop.call_soon(self._drain, channel)
 
     def _read(self, channel: Channel) -> bool:
-        socket = self._sockets.get(channel)
-        if socket is None:
+        """Take one message off a channel; False if there is none, or none that can be taken now."""
+        frames = None if channel in self._unpacking else self._receive(channel)
+        if frames is None:
             return False
-        try:
-            frames = socket.recv_multipart(self._noblock)
-        except self._again:
+        if sum(map(len, frames)) > _BIG:
+            self._unpack_aside(channel, frames)
             return False
-        self._dispatch(channel, frames)
+        self._dispatch(channel, frames, self.codec.decode(channel, frames))
         return True
 
-    def _dispatch(self, channel: Channel, frames: list[bytes]) -> None:
-        decoded = self.codec.decode(channel, frames)
+    def _receive(self, channel: Channel) -> list[bytes] | None:
+        socket = self._sockets.get(channel)
+        if socket is None:
+            return None
+        try:
+            return socket.recv_multipart(self._noblock)
+        except self._again:
+            return None
+
+    def _unpack_aside(self, channel: Channel, frames: list[bytes]) -> None:
+        self._unpacking[channel] = frames
+
+        def unpacked(future: asyncio.Future[Decoded | None]) -> None:
+            # Whoever ended the wire meanwhile has dispatched it.
+            if self._unpacking.get(channel) is frames:
+                del self._unpacking[channel]
+                self._dispatch(channel, frames, future.result())
+                self._drain(channel)
+
+        self.loop.run_in_executor(None, self.codec.decode, channel, frames).add_done_callback(unpacked)
+
+    def _dispatch(self, channel: Channel, frames: list[bytes], decoded: Decoded | None) -> None:
         if decoded is None:
             self.dropped += 1
             return
