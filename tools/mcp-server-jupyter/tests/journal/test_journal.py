@@ -274,6 +274,17 @@ BIG = [
 ]
 
 
+async def test_thousands_of_edits_are_written_all_or_none(journal: Journal) -> None:
+    old = EditRow("a.ipynb", "agent", "source", "c")
+    await journal.add_edits([old])
+    many = [EditRow("a.ipynb", "agent", "source", str(number), undoes=(old.id or 0,)) for number in range(1000)]
+    bad = EditRow("a.ipynb", "agent", "source", cell_id=object())  # type: ignore[arg-type]
+    with pytest.raises(Unavailable):
+        await journal.add_edits([*many, bad])
+
+    assert [(edit.id, edit.undone_by) for edit in journal.edits()] == [(old.id, None)]
+
+
 async def test_big_outputs_come_back_as_they_were(journal: Journal) -> None:
     row = execution(status="ok", finished_at=1.0, outputs=BIG)
     await add(journal, row)

@@ -72,7 +72,7 @@ _INSERT = f"INSERT INTO edits ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * l
 _CELLS = ("before", "after")
 _INLINE_ALL_BYTES = 4 * 2**20
 _INLINE_MANY_BYTES = 4096
-_BREATH = 64
+_CHUNK = 128
 
 
 class Edits(Tables):
@@ -81,14 +81,28 @@ class Edits(Tables):
     _withdrawn: tuple[EditRow, ...] = ()
 
     async def add_edits(self, edits: Sequence[EditRow]) -> None:
-        """Write attributed edits down, all or none; the rows get their ids."""
-        if not edits:
-            return
+        """Write attributed edits down, all or none; the rows get their ids.
+
+        Thousands of them are several transactions, between which others have their turn.
+        """
+        written = 0
+        try:
+            for start in range(0, len(edits), _CHUNK):
+                if start:
+                    await anyio.lowlevel.checkpoint()
+                await self._add_chunk(edits[start : start + _CHUNK])
+                written = start + _CHUNK
+        except BaseException:
+            if written:
+                self.withdraw_edits(edits[:written])
+            raise
+
+    async def _add_chunk(self, edits: Sequence[EditRow]) -> None:
         cells: list[dict[str, bytes | None]] = []
         blobs: list[int | None] = []
         size = 0
         try:
-            for number, edit in enumerate(edits, 1):
+            for edit in edits:
                 columns: dict[str, bytes | None] = {}
                 for name in _CELLS:
                     # What goes into one transaction is bounded too.
@@ -97,8 +111,6 @@ class Edits(Tables):
                     size += len(columns[name] or b"")
                     blobs.append(blob)
                 cells.append(columns)
-                if number % _BREATH == 0:
-                    await anyio.lowlevel.checkpoint()
             ids = self._insert(edits, cells, blobs)
         finally:
             self._release_blobs(blobs)
