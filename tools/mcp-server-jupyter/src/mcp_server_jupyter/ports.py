@@ -13,7 +13,7 @@ Rules every backend keeps (the contract suite in `tests/contract` checks them):
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
@@ -43,7 +43,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Kernelspec:
-    """One way to start a kernel. `name` is what `start` takes; `source` is "jupyter" or "environment"."""
+    """One way to start a kernel. `name` is what `start` takes; `source` is "jupyter", "environment" or "profile"."""
 
     name: str
     display_name: str
@@ -62,10 +62,16 @@ class Death:
 
 @dataclass(frozen=True, slots=True)
 class KernelStats:
-    """What listings show. `memory_bytes` is the resident set of the kernel and its children, None when unknown."""
+    """What listings show. `memory_bytes` is the resident set of the kernel and its children, None when unknown.
+
+    `limit_bytes` is the memory it may have, None where it has no limit of its own; `where` it runs (a pod and its node)
+    is for people, empty for this machine.
+    """
 
     memory_bytes: int | None = None
     pid: int | None = None
+    limit_bytes: int | None = None
+    where: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +118,14 @@ class Kernel(Protocol):
     @property
     def death(self) -> Death | None:
         """How it ended, once `state` is "dead"."""
+
+    @property
+    def unreachable_since(self) -> float | None:
+        """Seconds since the epoch at which a living kernel was last heard of, while it cannot be reached; else None.
+
+        Unreachable is not dead: requests and everything else that needs the kernel wait until it is reached again, and
+        lose nothing. Always None where kernels cannot be out of reach.
+        """
 
     def request(
         self,
@@ -175,14 +189,41 @@ class Kernels(AbstractAsyncContextManager["Kernels", None], Protocol):
     async def specs(self) -> Sequence[Kernelspec]:
         """Everything `start` accepts: kernelspecs and the virtual environments found."""
 
-    async def start(self, name: str, *, cwd: str = "", env: Mapping[str, str] | None = None, epoch: int = 1) -> Kernel:
-        """Start a kernel and return once it answers.
+    async def lead(self, waiting: Callable[[str], None]) -> None:
+        """Return once no other server holds these kernels; at once where the lock on the state is enough.
+
+        Called after the context is entered, which must be quick and need nobody, and before anything is adopted or
+        started: the journal and the state are opened after it. `waiting(why)` is called when it has to wait, and again
+        when the reason changes; `why` is for people: "held by server-5f4d (10.244.0.7)".
+
+        Raises:
+            Unavailable: it can never be had as things are, e.g. access is denied.
+        """
+
+    async def superseded(self) -> str:
+        """Return once another server has taken the kernels, with its name; never where that cannot be.
+
+        Whoever called `lead` ends at once then: the kernels run on, and nothing more is written anywhere.
+        """
+
+    async def start(
+        self,
+        name: str,
+        *,
+        cwd: str = "",
+        env: Mapping[str, str] | None = None,
+        epoch: int = 1,
+        progress: Callable[[str], None] | None = None,
+    ) -> Kernel:
+        """Start a kernel and return once it answers, which may take minutes. Cancelled, it leaves nothing behind.
 
         Args:
             name: a kernelspec's name, or the path of a Python interpreter that has ipykernel.
             cwd: a folder relative to the root; absent, the root.
             env: the environment the kernel inherits, whole; None, the server's own. The kernelspec's comes on top.
             epoch: of its first process; more than 1 for a kernel that replaces one that is gone.
+            progress: told the stage whenever it changes, in words that follow "The kernel is starting:", e.g. "waiting
+                for a node: 0/3 nodes have enough memory".
 
         Raises:
             NotFound: no such kernelspec; the message lists those there are.

@@ -313,7 +313,52 @@ async def test_the_specs_name_what_can_be_started(kernels: Kernels) -> None:
     specs = await kernels.specs()
 
     assert "python3" in [spec.name for spec in specs]
-    assert {spec.source for spec in specs} <= {"jupyter", "environment"}
+    assert {spec.source for spec in specs} <= {"jupyter", "environment", "profile"}
+
+
+async def test_the_only_server_leads_without_waiting(kernels: Kernels) -> None:
+    waited: list[str] = []
+    with anyio.fail_after(20):
+        await kernels.lead(waited.append)
+
+    assert waited == []
+
+
+async def test_nobody_is_superseded_without_another_server(kernels: Kernels) -> None:
+    with anyio.fail_after(20):
+        await kernels.lead(lambda _: None)
+    with anyio.move_on_after(0.1) as waiting:
+        await kernels.superseded()
+
+    assert waiting.cancelled_caught
+
+
+async def test_a_start_tells_its_stage_and_ends_reachable(kernels: Kernels) -> None:
+    stages: list[str] = []
+    with anyio.fail_after(30):
+        kernel = await kernels.start("python3", progress=stages.append)
+
+    assert stages
+    assert all(stages)
+    assert kernel.unreachable_since is None
+
+
+async def test_a_cancelled_start_leaves_nothing_and_takes_no_place(kernels: Kernels) -> None:
+    asked: list[str] = []
+    with anyio.fail_after(60):
+        for _ in range(4):
+            async with anyio.create_task_group() as tasks:
+
+                def cancel(stage: str, scope: anyio.CancelScope = tasks.cancel_scope) -> None:
+                    asked.append(stage)
+                    scope.cancel()
+
+                tasks.start_soon(lambda tell=cancel: kernels.start("python3", progress=tell))
+        kernel = await kernels.start("python3")
+
+    assert len(asked) >= 4
+    assert printed(await run(kernel, "print('alone')")) == "alone\n"
+    assert list(await kernels.adopt()) == []
 
 
 async def test_nothing_is_adopted_from_a_clean_state(kernels: Kernels) -> None:

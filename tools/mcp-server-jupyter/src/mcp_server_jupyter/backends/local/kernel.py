@@ -102,6 +102,11 @@ class LocalKernel:
 
     # ------------------------------------------------------------------ work
 
+    @property
+    def unreachable_since(self) -> float | None:
+        """See `ports.Kernel.unreachable_since`. It is on this machine."""
+        return None
+
     def request(
         self,
         msg_type: str,

@@ -11,7 +11,7 @@ import asyncio
 import json
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,8 +91,22 @@ class LocalKernels:
         """See `ports.Kernels.specs`."""
         return await anyio.to_thread.run_sync(kernelspecs.listing, self.settings.root)
 
+    async def lead(self, waiting: Callable[[str], None]) -> None:
+        """See `ports.Kernels.lead`. Whoever holds the lock on the state holds them."""
+
+    async def superseded(self) -> str:
+        """See `ports.Kernels.superseded`. It never happens: the lock is kept for life."""
+        await anyio.sleep_forever()
+        raise AssertionError("sleep_forever returned")
+
     async def start(
-        self, name: str, *, cwd: str = "", env: Mapping[str, str] | None = None, epoch: int = 1
+        self,
+        name: str,
+        *,
+        cwd: str = "",
+        env: Mapping[str, str] | None = None,
+        epoch: int = 1,
+        progress: Callable[[str], None] | None = None,
     ) -> LocalKernel:
         """See `ports.Kernels.start`."""
         self.require_room()
@@ -105,7 +119,11 @@ class LocalKernels:
         kernel = LocalKernel(self, self._folder / identity, record)
         self._kernels[identity] = kernel
         try:
+            if progress is not None:
+                progress("waiting for other starts" if self._starting.locked() else "starting the kernel")
             async with self._starting:
+                if progress is not None:
+                    progress("starting the kernel")
                 with disk("The kernel's record cannot be written"):
                     kernel.folder.mkdir(mode=0o700)
                 await kernel.begin(epoch)

@@ -14,11 +14,12 @@ import threading
 import time
 import traceback
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import anyio
+import anyio.lowlevel
 
 from ...errors import InvalidRequest, KernelDead, NotFound, OutsideRoot, Unavailable
 from ...ports import Channel, Death, Kernelspec, KernelState, KernelStats, Message, Replay
@@ -90,6 +91,7 @@ class MemoryKernel:
         self.epoch = epoch - 1
         self.state: KernelState = "starting"
         self.death: Death | None = None
+        self.unreachable_since: float | None = None
         self._owner = owner
         self._loop = asyncio.get_running_loop()
         self._records: dict[str, _Record] = {}
@@ -363,10 +365,14 @@ class KernelStopped(BaseException):
 
 
 class MemoryKernels:
-    """Kernels in this process. See `ports.Kernels`."""
+    """Kernels in this process. See `ports.Kernels`.
+
+    `before_start` is for tests: it is awaited with the start's `progress` before there is a kernel.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.before_start: Callable[[Callable[[str], None]], Awaitable[None]] | None = None
         self._kernels: dict[str, MemoryKernel] = {}
 
     async def __aenter__(self) -> MemoryKernels:
@@ -380,8 +386,22 @@ class MemoryKernels:
         """See `ports.Kernels.specs`."""
         return [_SPEC]
 
+    async def lead(self, waiting: Callable[[str], None]) -> None:
+        """See `ports.Kernels.lead`. They are nobody else's."""
+
+    async def superseded(self) -> str:
+        """See `ports.Kernels.superseded`. It never happens."""
+        await anyio.sleep_forever()
+        raise AssertionError("sleep_forever returned")
+
     async def start(
-        self, name: str, *, cwd: str = "", env: Mapping[str, str] | None = None, epoch: int = 1
+        self,
+        name: str,
+        *,
+        cwd: str = "",
+        env: Mapping[str, str] | None = None,
+        epoch: int = 1,
+        progress: Callable[[str], None] | None = None,
     ) -> MemoryKernel:
         """See `ports.Kernels.start`. `env` has no effect: the kernel is this process."""
         if name != _SPEC.name:
@@ -397,6 +417,11 @@ class MemoryKernels:
             raise OutsideRoot(f"The folder {cwd!r} is outside the root.", hint="Give a folder relative to the root.")
         if not there:
             raise InvalidRequest(f"There is no folder {cwd!r}.", hint="Give an existing folder.")
+        tell = progress or _unheard
+        tell("starting the kernel")
+        await anyio.lowlevel.checkpoint()
+        if self.before_start is not None:
+            await self.before_start(tell)
         kernel = MemoryKernel(self, str(uuid.uuid4()), Path(cwd).as_posix() if cwd else "", epoch)
         self._kernels[kernel.id] = kernel
         return kernel
@@ -416,6 +441,10 @@ class MemoryKernels:
     def forget(self, kernel: MemoryKernel) -> None:
         """Count a kernel no more."""
         self._kernels.pop(kernel.id, None)
+
+
+def _unheard(stage: str) -> None:
+    """Progress that nobody asked for."""
 
 
 def _dead(death: Death) -> KernelDead:
