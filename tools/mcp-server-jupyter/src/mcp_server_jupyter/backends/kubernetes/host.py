@@ -124,8 +124,9 @@ class Host(Protocol):
             KernelStartFailed, Unavailable: with the cause's own text.
         """
 
-    async def address(self) -> str:
-        """Where the agent's ports are now: an IP address, as ZMQ must never resolve a name.
+    async def address(self) -> tuple[str, int]:
+        """Where the agent's own port is now: an IP address (ZMQ must never resolve a name) and `AGENT_PORT`, or
+        whatever is forwarded there.
 
         Raises:
             Unavailable: not known now. Asked again later.
