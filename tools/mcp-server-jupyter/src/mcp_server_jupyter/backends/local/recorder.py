@@ -7,29 +7,32 @@ to segments `iopub.N.log` in FOLDER, and leaves `exit.json` behind when the kern
 FOLDER/launch.json, its environment is the kernel's. On STATUS_FD it tells the server, one JSON object a line, the
 kernel's pid (or why there is none) and then that it is recording.
 
-It needs the standard library and zmq only, and imports zmq after the kernel process has been started, so that the
-kernel's start is not delayed. Several functions of this module are also the reader's side, for the server.
+It needs the standard library, `shared/recording.py` and zmq only, and imports zmq after the kernel process has been
+started, so that the kernel's start is not delayed. Several functions of this module are also the reader's side, for
+the server.
 """
 
-import errno
 import json
 import os
 import select
 import signal
-import struct
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
+
+if __package__:
+    from ..shared import recording
+else:
+    # Run by its path, and alone (-I): what it shares lies in a folder beside its own.
+    sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "shared"))
+    import recording  # type: ignore[import-not-found, no-redef]
 
 SERVER_LOCK = "server.lock"
 LAUNCH, PROCESS, EXIT, LOG, CONNECTION = "launch.json", "process.json", "exit.json", "kernel.log", "connection.json"
 _BATCH = 4 << 20
 _PRINTED = 512 << 10
-_LENGTH = struct.Struct("<I")
-# Source: zmq_socket_monitor(3): the event's number and its value.
-_EVENT = struct.Struct("=HI")
+pack, records, frames = recording.pack, recording.records, recording.frames
 
 
 # --------------------------------------------------------------------------- files, also read by the server
@@ -63,65 +66,15 @@ def segments(folder: str) -> list[str]:
     return [os.path.join(folder, f"iopub.{number}.log") for number in sorted(numbers)]
 
 
-def records(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Whole messages in a segment's bytes: the offset after each, and its body (see `frames`)."""
-    at = 0
-    while at + _LENGTH.size <= len(data):
-        end = at + _LENGTH.size + _LENGTH.unpack_from(data, at)[0]
-        if end > len(data):
-            return
-        yield end, data[at + _LENGTH.size : end]
-        at = end
-
-
-def frames(body: bytes) -> list[bytes]:
-    """The ZMQ frames of one recorded message."""
-    found, at = [], 0
-    while at < len(body):
-        size = _LENGTH.unpack_from(body, at)[0]
-        found.append(body[at + _LENGTH.size : at + _LENGTH.size + size])
-        at += _LENGTH.size + size
-    return found
-
-
-def pack(parts: list[bytes]) -> bytes:
-    """One message as a record: a length, then each frame after its own length."""
-    body = b"".join(_LENGTH.pack(len(part)) + part for part in parts)
-    return _LENGTH.pack(len(body)) + body
-
-
 # --------------------------------------------------------------------------- out of memory
 
 
 def oom_kills() -> dict[str, int]:
     """How often the kernel of the system has killed for want of memory, by the counters it shows.
 
-    Sources: proc(5) vmstat; cgroup-v1/memory.txt, memory.oom_control; cgroup-v2.rst, memory.events.
+    Source: proc(5) vmstat, for a machine without control groups; see `recording.memory_groups`.
     """
-    files = ["/proc/vmstat"]
-    try:
-        with open("/proc/self/cgroup") as file:
-            for line in file:
-                _, controllers, path = line.rstrip("\n").split(":", 2)
-                if "memory" in controllers.split(","):
-                    files += [
-                        f"/sys/fs/cgroup/memory{path}/memory.oom_control",
-                        "/sys/fs/cgroup/memory/memory.oom_control",
-                    ]
-                elif not controllers:
-                    files += [f"/sys/fs/cgroup{path}/memory.events", "/sys/fs/cgroup/memory.events"]
-    except OSError:
-        return {}
-    found = {}
-    for name in files:
-        try:
-            with open(name) as file:
-                for line in file:
-                    if line.startswith("oom_kill "):
-                        found[name] = int(line.split()[1])
-        except OSError:
-            continue
-    return found
+    return recording.counted(["/proc/vmstat", *(name for group in recording.memory_groups() for name in group)])
 
 
 # --------------------------------------------------------------------------- the recorder itself
@@ -174,7 +127,7 @@ class Recorder:
         """Fork the kernel, in a session of its own; a failed exec is told with its errno."""
         self.output, output_write = os.pipe()
         failed, failed_write = os.pipe()
-        die_with_parent = _parent_death_signal()
+        die_with_parent = recording.parent_death_signal()
         me = os.getpid()
         self.pid = os.fork()
         if self.pid == 0:
@@ -311,7 +264,7 @@ class Recorder:
     def is_connected(self) -> bool:
         """Whether the kernel may have sent something that has not been read from its connection yet."""
         while self.monitor.poll(0):
-            number, _ = _EVENT.unpack(self.monitor.recv_multipart()[0])
+            number, _ = recording.MONITOR_EVENT.unpack(self.monitor.recv_multipart()[0])
             self.connected = number != self.zmq.EVENT_DISCONNECTED
         return self.connected
 
@@ -358,7 +311,7 @@ class Recorder:
         while not self.has_ended():
             ready = dict(poller.poll(max(0, int((tick - time.monotonic()) * 1000))))
             if self.wakeup in ready:
-                _empty(self.wakeup)
+                recording.empty(self.wakeup)
             if self.output in ready and not self.copy_output():
                 poller.unregister(self.output)
             if self.socket in ready:
@@ -384,7 +337,7 @@ class Recorder:
                 if self.has_ended():
                     return
                 select.select([self.wakeup], [], [], 0.1)
-                _empty(self.wakeup)
+                recording.empty(self.wakeup)
             os.killpg(self.pid, signal.SIGKILL)
 
     def finish(self) -> None:
@@ -412,25 +365,6 @@ class Recorder:
         # A folder that is gone, or a full disk: a server that runs has seen the end itself.
         with suppress(OSError):
             write_json(os.path.join(self.folder, EXIT), ended)
-
-
-def _parent_death_signal() -> Any:
-    """A function that makes the system kill the calling process with its parent (prctl(2)); None where it cannot."""
-    if not sys.platform.startswith("linux"):
-        return None
-    import ctypes  # noqa: PLC0415  (Linux only)
-
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-    return lambda: prctl(1, int(signal.SIGKILL), 0, 0, 0)
-
-
-def _empty(pipe: int) -> None:
-    try:
-        while os.read(pipe, 4096):
-            pass
-    except OSError as error:
-        if error.errno != errno.EAGAIN:
-            raise
 
 
 def _is_locked(path: str) -> bool:

@@ -1,0 +1,1 @@
+"""Kernels in pods of a Kubernetes cluster."""
