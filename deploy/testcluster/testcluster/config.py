@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from testcluster.shell import Refusal
 
 SOURCE = Path(__file__).resolve().parent.parent
 
 NODE_NAME = "testcluster"
+STORAGE_CLASS = "standard"
+SHARED_STORAGE_CLASS = "shared"
 CLUSTER_DOMAIN = "cluster.local"
 
 # The node is a network namespace joined to the host by one veth pair.
@@ -34,13 +40,67 @@ APT_PACKAGES = {
     "containerd": "containerd",
     "containernetworking-plugins": "/usr/lib/cni/ptp",
     "debootstrap": "debootstrap",
+    "e2fsprogs": "mkfs.ext4",
     "iproute2": "ip",
     "iptables": "iptables",
+    "mount": "losetup",
     "nftables": "nft",
     "openssl": "openssl",
     "runc": "runc",
     "util-linux": "unshare",
 }
+
+# What a program needs of its environment to reach the cluster where this machine uses a proxy. Not every client
+# understands ranges, so the addresses that are dialled most are there by themselves.
+DIRECT = (
+    "localhost",
+    "127.0.0.1",
+    NODE_IP,
+    API_SERVICE_IP,
+    LINK_NETWORK,
+    POD_CIDR,
+    SERVICE_CIDR,
+    f".{CLUSTER_DOMAIN}",
+)
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+
+
+def without_proxies(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment for the node, which has no way to a proxy, nor a need of one."""
+    return {name: value for name, value in environment.items() if name.lower() not in _PROXIES}
+
+
+def beside_proxies(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment that keeps its proxies and goes past them to the cluster."""
+    given = [environment[name] for name in ("no_proxy", "NO_PROXY") if environment.get(name)]
+    kept = ",".join(dict.fromkeys((*given, *DIRECT)))
+    return {**environment, "no_proxy": kept, "NO_PROXY": kept}
+
+
+_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
+LEAST_MEMORY = 2 << 30
+
+
+def quantity(text: str) -> int:
+    """The bytes of an amount as Kubernetes writes it, such as ``4Gi``; ValueError for anything else."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([A-Za-z]*)", text)
+    if found is None or found[2] not in _UNITS:
+        raise ValueError(f"{text!r} is not an amount of bytes such as 4Gi or 500M")
+    return int(float(found[1]) * _UNITS[found[2]])
+
+
+def memory_limit(environment: Mapping[str, str]) -> int | None:
+    """The bytes the node may use, of ``TESTCLUSTER_MEMORY``; nothing where that is not set."""
+    given = environment.get("TESTCLUSTER_MEMORY", "").strip()
+    if not given:
+        return None
+    try:
+        limit = quantity(given)
+    except ValueError as error:
+        raise Refusal(f"TESTCLUSTER_MEMORY: {error}") from error
+    if limit < LEAST_MEMORY:
+        raise Refusal(f"TESTCLUSTER_MEMORY={given} is too little: a node and its components need 2Gi")
+    return limit
 
 
 def _directory(variable: str, xdg: str, fallback: str) -> Path:

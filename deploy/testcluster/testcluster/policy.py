@@ -32,9 +32,12 @@ class Pod:
 
 def pod_from(manifest: Object, address: str) -> Pod:
     """What of a pod's manifest matters here."""
+    spec = manifest["spec"]
+    # An init container that is always started again is a sidecar: it listens as long as the pod lives.
+    sidecars = [one for one in spec.get("initContainers", []) if one.get("restartPolicy") == "Always"]
     ports = {
         (port["name"], port.get("protocol", "TCP")): int(port["containerPort"])
-        for container in manifest["spec"].get("containers", [])
+        for container in [*sidecars, *spec.get("containers", [])]
         for port in container.get("ports", [])
         if "name" in port
     }

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from testcluster.policy import Pod, matches, ruleset
+from testcluster.policy import Pod, matches, pod_from, ruleset
 
 NAMESPACES = {"a": {"team": "red"}, "b": {"team": "blue"}}
 WEB = Pod("a", "web", "10.244.0.2", {"app": "web"}, {("http", "TCP"): 8080})
@@ -94,6 +94,23 @@ def test_a_named_port_is_the_number_the_receiving_pod_gives_it() -> None:
     assert chain("ingress-10.244.0.2", policy(ingress=[{"ports": named}])) == ["tcp dport 8080 return", "counter drop"]
     out = policy(policyTypes=["Egress"], egress=[{"to": [{"podSelector": {}}], "ports": named}])
     assert "ip daddr 10.244.0.2 ip daddr 10.244.0.2 tcp dport 8080 return" in chain("egress-10.244.0.3", out)
+
+
+def test_a_named_port_of_a_sidecar_counts_and_one_of_a_finished_init_container_does_not() -> None:
+    def container(port: str, number: int, **more: str) -> dict[str, Any]:
+        return {"name": port, "ports": [{"name": port, "containerPort": number}], **more}
+
+    manifest = {
+        "metadata": {"name": "web", "namespace": "a", "labels": {"app": "web"}},
+        "spec": {
+            "initContainers": [container("proxy", 15001, restartPolicy="Always"), container("setup", 9)],
+            "containers": [container("http", 8080)],
+        },
+    }
+    pod = pod_from(manifest, "10.244.0.9")
+    assert pod.ports == {("proxy", "TCP"): 15001, ("http", "TCP"): 8080}
+    admit = policy(podSelector={"matchLabels": {"app": "web"}}, ingress=[{"ports": [{"port": "proxy"}]}])
+    assert "tcp dport 15001 return" in ruleset([pod], [admit], NAMESPACES)
 
 
 @pytest.mark.parametrize(
