@@ -15,6 +15,10 @@ WORKERS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores + (cores 
 # One shell line: the newest suitable Python runs the set-up script, which ends at once when nothing changed.
 setup = python=$$($(PACKAGE)/scripts/find-python) && "$$python" $(PACKAGE)/scripts/bootstrap.py
 
+# A command among the extension's packages, with Node 24; left out, in words, where npm is missing (status 77).
+EXTENSION := vscode-extension
+node = $(EXTENSION)/scripts/with-node $(1) || [ $$? -eq 77 ]
+
 -include deploy/testcluster/Makefile.inc
 
 .PHONY: help
@@ -34,12 +38,16 @@ run: env-run ## Start the server on ROOT (default: ./notebooks, filled with a sa
 
 .PHONY: test test-long
 test: env-dev ## Run the tests; ARGS go to pytest, e.g. ARGS="-k notebooks"
+	@$(MAKE) --no-print-directory test-extension
 	@cd $(PACKAGE) && .venv/bin/python -m pytest -n $(WORKERS) $(ARGS)
+.PHONY: test-extension
+test-extension: env-dev ## Run the VS Code extension's tests that need no editor; says so where npm is missing
+	@$(call node,npm run --silent test)
 test-long: env-dev ## Run the long ones: chaos, fuzz, conformance, soak; ARGS go to pytest
 	@cd $(PACKAGE) && .venv/bin/python -m pytest -n auto -m long --timeout=600 $(ARGS)
 
-.PHONY: check check-format check-lint check-types check-layers
-check: check-format check-lint check-types check-layers ## Format, lint, types and layers
+.PHONY: check check-format check-lint check-types check-layers check-extension
+check: check-format check-lint check-types check-layers check-extension ## Format, lint, types and layers
 check-format: env-dev
 	@cd $(PACKAGE) && .venv/bin/ruff format --check .
 check-lint: env-dev
@@ -48,6 +56,8 @@ check-types: env-dev
 	@cd $(PACKAGE) && .venv/bin/mypy && .venv/bin/mypy --package bench
 check-layers: env-dev
 	@cd $(PACKAGE) && .venv/bin/lint-imports
+check-extension: env-dev
+	@$(call node,npm run --silent check)
 
 .PHONY: format
 format: env-dev ## Format the code and mend what lint can

@@ -1,0 +1,10 @@
+import { defineConfig } from "vitest/config";
+
+export default defineConfig({
+  test: {
+    include: ["test/**/*.test.ts"],
+    // Two cores and real files: what hangs is ended, what is slow is not.
+    testTimeout: 20_000,
+    restoreMocks: true,
+  },
+});
