@@ -263,6 +263,41 @@ class Entry:
     modified: float | None = None
 
 
+Unless = Callable[["NotebookNode"], bool]
+
+
+class OutputSink(Protocol):
+    """The outputs of one run of a cell on their way into its notebook. Made by `Contents.outputs`, empty at first.
+
+    The four steps are taken in order and cost nothing; `show` brings them into the cell. Outputs are values.
+    """
+
+    def clear(self) -> None:
+        """There are none."""
+
+    def append(self, output: NotebookNode) -> None:
+        """One more."""
+
+    def text(self, index: int, text: str, output: NotebookNode) -> None:
+        """The stream output at `index` has this text more, and is `output` now."""
+
+    def replace(self, index: int, output: NotebookNode) -> None:
+        """The output at `index` is another one now."""
+
+    async def show(self, execution_count: int | None, *, unless: Unless | None = None) -> NotebookNode | None:
+        """Show in the cell what has come so far, whatever it showed before: seen by the next read, on disk soon after
+        (`Contents.flush` waits for it). Returns the cell as it is then.
+
+        Args:
+            unless: asked about the cell as it is; nothing is shown, and None returned, where it says so. The same goes
+                for a cell that is no code cell any more.
+
+        Raises:
+            NotFound: the cell or its notebook is gone.
+            OutsideRoot, InvalidNotebook, Unavailable: it cannot be shown now; the next call shows all there is.
+        """
+
+
 class Contents(AbstractAsyncContextManager["Contents", None], Protocol):
     """Where notebooks live.
 
@@ -304,6 +339,9 @@ class Contents(AbstractAsyncContextManager["Contents", None], Protocol):
             Conflict: a person changed the same cell in another way; nothing was written.
             NotFound, OutsideRoot, InvalidNotebook
         """
+
+    def outputs(self, path: str, cell_id: str) -> OutputSink:
+        """Where a run of a cell puts its outputs. Takes no time, and no notice of whether they are there."""
 
     async def flush(self, path: str | None = None, *, urgent: bool = True) -> None:
         """Wait until everything (of `path`) that was changed before is durable.

@@ -269,3 +269,51 @@ async def test_changes_end_with_the_backend(tmp_path: Path) -> None:
             await stack.aclose()
             with anyio.fail_after(5):
                 assert [path async for path in changes] == []
+
+
+# ------------------------------------------------------------------ outputs of running cells
+
+
+def stream(text: str) -> Any:
+    return notebooks.node({"output_type": "stream", "name": "stdout", "text": text})
+
+
+async def test_outputs_are_in_their_cell_once_they_are_shown(contents: Any) -> None:
+    await create(contents, "a.ipynb", "one", "two")
+    cell_id = (await contents.read("a.ipynb")).cells[1].id
+    sink = contents.outputs("a.ipynb", cell_id)
+    sink.append(stream("a"))
+    sink.append(stream("?"))
+    assert (await contents.read("a.ipynb")).cells[1].outputs == []
+    sink.text(0, "b", stream("ab"))
+    sink.replace(1, stream("c"))
+    cell = await sink.show(3)
+    assert cell == (await contents.read("a.ipynb")).cells[1]
+    assert ([output.text for output in cell.outputs], cell.execution_count) == (["ab", "c"], 3)
+    sink.clear()
+    await sink.show(None)
+    await contents.flush("a.ipynb")
+    cell = (await contents.read("a.ipynb")).cells[1]
+    assert (cell.outputs, cell.execution_count) == ([], None)
+
+
+async def test_a_first_show_replaces_what_the_cell_had(contents: Any) -> None:
+    await create(contents, "a.ipynb", "one")
+    await edit(contents, "a.ipynb", lambda notebook: notebooks.set_outputs(notebook, 0, [stream("old")], 1))
+    await contents.outputs("a.ipynb", (await contents.read("a.ipynb")).cells[0].id).show(None)
+    assert (await contents.read("a.ipynb")).cells[0].outputs == []
+
+
+async def test_outputs_are_not_shown_in_a_cell_that_is_anothers_now(contents: Any) -> None:
+    await create(contents, "a.ipynb", "one")
+    await edit(contents, "a.ipynb", lambda n: notebooks.insert_cell(n, -1, notebooks.new_cell("markdown", "text")))
+    code, text = (await contents.read("a.ipynb")).cells
+    sink = contents.outputs("a.ipynb", code.id)
+    sink.append(stream("a"))
+    assert await sink.show(1, unless=lambda cell: cell.source == "one") is None
+    assert await contents.outputs("a.ipynb", text.id).show(1) is None
+    assert (await contents.read("a.ipynb")).cells[0].outputs == []
+    with pytest.raises(NotFound):
+        await contents.outputs("a.ipynb", "gone").show(1)
+    with pytest.raises(NotFound):
+        await contents.outputs("gone.ipynb", "gone").show(1)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import anyio
 
 from ..errors import Conflict, JupyterMcpError, NotFound
 from ..events import Events
-from ..notebooks import find_cell, set_outputs
-from ..outputs.reducer import Update
+from ..outputs import feed_sink, whole
 from ..ports import Contents
 from ..tasks import Tasks
 from .execution import Execution
+from .feed import OutputFeed
 from .recent import Recent
 from .record import Record
 
@@ -32,10 +33,12 @@ class Delivery:
 
     Attributes:
         failing: notebooks whose outputs could not be written when that was tried last.
+        feed: tells what cells put out.
     """
 
     def __init__(self, contents: Contents, record: Record, events: Events, tasks: Tasks, recent: Recent) -> None:
         self.failing: set[str] = set()
+        self.feed = OutputFeed()
         self._contents = contents
         self._record = record
         self._events = events
@@ -65,22 +68,11 @@ class Delivery:
 
         True if they are there. A cell or notebook that is gone or another one meanwhile is said, not brought back.
         """
-        path = execution.notebook or execution.home
-        updates = list(execution.reducer.foreign_updates)
-        if path is None or (execution.cell_id is None and not updates):
-            return False
-        shown: dict[Execution, NotebookNode] = {}
         self._unshown.discard(execution.id)
+        shown = False
         try:
-            async with self._contents.edit(path, durable=False) as notebook:
-                if execution.cell_id is not None:
-                    index = find_cell(notebook, cell_id=execution.cell_id)
-                    cell = notebook.cells[index]
-                    if cell.cell_type != "code":
-                        execution.add_note(NO_CODE_CELL)
-                    elif not late or execution.owns(cell):
-                        shown[execution] = _show(notebook, index, execution)
-                self._update_displays(execution, path, updates, notebook, shown)
+            shown = await self._show(execution, late=late)
+            await self._update_displays(execution)
         except NotFound:
             if execution.cell_id is not None:
                 execution.add_note(_deleted(execution, late=late))
@@ -89,29 +81,43 @@ class Delivery:
             if execution.notebook is not None:
                 self._unshown.add(execution.id)
             _warn(execution, error)
-        else:
-            for each, cell in shown.items():
-                each.written = cell.outputs, cell.execution_count
-            del execution.reducer.foreign_updates[: len(updates)]
-        return execution in shown
+        return shown
 
-    def _update_displays(
-        self,
-        execution: Execution,
-        path: str,
-        updates: list[Update],
-        notebook: NotebookNode,
-        shown: dict[Execution, NotebookNode],
-    ) -> None:
-        """`update_display_data` for a display that an earlier cell made and still shows."""
-        if not updates:
+    async def _show(self, execution: Execution, *, late: bool) -> bool:
+        """Tell listeners the outputs, and put them into the execution's own cell. True if they are there."""
+        if execution.notebook is None or execution.cell_id is None:
+            self.feed.advance(execution)
+            return False
+        if execution.sink is None:
+            execution.sink = self._contents.outputs(execution.notebook, execution.cell_id)
+            feed_sink(execution.sink, whole(execution.shown))
+        self.feed.advance(execution)
+
+        def is_anothers(cell: NotebookNode) -> bool:
+            return late and not execution.owns(cell)
+
+        cell = await execution.sink.show(execution.reducer.execution_count, unless=is_anothers)
+        if cell is None:
+            if not late:
+                execution.add_note(NO_CODE_CELL)
+            return False
+        execution.written = cell.outputs, cell.execution_count
+        return True
+
+    async def _update_displays(self, execution: Execution) -> None:
+        """`update_display_data` for displays that earlier cells made and still show."""
+        path = execution.notebook or execution.home
+        updates = list(execution.reducer.foreign_updates)
+        if path is None or not updates:
             return
-        for index, cell in enumerate(notebook.cells):
+        for cell in (await self._contents.read(path)).cells:
             owner = self._recent.of_cell(path, cell.get("id", ""))
             if owner is None or owner is execution or not owner.owns(cell):
                 continue
             if owner.reducer.apply_updates(updates):
-                shown[owner] = _show(notebook, index, owner)
+                with suppress(NotFound):
+                    await self._show(owner, late=True)
+        del execution.reducer.foreign_updates[: len(updates)]
 
     # ------------------------------------------------------------------ what has reached the file
 
@@ -218,7 +224,3 @@ def _warn(execution: Execution, error: JupyterMcpError) -> None:
     execution.warnings["notebook"] = (
         f"The outputs are not in the notebook's file: {error.message} They are kept, and written once that works."
     )
-
-
-def _show(notebook: NotebookNode, index: int, execution: Execution) -> NotebookNode:
-    return set_outputs(notebook, index, execution.outputs(), execution.reducer.execution_count)

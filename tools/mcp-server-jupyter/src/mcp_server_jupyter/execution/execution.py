@@ -11,7 +11,7 @@ import anyio
 
 from ..journal import FINISHED, Status
 from ..outputs import OutputReducer
-from ..ports import Kernel, Message
+from ..ports import Kernel, Message, OutputSink
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -64,6 +64,10 @@ class Execution:
     written: tuple[list[NotebookNode], int | None] | None = None
     """The outputs and the count its cell had when it began, or it last gave it: the cell is its own while it has them.
     """
+    shown: list[NotebookNode] = field(default_factory=list)
+    """The outputs that listeners have been told of, by `seq` changes."""
+    seq: int = 0
+    sink: OutputSink | None = None
     version: int = 0
     _changed: anyio.Event | None = None
     _flush: anyio.CancelScope | None = None
@@ -93,6 +97,15 @@ class Execution:
             "author": self.author,
             "status": self.status,
             "seconds": self.seconds,
+            "kernel_epoch": self.kernel_epoch,
+            "execution_count": self.reducer.execution_count,
+            "queued_at": self.queued_at,
+            "started_at": self.started_at,
+            "finished_at": self.finished_at,
+            "input_prompt": self.input_prompt,
+            "note": self.note,
+            "batch": None if self.batch is None else self.batch.id,
+            "seq": self.seq,
         }
 
     def outputs(self) -> list[NotebookNode]:

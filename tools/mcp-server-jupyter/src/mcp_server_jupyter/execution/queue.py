@@ -20,6 +20,7 @@ from ..ports import Contents
 from ..tasks import Tasks
 from .edit import journaled_edit
 from .execution import Batch, Execution
+from .feed import OutputFeed
 from .recent import Recent
 from .record import Record
 from .runner import Runner, how_it_ended
@@ -219,6 +220,11 @@ class Executions:
         """An execution of this server's life time, if it is a recent one; the journal has all."""
         return self._recent.get(execution_id)
 
+    @property
+    def feed(self) -> OutputFeed:
+        """Tells what cells put out."""
+        return self._runner.delivery.feed
+
     def active(self) -> Sequence[Execution]:
         return self._recent.live
 
@@ -273,6 +279,7 @@ class Executions:
         execution.status = "running"
         execution.input_request = None
         self._record.running(execution)
+        self._runner.publish("resumed", execution)
         await execution.kernel.send_input(text, request)
 
     def listen(self, session: Session) -> None:

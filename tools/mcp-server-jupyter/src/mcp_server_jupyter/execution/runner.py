@@ -90,14 +90,18 @@ class Runner:
         some = False
         async for message in messages:
             some = True
+            count = execution.reducer.execution_count
             if message.msg_type == "input_request":
                 execution.input_request = message
                 execution.status = "waiting_input"
                 self._record.waiting_input(execution)
+                self.publish("waiting_input", execution)
                 execution.changed()
             elif execution.reducer.feed(message):
                 execution.changed()
                 self._flush_later(execution)
+            if execution.reducer.execution_count != count:
+                self.publish("counted", execution)
         return some
 
     def _final_status(self, execution: Execution) -> Status:
@@ -165,7 +169,8 @@ class Runner:
 
     def publish(self, what: str, execution: Execution) -> None:
         """Tell listeners."""
-        self._events.publish(f"execution.{what}", **execution.event())
+        if self._events.listeners:
+            self._events.publish(f"execution.{what}", **execution.event())
 
 
 def how_it_ended(session: Session, error: KernelDead | None = None) -> str:

@@ -1,5 +1,6 @@
 """Pure: Jupyter messages become nbformat outputs, outputs a bounded view. Imports ports only; anybody may import it."""
 
+from .changes import OutputOp, feed_sink, output_ops, whole
 from .images import Image
 from .reducer import OutputReducer
 from .text import collapse_carriage_returns, plain_text, slice_text, strip_ansi
@@ -7,12 +8,16 @@ from .view import View, is_heavy, view
 
 __all__ = [
     "Image",
+    "OutputOp",
     "OutputReducer",
     "View",
     "collapse_carriage_returns",
+    "feed_sink",
     "is_heavy",
+    "output_ops",
     "plain_text",
     "slice_text",
     "strip_ansi",
     "view",
+    "whole",
 ]

@@ -25,6 +25,7 @@ from ...errors import JupyterMcpError
 from ...ports import Entry
 from ...settings import Settings
 from ..shared.changes import Changes
+from ..shared.edited_outputs import EditedOutputs
 from . import disk, locks, paths
 from . import text as notebook_text
 from .listing import list_entries
@@ -117,6 +118,10 @@ class FilesContents:
                 else:
                     state.save_later(after)
             self._changes.tell(state.name)
+
+    def outputs(self, path: str, cell_id: str) -> EditedOutputs:
+        """See `ports.Contents.outputs`."""
+        return EditedOutputs(self, path, cell_id)
 
     async def flush(self, path: str | None = None, *, urgent: bool = True) -> None:
         """See `ports.Contents.flush`.

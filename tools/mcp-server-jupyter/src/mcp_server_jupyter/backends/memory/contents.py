@@ -16,6 +16,7 @@ from ...errors import AlreadyExists, InvalidRequest, NotFound, OutsideRoot
 from ...ports import Entry
 from ...settings import Settings
 from ..shared.changes import Changes
+from ..shared.edited_outputs import EditedOutputs
 from ..shared.paths import check_path
 
 if TYPE_CHECKING:
@@ -98,6 +99,10 @@ class MemoryContents:
             yield copy
             self._notebooks[name] = notebooks.settle(copy, before.cells)
         self._changes.tell(name)
+
+    def outputs(self, path: str, cell_id: str) -> EditedOutputs:
+        """See `ports.Contents.outputs`."""
+        return EditedOutputs(self, path, cell_id)
 
     async def flush(self, path: str | None = None, *, urgent: bool = True) -> None:
         """See `ports.Contents.flush`."""
