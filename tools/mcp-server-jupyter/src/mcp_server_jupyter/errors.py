@@ -12,6 +12,7 @@ JupyterMcpError
 ├── Unsupported               the backend cannot do this (501)
 ├── Unavailable               a backend that does not answer (503)
 └── KernelError
+    ├── KernelStarting        the kernel is not up yet; the call changed nothing and may be repeated (503)
     ├── KernelStartFailed     the kernel did not come up; carries the end of its log (502)
     └── KernelDead            the kernel ended; carries the exit code and the reason (410)
 
@@ -121,6 +122,13 @@ class KernelError(JupyterMcpError):
 
     code = "kernel_error"
     http_status = 502
+
+
+class KernelStarting(KernelError):
+    """The kernel is not up yet. Its start goes on; the call changed nothing and may be repeated."""
+
+    code = "kernel_starting"
+    http_status = 503
 
 
 class KernelStartFailed(KernelError):

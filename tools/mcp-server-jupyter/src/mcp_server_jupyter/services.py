@@ -17,7 +17,7 @@ from .events import Events
 from .execution.edit import Edit, journaled_edit
 from .execution.queue import Executions
 from .execution.recovery import recover
-from .execution.session import Sessions
+from .execution.sessions import Sessions
 from .journal import Journal, open_journal
 from .notebooks import new_notebook
 from .ports import Contents, Kernels
@@ -67,6 +67,8 @@ class Services:
     def kernel_status(self) -> str:
         """One word for health checks: none, starting, idle, busy, or dead when every kernel is."""
         states = {session.kernel.state for session in self.sessions.all()}
+        if any(start.goes_on for start in self.sessions.starts.all()):
+            states.add("starting")
         for state in ("busy", "starting", "idle", "dead"):
             if state in states:
                 return state
@@ -100,7 +102,9 @@ async def open_services(
             tasks = Tasks(group)
             events = Events()
             tasks.start_soon(_tell_changes, opened_contents.changes(), events)
-            sessions = Sessions(opened_kernels, journal, events, tasks, settings.kernel_name)
+            sessions = Sessions(
+                opened_kernels, journal, events, tasks, settings.kernel_name, settings.cull_idle_seconds
+            )
             executions = Executions(opened_contents, journal, events, tasks, settings.max_output_bytes or None)
             services = Services(settings, opened_contents, opened_kernels, journal, events, sessions, executions)
             try:

@@ -104,6 +104,11 @@ class Settings:
     keep_kernels: bool = _setting(
         False, "Leave kernels running when the server ends; the next one adopts them.", group="Kernels"
     )
+    cull_idle_seconds: float = _setting(
+        0.0,
+        "Seconds after which a kernel that does nothing is shut down, with notice before; 0 never.",
+        group="Kernels",
+    )
     orphan_hours: float = _setting(
         12.0, "Hours a kernel may outlive its server before it ends itself.", group="Kernels"
     )

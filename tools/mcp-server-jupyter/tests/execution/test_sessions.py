@@ -78,24 +78,24 @@ async def test_two_starts_at_once_make_one_kernel(second: str, tmp_path: Path) -
             tasks.start_soon(lambda: start(second, notebook_path="a.ipynb", **MORE[second]))
             await anyio.wait_all_tasks_blocked()
             kernels.go.set()
-        [session] = desk.services.sessions.all()
+        assert len(desk.services.sessions.all()) == 1
         if second == "start_kernel":
-            assert refused == [REFUSAL.format(session.id)]
+            assert [REFUSAL in text for text in refused] == [True]
         else:
             assert refused == []
 
 
 MORE = {"start_kernel": {"kernel_name": "other"}, "execute_code": {"code": "1"}}
-REFUSAL = "a.ipynb has kernel {} (python3) already. Use it, shutdown_kernel it first, or leave out notebook_path."
+REFUSAL = "A kernel (python3) for a.ipynb is starting already"
 
 
-async def test_locks_of_notebooks_do_not_pile_up(desk: Desk) -> None:
+async def test_starts_of_notebooks_do_not_pile_up(desk: Desk) -> None:
     for number in range(3):
         path = f"n{number}.ipynb"
         await desk.call("create_notebook", notebook_path=path)
         await desk.call("execute_code", code="1", notebook_path=path)
         await desk.call("shutdown_kernel", notebook_path=path)
-    assert len(desk.services.sessions._starting) == 0
+    assert desk.services.sessions.starts.all() == ()
 
 
 async def test_a_start_that_cannot_be_written_down_leaves_no_kernel(

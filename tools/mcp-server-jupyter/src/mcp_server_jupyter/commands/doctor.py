@@ -161,7 +161,7 @@ async def _specs(services: Services) -> Finding:
 async def _sum(services: Services) -> Finding:
     name = services.settings.kernel_name
     started = time.perf_counter()
-    session = await services.sessions.start(None)
+    session = await services.sessions.start(None).wait()
     ready = time.perf_counter()
     arguments = {"code": "print(1 + 1)", "kernel_id": session.id}
     answer = await invoke(services, "execute_code", arguments, caller=Caller("doctor"))

@@ -138,7 +138,7 @@ async def run_notebook(
     notebook = await services.contents.read(path)
     kernel_name = kernelspec_name(notebook)
     cwd = str(PurePosixPath(source).parent)
-    await services.sessions.start(kernel_name, cwd="" if cwd == "." else cwd, notebook=path)
+    await services.sessions.start(kernel_name, cwd="" if cwd == "." else cwd, notebook=path).wait()
     indexes = {cell["id"]: index for index, cell in enumerate(notebook.cells)}
     total = sum(
         cell.cell_type == "code" and bool(cell.source.strip()) and not is_skipped(cell) for cell in notebook.cells

@@ -318,6 +318,7 @@ class Executions:
     def _append(self, session: Session, execution: Execution) -> None:
         self._recent.add(execution)
         queue = self._queues.setdefault(session.id, KernelQueue(session))
+        session.works(now=True)
         queue.waiting.append(execution)
         if not queue.draining:
             queue.draining = True
@@ -339,6 +340,7 @@ class Executions:
                     queue.running = None
         finally:
             del self._queues[queue.session.id]
+            queue.session.works(now=False)
 
     async def _take_turn(self, queue: KernelQueue, execution: Execution) -> None:
         session, batch = queue.session, execution.batch

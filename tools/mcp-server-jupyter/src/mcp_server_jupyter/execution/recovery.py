@@ -13,7 +13,7 @@ from ..outputs import OutputReducer
 from ..ports import Contents, Kernel, Kernels, Message
 from .execution import Batch, Execution
 from .queue import Executions
-from .session import Sessions
+from .sessions import Sessions
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode

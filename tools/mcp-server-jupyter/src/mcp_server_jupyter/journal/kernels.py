@@ -23,9 +23,9 @@ class Binding:
 
 @dataclass(frozen=True, slots=True)
 class KernelEnd:
-    """How a kernel's process ended. `detail`: the death in words, or who asked for the shutdown."""
+    """How a kernel's process ended. `detail`: the death in words, who asked for it, or how long it was idle."""
 
-    kind: Literal["death", "shutdown", "stop"]
+    kind: Literal["death", "shutdown", "cull", "stop"]
     detail: str
 
 
@@ -56,7 +56,8 @@ class Kernels(Tables):
     def kernel_end(self, kernel_id: str, epoch: int | None = None) -> KernelEnd | None:
         """How a kernel ended last (in `epoch`, if one is given), None if nobody saw it."""
         rows = self._query(
-            "SELECT kind, detail FROM kernel_events WHERE kernel_id = ?1 AND kind IN ('death', 'shutdown', 'stop')"
+            "SELECT kind, detail FROM kernel_events"
+            " WHERE kernel_id = ?1 AND kind IN ('death', 'shutdown', 'cull', 'stop')"
             " AND (?2 IS NULL OR epoch = ?2) ORDER BY id DESC LIMIT 1",
             kernel_id,
             epoch,

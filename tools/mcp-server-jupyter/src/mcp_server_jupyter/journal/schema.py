@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-KernelEventKind = Literal["start", "restart", "death", "adopt", "shutdown", "stop"]
+KernelEventKind = Literal["start", "restart", "death", "adopt", "shutdown", "cull", "stop"]
 
 # Executions that nothing waits for any more.
 DROPPABLE = "on_disk = 1 AND status NOT IN ('queued', 'running', 'waiting_input')"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -70,6 +71,19 @@ class Call:
     cancelled_by_caller: Callable[[], bool] = never
     notebook: str | None = None
     kernel_id: str | None = None
+    _began: float = field(default_factory=time.monotonic)
+    _reported: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """How long it has been going on."""
+        return time.monotonic() - self._began
+
+    async def report(self, text: str) -> None:
+        """Tell the caller, if it listens: the seconds of this call so far, rising, and this text."""
+        if self.progress is not None:
+            self._reported = max(self._reported + 0.001, round(self.seconds, 3))
+            await self.progress(self._reported, text)
 
     @property
     def author(self) -> str:

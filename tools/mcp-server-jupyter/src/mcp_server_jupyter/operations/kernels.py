@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from ..errors import InvalidRequest, JupyterMcpError
+import time
+from typing import Any
+
+from ..errors import InvalidRequest, JupyterMcpError, KernelStarting
 from ..execution.session import Session, describe, require_alive
+from ..execution.start import Start
+from ..ports import Kernel
 from .call import Answer, Call
 
 STOP_SECONDS = 5.0
 
 
 def find_session(call: Call, notebook_path: str, kernel_id: str) -> Session:
-    """The session a caller means, by kernel or by notebook."""
+    """The session a caller means, by kernel or by notebook.
+
+    Raises:
+        KernelStarting, KernelStartFailed: there is a start instead, which goes on or has failed.
+    """
     if kernel_id:
         return call.kernel(kernel_id)
     path = call.path(notebook_path)
     sessions = call.services.sessions
+    if start := sessions.starts.of(path):
+        return start.require()
     session = sessions.find(path)
     if session is None:
         _, news = sessions.news(path)
@@ -89,37 +100,77 @@ async def list_kernels(call: Call) -> Answer:
     """Running kernels (state, memory, notebook) and the kernelspecs that can be started."""
     lines, kernels = [], []
     for session in call.services.sessions.all():
-        kernel = session.kernel
-        stats = await kernel.stats()
-        memory = f"{stats.memory_bytes / 1e6:.0f} MB" if stats.memory_bytes is not None else "-"
-        death = f" (it {describe(session.death)})" if session.death else ""
-        state = "dead" if session.death else kernel.state
-        queued = call.services.executions.waiting(session)
-        waiting = f" +{len(queued)} queued" if queued else ""
-        lines.append(
-            f"{session.id} {kernel.name} {state}{death}{waiting} {memory} epoch={kernel.epoch} "
-            f"{session.notebook or '(no notebook)'}"
-        )
-        kernels.append(
-            {
-                "kernel_id": session.id,
-                "name": kernel.name,
-                "state": state,
-                "memory_bytes": stats.memory_bytes,
-                "kernel_epoch": kernel.epoch,
-                "notebook_path": session.notebook,
-            }
-        )
+        line, facts = await _listed(call, session)
+        lines.append(line)
+        kernels.append(facts)
+    for start in call.services.sessions.starts.all():
+        line, facts = _listed_start(start)
+        lines.append(line)
+        kernels.append(facts)
     specs = await call.services.kernels.specs()
     lines.append("Kernelspecs:" if lines else "No kernel runs. Kernelspecs:")
     lines += [f"  {spec.name}: {spec.display_name} ({spec.language})" for spec in specs]
     return Answer("\n".join(lines), {"kernels": kernels, "kernelspecs": [spec.name for spec in specs]})
 
 
+async def _listed(call: Call, session: Session) -> tuple[str, dict[str, Any]]:
+    kernel = session.kernel
+    stats = await kernel.stats()
+    memory = _megabytes(stats.memory_bytes) if stats.memory_bytes is not None else "-"
+    if stats.limit_bytes is not None:
+        memory += f" of {_megabytes(stats.limit_bytes)}"
+    death = f" (it {describe(session.death)})" if session.death else ""
+    state = "dead" if session.death else kernel.state
+    queued = call.services.executions.waiting(session)
+    waiting = f" +{len(queued)} queued" if queued else ""
+    place = f" in {stats.where}" if stats.where else ""
+    line = (
+        f"{session.id} {kernel.name} {state}{death}{unreachable(kernel)}{waiting} {memory} epoch={kernel.epoch} "
+        f"{session.notebook or '(no notebook)'}{place}"
+    )
+    return line, {
+        "kernel_id": session.id,
+        "name": kernel.name,
+        "state": state,
+        "memory_bytes": stats.memory_bytes,
+        "limit_bytes": stats.limit_bytes,
+        "where": stats.where,
+        "unreachable_since": kernel.unreachable_since,
+        "kernel_epoch": kernel.epoch,
+        "notebook_path": session.notebook,
+    }
+
+
+def _listed_start(start: Start) -> tuple[str, dict[str, Any]]:
+    state = "starting" if start.goes_on else "failed"
+    line = f"{start.id} {start.kernel_name} {state} ({start.about()}) epoch={start.epoch} "
+    return line + (start.notebook or "(no notebook)"), {
+        "kernel_id": start.id,
+        "name": start.kernel_name,
+        "state": state,
+        "stage": start.about(),
+        "since": start.since,
+        "kernel_epoch": start.epoch,
+        "notebook_path": start.notebook,
+    }
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.0f} MB"
+
+
+def unreachable(kernel: Kernel) -> str:
+    """Since when a living kernel cannot be reached, to be put behind its state; nothing while it can."""
+    since = kernel.unreachable_since
+    return "" if since is None else f", not reachable since {max(0, time.time() - since):.0f} s"
+
+
 async def start_kernel(
     call: Call, kernel_name: str = "", python: str = "", cwd: str = "", notebook_path: str = ""
 ) -> Answer:
     """Start a kernel by kernelspec or by the path of a Python that has ipykernel; with a notebook, for it.
+
+    A start that takes longer than the call goes on; the answer says its stage, and the same call joins it.
 
     Raises:
         AlreadyExists: the notebook has a living kernel.
@@ -130,19 +181,52 @@ async def start_kernel(
     path = call.path(notebook_path) if notebook_path else None
     if path is not None:
         await services.contents.read(path)
-    session = await services.sessions.start(
-        python or kernel_name or None, cwd=cwd, notebook=path, env=call.caller.environment
-    )
+    start = services.sessions.start(python or kernel_name or None, cwd=cwd, notebook=path, env=call.caller.environment)
+    try:
+        session = await come_up(call, start)
+    except KernelStarting as error:
+        again = "the same call joins it" if path else f'execute_code(kernel_id="{start.id}") waits for it'
+        return Answer(f"{error.message} It goes on: {again}, shutdown_kernel ends it.", _listed_start(start)[1])
     kernel = session.kernel
     return Answer(
         f"Started kernel {session.id} ({kernel.name}), epoch {kernel.epoch}{f', for {path}' if path else ''}.",
-        {"kernel_id": session.id, "name": kernel.name, "kernel_epoch": kernel.epoch, "notebook_path": path},
+        {
+            "kernel_id": session.id,
+            "name": kernel.name,
+            "state": kernel.state,
+            "kernel_epoch": kernel.epoch,
+            "notebook_path": path,
+        },
     )
 
 
 async def shutdown_kernel(call: Call, notebook_path: str = "", kernel_id: str = "") -> Answer:
-    """End a kernel. Its variables are lost; the notebook stays."""
+    """End a kernel, or its start. Its variables are lost; the notebook stays."""
+    sessions = call.services.sessions
+    start = sessions.starts.get(kernel_id) if kernel_id else sessions.starts.of(call.path(notebook_path))
+    if start is not None:
+        failed = start.error
+        await sessions.starts.cancel(start, by=call.author)
+        if failed is not None:
+            return Answer(f"There was no kernel: its start had failed. {failed}", {"kernel_id": start.id})
+        if start.session is None:
+            return Answer(f"Cancelled the start of kernel {start.id}: nothing of it is left.", {"kernel_id": start.id})
+    # A start that came up at this very moment is a kernel like any other.
     session = find_session(call, notebook_path, kernel_id)
     await _stop_work(call, session)
-    await call.services.sessions.shutdown(session, by=call.author)
+    await sessions.shutdown(session, by=call.author)
     return Answer(f"Shut down kernel {session.id}.", {"kernel_id": session.id})
+
+
+async def come_up(call: Call, start: Start, seconds: float = 0.0) -> Session:
+    """Wait for a start as long as this call may: `seconds`, yet not less than what its client waits for an answer.
+
+    Raises:
+        KernelStarting, KernelStartFailed, NotFound, Unavailable
+    """
+
+    async def report(stage: str) -> None:
+        await call.report(f"The kernel is starting: {stage}")
+
+    patience = max(call.answers.wait_seconds, seconds) - call.seconds
+    return await start.wait(patience, report if call.progress is not None else None)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from ..errors import InvalidRequest
 from ..journal import LastRun
 from ..notebooks import CellLine, find_cell, kernelspec_name, new_notebook, outline
 from .call import Answer, Call, Param
+from .kernels import unreachable
 from .render import add_outputs, cell_data, cell_header, numbered
 from .uris import cell_uri
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode
 
     from ..execution.session import Session
+    from ..execution.start import Start
 
 
 async def list_notebooks(call: Call, path: str = "") -> Answer:
@@ -25,6 +27,8 @@ async def list_notebooks(call: Call, path: str = "") -> Answer:
     for entry in entries:
         session = services.sessions.find(entry.path)
         mark = f"  kernel {session.kernel.state}" if session else ""
+        if start := services.sessions.starts.of(entry.path):
+            mark = "  kernel starting" if start.goes_on else "  kernel failed to start"
         default = "  (default)" if entry.path == call.default_notebook else ""
         lines.append(f"{entry.path}  {_size(entry.size)}{mark}{default}")
     if not lines:
@@ -66,7 +70,7 @@ async def get_notebook_info(call: Call, notebook_path: str = "") -> Answer:
     services = call.services
     path = call.path(notebook_path)
     notebook = await services.contents.read(path)
-    session = services.sessions.find(path)
+    session, start = services.sessions.find(path), services.sessions.starts.of(path)
     runs = services.journal.last_runs(path)
     spec = kernelspec_name(notebook) or services.settings.kernel_name
     cells = outline(notebook)
@@ -74,15 +78,27 @@ async def get_notebook_info(call: Call, notebook_path: str = "") -> Answer:
     lines = [_line(cell, runs.get(cell.id), session) for cell in cells]
     text = numbered(lines, call.answers.max_chars, "read_all_cells(start=..., limit=...) pages.")
     return Answer(
-        f"{head}\n{_kernel_line(call, session)}\n{text}",
+        f"{head}\n{_start_line(start) if start else _kernel_line(call, session)}\n{text}",
         {
             "notebook_path": path,
             "cells": len(cells),
-            "kernel_state": session.kernel.state if session else "none",
-            "kernel_id": session.id if session else None,
-            "kernel_epoch": session.kernel.epoch if session else None,
+            **_kernel_facts(session, start),
         },
     )
+
+
+def _kernel_facts(session: Session | None, start: Start | None) -> dict[str, Any]:
+    if start is not None:
+        state = "starting" if start.goes_on else "failed"
+        stage = {"kernel_stage": start.about(), "kernel_since": start.since}
+        return {"kernel_state": state, "kernel_id": start.id, "kernel_epoch": None, **stage}
+    if session is None:
+        return {"kernel_state": "none", "kernel_id": None, "kernel_epoch": None}
+    return {"kernel_state": session.kernel.state, "kernel_id": session.id, "kernel_epoch": session.kernel.epoch}
+
+
+def _start_line(start: Start) -> str:
+    return f"kernel: {'starting' if start.goes_on else 'failed'} id={start.id} ({start.about()})"
 
 
 def _kernel_line(call: Call, session: Session | None) -> str:
@@ -92,7 +108,8 @@ def _kernel_line(call: Call, session: Session | None) -> str:
     running, queued = executions.running(session), executions.waiting(session)
     what = f", runs execution {running.id} of {running.author}" if running else ""
     waiting = f", {len(queued)} waiting" if queued else ""
-    return f"kernel: {session.kernel.state} id={session.id[:8]} epoch={session.kernel.epoch}{what}{waiting}"
+    state = f"{session.kernel.state}{unreachable(session.kernel)}"
+    return f"kernel: {state} id={session.id[:8]} epoch={session.kernel.epoch}{what}{waiting}"
 
 
 def _line(cell: CellLine, run: LastRun | None, session: Session | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from ..errors import JupyterMcpError
@@ -18,9 +19,14 @@ async def add_notice(call: Call, answer: Answer) -> None:
     session, news = call.services.sessions.news(call.notebook, call.kernel_id)
     if session is not None:
         session.used_by(call.author)
-    if news is None or not news.tell(call.author):
-        return
-    text = _sentence(news, session, await _to_rerun(call, session))
+    if news is not None and news.tell(call.author):
+        _insert(answer, _sentence(news, session, await _to_rerun(call, session)))
+    if session is not None and session.ends_at is not None:
+        left = max(0.0, session.ends_at - time.time())
+        _insert(answer, f"The kernel is idle and will be shut down in {left:.0f} s, unless something runs in it.")
+
+
+def _insert(answer: Answer, text: str) -> None:
     if text:
         first, line_break, rest = answer.text.partition("\n")
         answer.text = f"{first}\n! {text}{line_break}{rest}"

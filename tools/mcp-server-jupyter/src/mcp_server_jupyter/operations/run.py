@@ -10,11 +10,13 @@ import anyio
 from ..errors import InvalidRequest, NotFound
 from ..execution.execution import Batch, Execution
 from ..execution.session import Session, require_alive
+from ..execution.start import Start
 from ..journal import EditRow
 from ..notebooks import find_cell, is_skipped, kernelspec_name
 from ..outputs import slice_text
 from .call import Answer, Call, Link, Param
 from .cells import Index, check_size, edit_row
+from .kernels import come_up
 from .render import executed, remembered
 from .uris import output_uri
 
@@ -42,7 +44,7 @@ async def insert_execute_code_cell(call: Call, cell_index: Index, cell_source: s
     execution, index = await services.executions.insert(
         session, path, cell_index, cell_source, author=call.author, edit_row=row
     )
-    await wait_for(call, [execution], call.answers.wait_seconds)
+    await wait_for(call, [execution], call.answers.wait_seconds - call.seconds)
     return await executed(execution, call.answers, index=index)
 
 
@@ -63,14 +65,14 @@ async def execute_cell_with_progress(
     path = call.path(notebook_path)
     notebook = await services.contents.read(path)
     cell = _code_cell(notebook, cell_index, cell_id)
-    session = await _session(call, path, notebook)
+    wait = call.answers.wait_seconds if timeout_seconds is None else timeout_seconds
+    session = await _session(call, path, notebook, seconds=wait)
     # A kernel's start takes long enough for somebody to change the cell: what runs is what is there now.
     notebook = await services.contents.read(path)
     cell = _code_cell(notebook, None, cell["id"])
     index = find_cell(notebook, cell_id=cell["id"])
     execution = services.executions.submit(session, cell.source, author=call.author, notebook=path, cell=cell)
-    wait = call.answers.wait_seconds if timeout_seconds is None else timeout_seconds
-    await wait_for(call, [execution], wait)
+    await wait_for(call, [execution], wait - call.seconds)
     return await executed(execution, call.answers, index=index)
 
 
@@ -88,10 +90,15 @@ async def execute_code(
     """Run code in a notebook's kernel, or in the kernel `kernel_id`, without writing a cell."""
     check_size(call, code)
     services = call.services
-    session = call.kernel(kernel_id) if kernel_id else await _session(call, call.path(notebook_path))
-    execution = services.executions.submit(session, code, author=call.author)
     wait = call.answers.wait_seconds if timeout_seconds is None else timeout_seconds
-    await wait_for(call, [execution], wait)
+    if kernel_id:
+        if start := services.sessions.starts.get(kernel_id):
+            await come_up(call, start, wait)
+        session = call.kernel(kernel_id)
+    else:
+        session = await _session(call, call.path(notebook_path), seconds=wait)
+    execution = services.executions.submit(session, code, author=call.author)
+    await wait_for(call, [execution], wait - call.seconds)
     return await executed(execution, call.answers)
 
 
@@ -111,7 +118,8 @@ async def run_all_cells(
     notebook = await services.contents.read(path)
     if not _cells_to_run(notebook, start):
         return Answer(f"No code cells from index {start} on in {path}.", {"executions": []})
-    session = await _session(call, path, notebook)
+    wait = call.answers.wait_seconds if timeout_seconds is None else timeout_seconds
+    session = await _session(call, path, notebook, seconds=wait)
     # Read again, as in `execute_cell_with_progress`.
     notebook = await services.contents.read(path)
     cells = _cells_to_run(notebook, start)
@@ -123,8 +131,7 @@ async def run_all_cells(
     ]
     if not executions:
         return Answer(f"No code cells from index {start} on in {path}.", {"executions": []})
-    wait = call.answers.wait_seconds if timeout_seconds is None else timeout_seconds
-    await wait_for(call, executions, wait)
+    await wait_for(call, executions, wait - call.seconds)
     return await _run_answer(call, path, [index for index, _ in cells], executions, skipped)
 
 
@@ -246,17 +253,23 @@ async def send_input(call: Call, execution_id: str, text: str) -> Answer:
 # ---------------------------------------------------------------------- shared
 
 
-async def _session(call: Call, path: str, notebook: NotebookNode | None = None) -> Session:
-    """The notebook's session, started with the kernelspec it asks for if there is none."""
-    services = call.services
-    session = services.sessions.find(path)
-    if session is not None:
-        require_alive(session)
-        return session
-    if notebook is None:
-        notebook = await services.contents.read(path)
-    name = kernelspec_name(notebook) or services.settings.kernel_name
-    return await services.sessions.of_notebook(path, await _kernelspec(call, name), call.caller.environment)
+async def _session(call: Call, path: str, notebook: NotebookNode | None = None, *, seconds: float = 0.0) -> Session:
+    """The notebook's session, started with the kernelspec it asks for if there is none.
+
+    Raises:
+        KernelStarting: it was not up within the call's wait; the start goes on.
+    """
+    sessions = call.services.sessions
+    found: Session | Start | None = sessions.starts.of(path) or sessions.find(path)
+    if found is None:
+        if notebook is None:
+            notebook = await call.services.contents.read(path)
+        name = await _kernelspec(call, kernelspec_name(notebook) or call.services.settings.kernel_name)
+        found = sessions.of_notebook(path, name, call.caller.environment)
+    if isinstance(found, Start):
+        found = await come_up(call, found, seconds)
+    require_alive(found)
+    return found
 
 
 async def _kernelspec(call: Call, name: str) -> str:
@@ -295,20 +308,15 @@ async def wait_for(call: Call, executions: Sequence[Execution], seconds: float) 
 
 
 def _reporter(call: Call) -> Callable[[Execution], Awaitable[None]] | None:
-    """Progress for the caller: seconds of this call so far, rising, and the output since the last report."""
-    report = call.progress
-    if report is None:
+    """Progress for the caller: the output since the last report."""
+    if call.progress is None:
         return None
     sent: dict[str, int] = {}
-    began = anyio.current_time()
-    highest = 0.0
 
     async def progress(execution: Execution) -> None:
-        nonlocal highest
         cursor = sent.get(execution.id, 0)
         text, following = slice_text(execution.outputs(), cursor, 2_000)
         sent[execution.id] = following if following is not None else cursor + len(text)
-        highest = max(highest + 0.001, round(anyio.current_time() - began, 3))
-        await report(highest, text or f"{execution.status} {execution.seconds:.0f}s")
+        await call.report(text or f"{execution.status} {execution.seconds:.0f}s")
 
     return progress

@@ -11,7 +11,7 @@ import anyio
 from ..errors import InvalidRequest, KernelError, NotFound, Unsupported
 from ..execution.session import Session, require_alive
 from .call import Answer, Call
-from .kernels import find_session
+from .kernels import find_session, unreachable
 from .probe import PROBE
 from .render import numbered
 
@@ -87,12 +87,16 @@ async def _ask(call: Call, session: Session, question: dict[str, Any]) -> dict[s
         "allow_stdin": False,
         "stop_on_error": False,
     }
-    with anyio.move_on_after(ANSWER_SECONDS):
-        async for message in session.kernel.request("execute_request", content):
-            if message.channel == "shell":
-                return _parse(message.content)
+    try:
+        with anyio.move_on_after(ANSWER_SECONDS):
+            async for message in session.kernel.request("execute_request", content):
+                if message.channel == "shell":
+                    return _parse(message.content)
+    finally:
+        session.touch()
     raise KernelError(
-        f"The kernel did not answer within {ANSWER_SECONDS:.0f} s.", hint="Is something else running in it?"
+        f"The kernel did not answer within {ANSWER_SECONDS:.0f} s{unreachable(session.kernel)}.",
+        hint="Is something else running in it?",
     )
 
 

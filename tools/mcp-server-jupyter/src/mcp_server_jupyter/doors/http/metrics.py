@@ -69,11 +69,12 @@ class Metrics:
             self._executions.labels(str(data.get("status", "unknown"))).inc()
         elif event.kind == "notebook.changed":
             self._changes.inc()
-        elif event.kind.startswith("kernel.") and event.kind != "kernel.state":
+        elif event.kind in ("kernel.started", "kernel.restarted", "kernel.died", "kernel.stopped"):
             self._kernel_events.labels(event.kind.removeprefix("kernel.")).inc()
 
     async def endpoint(self, request: Request) -> Response:
         states = Tally(session.kernel.state for session in self._services.sessions.all())
+        states["starting"] += sum(start.goes_on for start in self._services.sessions.starts.all())
         for state in ("starting", "idle", "busy", "dead"):
             self._kernels.labels(state).set(states[state])
         self._active.set(len(self._services.executions.active()))

@@ -1,0 +1,307 @@
+"""All sessions of a server: which notebook has which kernel. What waits and runs in one is the business of `queue`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import PurePosixPath
+
+import anyio
+
+from ..errors import AlreadyExists, JupyterMcpError, NotFound
+from ..events import Events
+from ..journal import Binding, Journal, KernelEventKind
+from ..ports import Death, Kernel, Kernels
+from ..tasks import Tasks
+from .culling import Culling
+from .session import News, Session, cause_of, describe, require_alive
+from .start import Start, Starts
+
+logger = logging.getLogger(__name__)
+
+
+class Sessions:
+    """All sessions of the server. Kernels start on first use and are never replaced silently."""
+
+    def __init__(
+        self,
+        kernels: Kernels,
+        journal: Journal,
+        events: Events,
+        tasks: Tasks,
+        default_kernel: str,
+        cull_idle_seconds: float = 0.0,
+    ) -> None:
+        self._journal = journal
+        self._events = events
+        self._tasks = tasks
+        self._default_kernel = default_kernel
+        self._sessions: dict[str, Session] = {}
+        self._notebooks: dict[str, str] = {}
+        # Of notebooks that have had a kernel and have none now: the next one goes on with their epochs.
+        self._gone: dict[str, News] = {}
+        self.starts = Starts(kernels, events, tasks)
+        self._culling = Culling(cull_idle_seconds, events, self._cull)
+
+    # ------------------------------------------------------------------ finding
+
+    def all(self) -> Sequence[Session]:
+        return tuple(self._sessions.values())
+
+    def get(self, kernel_id: str) -> Session:
+        """The session of a kernel, by its id or an unambiguous beginning of it.
+
+        Raises:
+            KernelStarting, KernelStartFailed: it is the id of a start that goes on, or has failed.
+            NotFound: says how it ended, if that is known, and names the kernels there are.
+        """
+        if start := self.starts.get(kernel_id):
+            return start.require()
+        kernel_id = self.starts.kernel_id(kernel_id)
+        found = [s for key, s in self._sessions.items() if key.startswith(kernel_id)] if kernel_id else []
+        if kernel_id in self._sessions:
+            return self._sessions[kernel_id]
+        if len(found) == 1:
+            return found[0]
+        known = ", ".join(self._sessions) or "none"
+        end = self._journal.kernel_end(kernel_id)
+        how = f" (it {cause_of(end)})" if end else ""
+        raise NotFound(f"No kernel {kernel_id!r}{how}; running: {known}.", hint="list_kernels shows them.")
+
+    def find(self, notebook: str) -> Session | None:
+        """The session of a notebook, dead kernels included."""
+        return self._sessions.get(self._notebooks.get(notebook, ""))
+
+    def news(self, notebook: str | None, kernel_id: str | None = None) -> tuple[Session | None, News | None]:
+        """The session of a kernel or of a notebook, and what is to be heard of it; of a kernel that is gone, too."""
+        kernel_id = self.starts.kernel_id(kernel_id or "")
+        session = self._sessions.get(kernel_id or self._notebooks.get(notebook or "", ""))
+        return session, self._gone.get(notebook or "") if session is None else session.died()
+
+    # ------------------------------------------------------------------ starting
+
+    def of_notebook(
+        self, notebook: str, kernel_name: str | None = None, env: Mapping[str, str] | None = None
+    ) -> Session | Start:
+        """The notebook's session, or the start of its kernel: the one that goes on, else a new one.
+
+        Raises:
+            KernelDead: it had one that died; it is not replaced behind the caller's back.
+        """
+        start = self.starts.of(notebook)
+        if start is not None:
+            return start
+        session = self.find(notebook)
+        if session is not None:
+            require_alive(session)
+            return session
+        cwd = str(PurePosixPath(notebook).parent)
+        return self._begin(kernel_name, "" if cwd == "." else cwd, notebook, env)
+
+    def start(
+        self,
+        kernel_name: str | None,
+        *,
+        cwd: str = "",
+        notebook: str | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> Start:
+        """Start a kernel and, if a notebook is given, bind it to that; a dead one there is replaced.
+
+        `env` is the environment of whoever starts it; None, the server's own. A start of the same kernel for the same
+        notebook that goes on is joined.
+
+        Raises:
+            AlreadyExists: the notebook has a living kernel, or another one is starting.
+        """
+        if notebook is None:
+            return self._begin(kernel_name, cwd, None, env)
+        start = self.starts.of(notebook)
+        if start is not None:
+            if start.goes_on and (start.kernel_name, start.cwd) != (kernel_name or self._default_kernel, cwd):
+                raise AlreadyExists(
+                    f"A kernel ({start.kernel_name}) for {notebook} is starting already: {start.about()}.",
+                    hint="Wait for it, or shutdown_kernel ends its start.",
+                )
+            return start
+        self._require_none_alive(notebook)
+        return self._begin(kernel_name, cwd, notebook, env)
+
+    def _require_none_alive(self, notebook: str) -> None:
+        present = self.find(notebook)
+        if present is not None and present.death is None:
+            raise AlreadyExists(
+                f"{notebook} has kernel {present.id} ({present.kernel.name}) already.",
+                hint="Use it, shutdown_kernel it first, or leave out notebook_path.",
+            )
+
+    def _begin(self, kernel_name: str | None, cwd: str, notebook: str | None, env: Mapping[str, str] | None) -> Start:
+        _, before = self.news(notebook)
+        start = Start(kernel_name or self._default_kernel, cwd, notebook, 1 if before is None else before.epoch + 1)
+        return self.starts.begin(start, env, self._land)
+
+    async def _land(self, start: Start, kernel: Kernel) -> Session:
+        """Make a session of a kernel that has come up; where that cannot be, the kernel is ended again."""
+        notebook = start.notebook
+        present, before = self.news(notebook)
+        session = Session(kernel, notebook, before or News(heard=notebook is None))
+        try:
+            if notebook is not None:
+                # The one that was dead may have been restarted meanwhile.
+                self._require_none_alive(notebook)
+            self._journal.kernel_event(kernel.id, kernel.epoch, "start", kernel.name)
+            self._add(session)
+        except JupyterMcpError:
+            # What cannot be written down would be lost to the next server: it is not started, then.
+            await self._end(session)
+            raise
+        if notebook is not None:
+            self._gone.pop(notebook, None)
+        self._events.publish("kernel.started", kernel_id=kernel.id, name=kernel.name, notebook=notebook)
+        if present is not None:
+            try:
+                await self.shutdown(present)
+            except JupyterMcpError as error:
+                logger.warning("the dead kernel %s could not be removed: %s", present.id, error)
+        return session
+
+    def adopt(self, kernel: Kernel, notebook: str | None) -> Session:
+        """Take over a kernel that an earlier server left, also one that has ended meanwhile."""
+        session = Session(kernel, notebook)
+        self._journal.kernel_event(kernel.id, kernel.epoch, "adopt", "")
+        self._add(session)
+        return session
+
+    def lose(self, binding: Binding) -> None:
+        """Remember the kernel an earlier server had for a notebook and that is gone: its epoch, and why."""
+        end = self._journal.kernel_end(binding.kernel_id, binding.epoch)
+        asked = end is not None and end.kind == "shutdown"
+        cause = cause_of(end) if end is not None else "ended while no server ran"
+        self._gone[binding.notebook] = News(binding.epoch, cause, heard=asked)
+
+    def _add(self, session: Session) -> None:
+        self._bind(session, session.kernel.epoch)
+        if session.notebook is not None:
+            self._notebooks[session.notebook] = session.id
+        self._sessions[session.id] = session
+        self._start_watching(session)
+
+    def _bind(self, session: Session, epoch: int) -> None:
+        if session.notebook is not None:
+            kernel = session.kernel
+            self._journal.bind(session.notebook, kernel.id, kernel.name, epoch, kernel.cwd)
+
+    # ------------------------------------------------------------------ ending
+
+    def _start_watching(self, session: Session) -> None:
+        session.watch = anyio.CancelScope()
+        self._tasks.start_soon(self._watch, session, session.watch)
+
+    async def _watch(self, session: Session, scope: anyio.CancelScope) -> None:
+        """Tell the death of this epoch's process."""
+        kernel = session.kernel
+        with scope:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._culling.follow, session)
+                death = await kernel.wait_dead()
+                tasks.cancel_scope.cancel()
+            session.died()
+            self._note(session, "death", describe(death))
+            self._events.publish(
+                "kernel.died",
+                kernel_id=kernel.id,
+                notebook=session.notebook,
+                exit_code=death.exit_code,
+                reason=death.reason,
+            )
+
+    async def restart(self, session: Session, by: str = "") -> None:
+        """A new process for the same session; its epoch rises and its variables are gone. `by` is who asked.
+
+        Raises:
+            KernelDead: it was shut down meanwhile.
+            KernelStartFailed, NotFound, Unavailable: the old process goes on; or, where that had been ended, there is
+                none and what is run is refused until a restart succeeds.
+        """
+        async with session.lock:
+            kernel = session.kernel
+            if session.ending == "shut down":
+                require_alive(session)
+            ended, death = kernel.epoch, session.death
+            # Before anything happens: what cannot be written down is not done.
+            self._bind(session, ended + 1)
+            session.watch.cancel()
+            session.ending = "restarted"
+            try:
+                # Half a restart helps nobody: whoever asked for it may go, it is finished all the same.
+                with anyio.CancelScope(shield=True):
+                    await kernel.restart()
+            except JupyterMcpError as error:
+                self._restart_failed(session, error)
+                raise
+            finally:
+                session.ending = ""
+            session.failed = None
+            session.touch()
+            how = f"was restarted by {by}" if by else "was restarted"
+            session.news = session.lost(f"{describe(death)} and {how}" if death else how, epoch=ended, by=by)
+            self._start_watching(session)
+            self._note(session, "restart", by)
+        self._events.publish(
+            "kernel.restarted", kernel_id=kernel.id, notebook=session.notebook, kernel_epoch=kernel.epoch
+        )
+
+    def _restart_failed(self, session: Session, error: JupyterMcpError) -> None:
+        if session.kernel.death is None:
+            # It was refused before the process ended, which goes on.
+            self._start_watching(session)
+            with suppress(JupyterMcpError):
+                self._bind(session, session.kernel.epoch)
+        else:
+            session.failed = Death(None, f"its restart failed: {error.message}")
+
+    async def shutdown(self, session: Session, by: str = "") -> None:
+        """End the kernel and forget the session. `by` is who asked."""
+        if self._forget(session, f"was shut down by {by}" if by else "was shut down", by or None):
+            await self._shut_down(session, "shutdown", by)
+
+    def _cull(self, session: Session, idle: str) -> None:
+        # Forgotten at the very moment at which it was found idle: what comes now starts another one.
+        if self._forget(session, f"was shut down after {idle} idle", None):
+            self._tasks.start_soon(self._shut_down, session, "cull", idle)
+
+    def _forget(self, session: Session, how: str, by: str | None) -> bool:
+        if self._sessions.pop(session.id, None) is None:
+            return False
+        death = session.death
+        if session.notebook is not None and self._notebooks.get(session.notebook) == session.id:
+            del self._notebooks[session.notebook]
+            self._gone[session.notebook] = session.lost(describe(death) if death else how, by=by)
+        session.ending = session.ending or "shut down"
+        return True
+
+    async def _shut_down(self, session: Session, kind: KernelEventKind, detail: str) -> None:
+        await self._end(session)
+        self._note(session, kind, detail)
+        self._events.publish("kernel.stopped", kernel_id=session.id, notebook=session.notebook, how=kind)
+
+    async def _end(self, session: Session) -> None:
+        with anyio.CancelScope(shield=True):
+            async with session.lock:
+                session.ending = "shut down"
+                session.watch.cancel()
+                await session.kernel.shutdown()
+
+    def stop(self) -> None:
+        """Write down that the living kernels end with the server."""
+        for session in self.all():
+            if session.death is None:
+                self._note(session, "stop")
+
+    def _note(self, session: Session, kind: KernelEventKind, detail: str = "") -> None:
+        # It has happened, whether it can be written down or not; without it the next server knows less of the cause.
+        try:
+            self._journal.kernel_event(session.id, session.kernel.epoch, kind, detail)
+        except JupyterMcpError as error:
+            logger.warning("the %s of kernel %s is not in the journal: %s", kind, session.id, error)
