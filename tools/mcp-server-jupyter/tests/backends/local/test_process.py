@@ -96,7 +96,7 @@ async def test_a_stuck_kernel_that_is_interrupted_by_message_can_be_interrupted_
     kernels: LocalKernels, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
-    monkeypatch.setattr("mcp_server_jupyter.backends.local.kernel.INTERRUPT_SECONDS", 0.2)
+    monkeypatch.setattr("mcp_server_jupyter.backends.zmq.kernel.INTERRUPT_SECONDS", 0.2)
     argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     kernelspec(tmp_path, "told", argv, interrupt_mode="message")
     kernel = await kernels.start("told")

@@ -6,33 +6,29 @@ import asyncio
 import json
 import signal
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 
 from ...errors import JupyterMcpError, KernelDead, KernelStartFailed
-from ...ports import Death, KernelState, KernelStats, Message, Replay
+from ...ports import Death, KernelStats, Replay
 from ...settings import Settings
-from ..zmq.request import Request
+from ..zmq.dispatch import Dispatch
+from ..zmq.kernel import FAST_ARGUMENTS, START_SECONDS, DispatchedKernel, dead_as, fast_request
 from ..zmq.wire import Wire
 from . import kernelspecs, recorder
 from .process import KernelProcess, Launch, kill_leftover, read_death
 from .replay import replay
-from .system import below, clean, connection, disk, environment, fast_request, is_free, remove, remove_sockets
+from .system import below, clean, connection, disk, environment, is_free, remove, remove_sockets
 from .watch import resident_bytes
 
 if TYPE_CHECKING:
     import zmq
 
 RECORD = "record.json"
-START_SECONDS = 60.0
 ADOPT_SECONDS = 5.0
-# How long an interrupt that goes by message waits for its answer.
-INTERRUPT_SECONDS = 3.0
-_FAST_ARGUMENTS = ("--IPythonKernel._execute_sleep=0", "--HistoryManager.enabled=False")
 
 
 class Owner(Protocol):
@@ -55,20 +51,16 @@ class Owner(Protocol):
         """Count a kernel no more."""
 
 
-class LocalKernel:
+class LocalKernel(DispatchedKernel):
     """One kernel and its record. See `ports.Kernel`."""
 
     def __init__(self, owner: Owner, folder: Path, record: Mapping[str, Any]) -> None:
+        super().__init__()
         self.folder = folder
-        self.adopted = False
         self._owner = owner
         self._record = dict(record)
         self._wire: Wire | None = None
         self._process: KernelProcess | None = None
-        self._death: Death | None = None
-        self._asked = False
-        self._unasked: asyncio.Future[Death] = asyncio.get_running_loop().create_future()
-        self._lock = asyncio.Lock()
 
     @property
     def id(self) -> str:
@@ -91,56 +83,19 @@ class LocalKernel:
         return int(self._record["epoch"])
 
     @property
-    def state(self) -> KernelState:
-        if self._death is not None:
-            return "dead"
-        return self._wire.state if self._wire is not None else "starting"
-
-    @property
-    def death(self) -> Death | None:
-        return self._death
-
-    # ------------------------------------------------------------------ work
-
-    @property
     def unreachable_since(self) -> float | None:
         """See `ports.Kernel.unreachable_since`. It is on this machine."""
         return None
 
-    def request(
-        self,
-        msg_type: str,
-        content: Mapping[str, Any],
-        *,
-        channel: Literal["shell", "control"] = "shell",
-        msg_id: str | None = None,
-    ) -> Request:
-        """See `ports.Kernel.request`. The request is sent at once, not when the first message is asked for."""
-        return self._connected.request(msg_type, content, channel=channel, msg_id=msg_id)
+    @property
+    def _interrupt_mode(self) -> str:
+        return str(self._record["interrupt_mode"])
 
-    def stray(self) -> AsyncIterator[Message]:
-        """See `ports.Kernel.stray`."""
-        return self._connected.stray.messages()
+    @property
+    def _dispatch(self) -> Wire | None:
+        return self._wire
 
-    async def send_input(self, text: str, request: Message) -> None:
-        """See `ports.Kernel.send_input`."""
-        self._alive().answer(text, request)
-
-    async def interrupt(self) -> None:
-        """See `ports.Kernel.interrupt`."""
-        wire = self._alive()
-        wire.interrupted()
-        if self._record["interrupt_mode"] == "message":
-            # A kernel that is stuck does not answer, and whoever interrupts it must not be stuck, too.
-            with anyio.move_on_after(INTERRUPT_SECONDS):
-                async with aclosing(wire.request("interrupt_request", {}, channel="control")) as answer:
-                    async for _ in answer:
-                        pass
-        elif self._process is not None:
-            self._process.signal(signal.SIGINT)
-        # An event loop that sleeps in `await asyncio.sleep()` sees the signal only once something wakes it
-        # (ipykernel #881); any shell message does. Its answer also ends a request that the signal left without one.
-        wire.request("kernel_info_request", {})
+    # ------------------------------------------------------------------ work
 
     async def stats(self) -> KernelStats:
         """See `ports.Kernel.stats`."""
@@ -154,31 +109,11 @@ class LocalKernel:
 
     # ------------------------------------------------------------------ life
 
-    async def restart(self) -> None:
-        """See `ports.Kernel.restart`. What can be known to be missing is looked for before the old process ends."""
-        async with self._lock:
-            if self._death is not None:
-                self._owner.require_room()
-            below(self._owner.settings.root, self.cwd)
-            await self._find()
-            await self._end(restart=True)
-            self._disconnect(lambda: KernelDead("The kernel was restarted.", reason="restarted"))
-            self._death = self._death or Death(None, "restarted")
-            if self._unasked.done():
-                self._unasked = asyncio.get_running_loop().create_future()
-            await self.begin(self.epoch + 1)
-
-    async def shutdown(self) -> None:
-        """See `ports.Kernel.shutdown`. Begun once, it ends: cancelled, without patience for the kernel."""
-        async with self._lock:
-            try:
-                await self._end(restart=False)
-            finally:
-                await self.discard()
-
-    async def wait_dead(self) -> Death:
-        """See `ports.Kernel.wait_dead`."""
-        return await asyncio.shield(self._unasked)
+    async def _may_restart(self) -> None:
+        if self._death is not None:
+            self._owner.require_room()
+        below(self._owner.settings.root, self.cwd)
+        await self._find()
 
     async def begin(self, epoch: int) -> None:
         """Start the process of an epoch and return once it answers.
@@ -206,7 +141,7 @@ class LocalKernel:
         settings = self._owner.settings
         fast = settings.fast_kernels and recipe.is_ipykernel
         order = Launch(
-            [*argv, *_FAST_ARGUMENTS] if fast else argv,
+            [*argv, *FAST_ARGUMENTS] if fast else argv,
             cwd=str(settings.root / self.cwd),
             lock=str(settings.root_state / recorder.SERVER_LOCK),
             orphan_seconds=settings.orphan_hours * 3600,
@@ -214,7 +149,7 @@ class LocalKernel:
         )
         env = {**environment(self._record["env"]), **recipe.env}
         self._process = KernelProcess.launch(self.folder, order, env, self._exited)
-        self._death, self._asked = None, False
+        self._begun()
         try:
             self._connect(info)
             with anyio.fail_after(START_SECONDS):
@@ -254,7 +189,7 @@ class LocalKernel:
         if self._death is None:
             self._wire.open(self._owner.context)
         else:
-            self._wire.fail(_dead_as(self._death))
+            self._wire.fail(dead_as(self._death))
 
     # ------------------------------------------------------------------ adoption
 
@@ -284,7 +219,7 @@ class LocalKernel:
             self.release()
             raise
 
-    async def _meet(self, wire: Wire) -> None:
+    async def _meet(self, wire: Dispatch) -> None:
         wire.state = "busy"
         try:
             with anyio.move_on_after(ADOPT_SECONDS):
@@ -304,21 +239,15 @@ class LocalKernel:
 
     # ------------------------------------------------------------------ end
 
-    async def _end(self, *, restart: bool) -> None:
-        process = self._process
-        if process is None:
-            return
-        self._asked = True
-        if not process.exited.done():
-            # A busy kernel stops only after its cell, and a person who shuts it down does not want to wait for that.
-            patience = 0.3 if self.state == "busy" else 2.0
-            if self._wire is not None and self.state != "dead":
-                self._wire.send("control", "shutdown_request", {"restart": restart})
-                await _wait_for(process.exited, patience)
-        if not process.exited.done():
-            process.signal(signal.SIGTERM)
-            await _wait_for(process.exited, 0.5)
-        await self._kill()
+    async def _signal(self, number: int) -> None:
+        if self._process is not None:
+            self._process.signal(number)
+
+    async def _has_ended(self, within: float = 0) -> bool:
+        if self._process is None:
+            return True
+        await asyncio.wait([self._process.exited], timeout=within)
+        return self._process.exited.done()
 
     async def _kill(self) -> None:
         self._asked = True
@@ -341,13 +270,8 @@ class LocalKernel:
             process.forget()
 
     def _exited(self, process: KernelProcess, death: Death) -> None:
-        if process is not self._process:
-            return
-        self._death = death
-        if self._wire is not None:
-            self._wire.fail(_dead_as(death))
-        if not self._asked and not self._unasked.done():
-            self._unasked.set_result(death)
+        if process is self._process:
+            self._died(death)
 
     def _close(self, error: Callable[[], JupyterMcpError]) -> None:
         if self._wire is not None:
@@ -371,26 +295,6 @@ class LocalKernel:
         log = self._process.log() if self._process is not None else ""
         reason = f" ({self._death.reason})" if self._death is not None else ""
         return KernelStartFailed(f"{what}{reason}.", log=log, hint="The end of its log says why.")
-
-    @property
-    def _connected(self) -> Wire:
-        if self._wire is None:
-            raise KernelDead("The kernel has not been started.", hint="Start it again.")
-        return self._wire
-
-    def _alive(self) -> Wire:
-        if self._death is not None:
-            raise _dead_as(self._death)()
-        return self._connected
-
-
-def _dead_as(death: Death) -> Callable[[], KernelDead]:
-    return lambda: KernelDead(
-        f"The kernel ended: {death.reason}.",
-        exit_code=death.exit_code,
-        reason=death.reason,
-        hint="Its variables are lost; restart_kernel starts a new process.",
-    )
 
 
 async def _wait_for(future: asyncio.Future[Any], seconds: float) -> None:

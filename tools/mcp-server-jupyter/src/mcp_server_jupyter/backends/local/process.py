@@ -19,6 +19,7 @@ from typing import Any
 
 from ...errors import KernelStartFailed, Unsupported
 from ...ports import Death
+from ..zmq.kernel import named
 from . import recorder
 from .watch import Watch, exit_code, is_same
 
@@ -251,16 +252,6 @@ def read_death(folder: Path) -> Death | None:
         return None
     code = int(ended["exit_code"])
     return Death(code, "out of memory") if ended["oom"] else named(code)
-
-
-def named(code: int) -> Death:
-    """An end by its exit code, which is negative for a signal."""
-    if code >= 0:
-        return Death(code, f"exit code {code}")
-    try:
-        return Death(code, signal.Signals(-code).name)
-    except ValueError:
-        return Death(code, f"signal {-code}")
 
 
 def kill_leftover(folder: Path) -> None:

@@ -10,15 +10,15 @@ from pathlib import Path
 import anyio
 
 from ...ports import Message, Replay
+from ..zmq.dispatch import Dispatch
 from ..zmq.request import Request
-from ..zmq.wire import Wire
 from . import recorder
 
 _BARRIER_SECONDS = 2.0
 _KEPT = "which keeps the newest 256 MB and begins anew when its disk is full"
 
 
-async def replay(wire: Wire, folder: Path, msg_id: str) -> Replay:
+async def replay(wire: Dispatch, folder: Path, msg_id: str) -> Replay:
     """See `ports.Kernel.resume`. Listens first and reads the record then, so that nothing falls between."""
     live = wire.follow(msg_id)
     await _barrier(wire, folder)
@@ -40,7 +40,7 @@ async def replay(wire: Wire, folder: Path, msg_id: str) -> Replay:
     return Replay(_messages([], live, ended=True), complete=False, lost=lost, received=False)
 
 
-async def _barrier(wire: Wire, folder: Path) -> None:
+async def _barrier(wire: Dispatch, folder: Path) -> None:
     """Wait until all that was published before now is in the record.
 
     The channel keeps its order: once an echo of ours has been recorded, everything before it has been, too.
@@ -73,7 +73,7 @@ def _contains(folder: Path, mark: bytes) -> bool:
         return False
 
 
-def _recorded(wire: Wire, folder: Path, msg_id: str) -> tuple[list[Message], bool]:
+def _recorded(wire: Dispatch, folder: Path, msg_id: str) -> tuple[list[Message], bool]:
     """The recorded messages of one request, and whether the record's beginning has been dropped."""
     found = []
     names = recorder.segments(str(folder))
@@ -109,7 +109,7 @@ async def _messages(recorded: list[Message], live: Request, ended: bool) -> Asyn
         await live.aclose()
 
 
-async def _queued(wire: Wire, live: Request) -> AsyncIterator[Message]:
+async def _queued(wire: Dispatch, live: Request) -> AsyncIterator[Message]:
     """Messages of a request that may be in the kernel's queue: it is not if one sent after it is answered first."""
     after = wire.request("kernel_info_request", {})
 

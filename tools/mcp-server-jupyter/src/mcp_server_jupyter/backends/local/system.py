@@ -46,13 +46,6 @@ def environment(given: Mapping[str, str] | None = None) -> dict[str, str]:
     return {name: value for name, value in base.items() if name not in _SECRETS + _SERVERS_OWN}
 
 
-def fast_request() -> dict[str, Any]:
-    """The silent request that makes a kernel a fast one; see `fast_kernel`."""
-    source = Path(recorder.__file__).with_name("fast_kernel.py").read_text(encoding="utf-8")
-    code = f"exec(compile({source!r}, 'mcp-server-jupyter', 'exec'), {{'__name__': 'fast_kernel'}})"
-    return {"code": code, "silent": True, "store_history": False, "allow_stdin": False, "user_expressions": {}}
-
-
 def connection(identity: str, epoch: int, name: str, *, ipc: bool) -> tuple[dict[str, Any], list[int]]:
     """A connection file's content for a new process, and the TCP ports in it.
 
