@@ -168,12 +168,20 @@ def test_every_command_is_in_the_readme_or_the_deployment_guide() -> None:
 
 
 def test_every_route_is_documented() -> None:
-    door = PACKAGE / "src" / "mcp_server_jupyter" / "doors" / "http"
-    routes = {route for file in door.glob("*.py") for route in re.findall(r'Route\(\s*"([^"]+)"', file.read_text())}
-    assert routes
+    doors = PACKAGE / "src" / "mcp_server_jupyter" / "doors"
+    files = [*doors.glob("http/*.py"), *doors.glob("editor/*.py")]
+    routes = {route for file in files for route in re.findall(r'Route\(\s*"([^"]+)"', file.read_text())}
+    assert {"/health", "/api/editor/{window}"} <= routes
     text = (TOP / "docs" / "http.md").read_text()
     missing = {route for route in routes if not re.search(rf"[` ]{re.escape(route.rstrip('/') or '/')}`", text)}
     assert missing == set()
+
+
+def test_every_route_of_editors_is_in_the_page_of_their_protocol() -> None:
+    files = (PACKAGE / "src" / "mcp_server_jupyter" / "doors" / "editor").glob("*.py")
+    routes = {route for file in files for route in re.findall(r'Route\(\s*"([^"]+)"', file.read_text())}
+    headings = re.findall(r"^## [A-Z]+ (\S+)", (TOP / "docs" / "editor-protocol.md").read_text(), re.MULTILINE)
+    assert {re.sub(r":path\}", "}", route) for route in routes} <= set(headings)
 
 
 def test_the_readme_is_short() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -43,6 +43,8 @@ class Services:
     sessions: Sessions
     executions: Executions
     default_notebook: str | None = None
+    retire: Callable[[bool], Awaitable[None]] | None = None
+    """End this server, now or once nothing runs, and leave its kernels to the next; None where it is somebody's own."""
     leave_kernels: bool = False
     """Whether the kernels are left to the next server when this one closes, as `keep_kernels` would."""
 
@@ -103,7 +105,12 @@ async def open_services(
             events = Events()
             tasks.start_soon(_tell_changes, opened_contents.changes(), events)
             sessions = Sessions(
-                opened_kernels, journal, events, tasks, settings.kernel_name, settings.cull_idle_seconds
+                opened_kernels,
+                journal,
+                events,
+                tasks,
+                settings.python or settings.kernel_name,
+                settings.cull_idle_seconds,
             )
             executions = Executions(opened_contents, journal, events, tasks, settings.max_output_bytes or None)
             services = Services(settings, opened_contents, opened_kernels, journal, events, sessions, executions)

@@ -51,6 +51,11 @@ class Settings:
     contents: str = _setting("files", "Where notebooks live: the name of a contents backend.", group="Backends")
     kernels: str = _setting("local", "Where code runs: the name of a kernels backend.", group="Backends")
     kernel_name: str = _setting("python3", "Kernelspec for notebooks that name none.", group="Kernels")
+    python: str | None = _setting(
+        None,
+        "Python interpreter (with ipykernel) that runs notebooks of the default kernelspec and of python3.",
+        group="Kernels",
+    )
     host: str = _setting("127.0.0.1", "Address to listen on.", group="HTTP")
     port: int = _setting(4040, "Port to listen on; 0 takes a free one.", "PORT", group="HTTP")
     token: str | None = _setting(

@@ -113,6 +113,7 @@ async def _serve_http(
     token, web = load_token(settings), listen(settings)
     async with http_door(services, mcp, token, web) as door:
         server.is_busy_elsewhere = lambda: door.is_busy
+        server.has_work_elsewhere = lambda: door.has_work
         task_status.started((endpoint(settings, web), token))
         await server.ended.wait()
 

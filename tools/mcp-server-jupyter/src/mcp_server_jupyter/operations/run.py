@@ -36,7 +36,7 @@ async def insert_execute_code_cell(call: Call, cell_index: Index, cell_source: s
     check_size(call, cell_source)
     services = call.services
     path = call.path(notebook_path)
-    session = await _session(call, path)
+    session = await notebook_session(call, path)
 
     def row(execution: Execution, cell: NotebookNode, index: int) -> EditRow:
         return edit_row(call, path, "insert", None, cell, after_index=index, execution_id=execution.id)
@@ -66,7 +66,7 @@ async def execute_cell_with_progress(
     notebook = await services.contents.read(path)
     cell = _code_cell(notebook, cell_index, cell_id)
     wait = call.answers.wait_seconds if timeout_seconds is None else timeout_seconds
-    session = await _session(call, path, notebook, seconds=wait)
+    session = await notebook_session(call, path, notebook, seconds=wait)
     # A kernel's start takes long enough for somebody to change the cell: what runs is what is there now.
     notebook = await services.contents.read(path)
     cell = _code_cell(notebook, None, cell["id"])
@@ -96,7 +96,7 @@ async def execute_code(
             await come_up(call, start, wait)
         session = call.kernel(kernel_id)
     else:
-        session = await _session(call, call.path(notebook_path), seconds=wait)
+        session = await notebook_session(call, call.path(notebook_path), seconds=wait)
     execution = services.executions.submit(session, code, author=call.author)
     await wait_for(call, [execution], wait - call.seconds)
     return await executed(execution, call.answers)
@@ -119,7 +119,7 @@ async def run_all_cells(
     if not _cells_to_run(notebook, start):
         return Answer(f"No code cells from index {start} on in {path}.", {"executions": []})
     wait = call.answers.wait_seconds if timeout_seconds is None else timeout_seconds
-    session = await _session(call, path, notebook, seconds=wait)
+    session = await notebook_session(call, path, notebook, seconds=wait)
     # Read again, as in `execute_cell_with_progress`.
     notebook = await services.contents.read(path)
     cells = _cells_to_run(notebook, start)
@@ -253,7 +253,9 @@ async def send_input(call: Call, execution_id: str, text: str) -> Answer:
 # ---------------------------------------------------------------------- shared
 
 
-async def _session(call: Call, path: str, notebook: NotebookNode | None = None, *, seconds: float = 0.0) -> Session:
+async def notebook_session(
+    call: Call, path: str, notebook: NotebookNode | None = None, *, seconds: float = 0.0
+) -> Session:
     """The notebook's session, started with the kernelspec it asks for if there is none.
 
     Raises:
@@ -273,7 +275,13 @@ async def _session(call: Call, path: str, notebook: NotebookNode | None = None, 
 
 
 async def _kernelspec(call: Call, name: str) -> str:
-    """The notebook's kernelspec; "python3" of a notebook from elsewhere falls back to the default one."""
+    """The notebook's kernelspec; "python3" of a notebook from elsewhere falls back to the default one.
+
+    Where an interpreter was chosen (the setting `python`), it is what "python3" means.
+    """
+    python = call.services.settings.python
+    if python is not None and name in (call.services.settings.kernel_name, "python3"):
+        return python
     specs = await call.services.kernels.specs()
     if any(spec.name == name for spec in specs):
         return name

@@ -52,7 +52,7 @@ def call(name: str, /, **arguments: Any) -> dict[str, Any]:
 
 async def test_health_names_the_service_and_its_version(client: httpx2.AsyncClient) -> None:
     answer = (await client.get("/health")).json()
-    assert answer == {"status": "ok", "service": "mcp-server-jupyter", "version": __version__}
+    assert answer == {"status": "ok", "service": "mcp-server-jupyter", "version": __version__, "api": 1}
 
 
 async def test_healthz_tells_how_the_kernels_are(client: httpx2.AsyncClient) -> None:

@@ -31,8 +31,13 @@ EVERY_ROUTE = [
     ("POST", "/api/operations/list_notebooks"),
     ("GET", "/api/events"),
     ("GET", "/metrics"),
+    ("GET", "/api/editor/w1"),
+    ("POST", "/api/executions"),
+    ("GET", "/api/executions/x1/outputs"),
+    ("POST", "/api/shutdown"),
     ("GET", "/nowhere"),
 ]
+STREAMS = (("GET", "/api/events"), ("GET", "/api/editor/w1"))
 OPEN = ("/health", "/api/healthz", "/api/readyz")
 CLOSED_ROUTES = [route for route in EVERY_ROUTE if route[1] not in OPEN]
 
@@ -45,7 +50,11 @@ async def app(tmp_path: Path) -> AsyncIterator[App]:
 
 async def test_the_list_of_routes_is_whole(app: App) -> None:
     known = {path for _, path in EVERY_ROUTE}
-    assert {route.path.replace("{name}", "list_notebooks") for route in app.app.routes} <= known
+    parts = {"{name}": "list_notebooks", "{window}": "w1", "{id}": "x1", "{path:path}": "a.ipynb"}
+    there = {route.path for route in app.app.routes}
+    for part, value in parts.items():
+        there = {path.replace(part, value) for path in there}
+    assert there <= known
 
 
 @pytest.mark.parametrize(("method", "path"), EVERY_ROUTE)
@@ -99,12 +108,12 @@ async def test_the_token_is_accepted_as_bearer_and_as_jupyter_writes_it(app: App
 
 async def test_the_health_routes_need_no_token_and_tell_nothing(app: App) -> None:
     async with app.client(token=None) as client:
-        assert set((await client.get("/health")).json()) == {"status", "service", "version"}
+        assert set((await client.get("/health")).json()) == {"status", "service", "version", "api"}
         assert set((await client.get("/api/healthz")).json()) == {"status", "kernel_status"}
         assert (await client.get("/api/readyz")).json() == {"status": "ready", "reasons": []}
 
 
-@pytest.mark.parametrize(("method", "path"), [r for r in EVERY_ROUTE if r[1] != "/api/events"])
+@pytest.mark.parametrize(("method", "path"), [r for r in EVERY_ROUTE if r not in STREAMS])
 async def test_every_answer_carries_the_security_headers(app: App, method: str, path: str) -> None:
     async with app.client() as client:
         headers = (await client.request(method, path)).headers

@@ -21,6 +21,10 @@ CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
 _SECRETS = ("MCP_JUPYTER_TOKEN", "JUPYTER_TOKEN", "JPY_API_TOKEN", "JUPYTERHUB_API_TOKEN", "CONFIGPROXY_AUTH_TOKEN")
 # Describes the server's process; ipykernel captures no file descriptors where it finds it.
 _SERVERS_OWN = ("PYTEST_CURRENT_TEST",)
+# Of an editor that has started the server: libraries in a kernel would take it for theirs (plotly picks a renderer by
+# VSCODE_PID), and a Node.js that a cell starts its options.
+_EDITORS = ("VSCODE_", "ELECTRON_")
+_EDITORS_OPTIONS = ("NODE_OPTIONS",)
 # More than anybody needs; some containers allow a thousand times that.
 _MOST_DESCRIPTORS, _OPEN_MAX = 1 << 20, 10_240
 
@@ -41,9 +45,10 @@ def below(root: Path, cwd: str) -> str:
 
 
 def environment(given: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment a kernel inherits: the one given, else the server's, without what is only the server's."""
+    """The environment a kernel inherits: the one given, else the server's, without what is a server's or editor's."""
     base = os.environ if given is None else given
-    return {name: value for name, value in base.items() if name not in _SECRETS + _SERVERS_OWN}
+    left_out = _SECRETS + _SERVERS_OWN + _EDITORS_OPTIONS
+    return {name: value for name, value in base.items() if name not in left_out and not name.startswith(_EDITORS)}
 
 
 def connection(identity: str, epoch: int, name: str, *, ipc: bool) -> tuple[dict[str, Any], list[int]]:

@@ -17,6 +17,7 @@ from starlette.routing import Route
 
 from ...errors import JupyterMcpError
 from ...services import Services
+from ..editor.routes import EditorRoutes
 from ..mcp.sdk_compat import lowlevel
 from .bare_post import McpRoute
 from .events import EventLog
@@ -38,10 +39,11 @@ def create_http(services: Services, mcp: MCPServer, token: str | None, *, port: 
     )
     mcp_route = McpRoute(mcp.session_manager, plain, settings.max_body_bytes)
     log, metrics, requests = EventLog(services.events), Metrics(services), InFlight()
+    editor = EditorRoutes(services)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        with log.following(), metrics.following():
+        with log.following(), metrics.following(), editor.following():
             async with mcp.session_manager.run(), plain.run():
                 yield
 
@@ -58,6 +60,7 @@ def create_http(services: Services, mcp: MCPServer, token: str | None, *, port: 
             Route("/api/operations/{name}", rest.operate, methods=["POST"]),
             Route("/api/events", log.endpoint),
             Route("/metrics", metrics.endpoint),
+            *editor.routes(),
         ],
         middleware=[
             Middleware(Guard, settings=settings, token=token, port=port),

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import anyio
 from sse_starlette import ServerSentEvent
@@ -18,7 +19,7 @@ from .json_text import write_json
 HEARTBEAT_SECONDS = 15.0
 KEPT = 2_000
 _MAX_DIGITS = 18
-_HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
+HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
 
 
 class EventLog:
@@ -53,19 +54,18 @@ class EventLog:
         """The number to go on after, and whether something was missed."""
         if last_id is None:
             return self._number, False
-        start, _, digits = last_id.rpartition("-")
-        number = int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= _MAX_DIGITS else -1
+        found = Position.parse(last_id)
         oldest = self._kept[0][0] if self._kept else self._number + 1
-        if start == self._start and oldest - 1 <= number <= self._number:
-            return number, False
+        if found is not None and found.start == self._start and oldest - 1 <= found.number <= self._number:
+            return found.number, False
         return oldest - 1, True
 
     async def stream(self, last_id: str | None) -> AsyncIterator[bytes]:
         """Everything after `last_id` (absent: from now on), with a comment every 15 s of silence."""
         position, missed = self._position(last_id)
-        yield _framed(retry=1000)
+        yield framed(retry=1000)
         if missed:
-            yield _framed(event="reset", data="{}")
+            yield framed(event="reset", data="{}")
         while True:
             for number, event in list(self._kept):
                 if number > position:
@@ -78,20 +78,36 @@ class EventLog:
             with anyio.move_on_after(HEARTBEAT_SECONDS) as silence:
                 await self._news.wait()
             if silence.cancelled_caught:
-                yield _framed(comment="still here")
+                yield framed(comment="still here")
 
     def _event(self, number: int, event: Event) -> bytes:
         data = write_json({"at": event.at, **event.data}).decode()
-        return _framed(id=f"{self._start}-{number}", event=event.kind, data=data)
+        return framed(id=f"{self._start}-{number}", event=event.kind, data=data)
 
     async def endpoint(self, request: Request) -> Response:
         if request.method == "HEAD":  # an endless body would never end, though nobody is to get it
-            return Response(media_type="text/event-stream", headers=_HEADERS)
+            return Response(media_type="text/event-stream", headers=HEADERS)
         stream = self.stream(request.headers.get("last-event-id"))
-        return StreamingResponse(stream, media_type="text/event-stream", headers=_HEADERS)
+        return StreamingResponse(stream, media_type="text/event-stream", headers=HEADERS)
 
 
-def _framed(
+@dataclass(frozen=True, slots=True)
+class Position:
+    """An event's id, `<start of the server>-<number>`, read."""
+
+    start: str
+    number: int
+
+    @classmethod
+    def parse(cls, event_id: str) -> Position | None:
+        """None for what is no id of ours."""
+        start, _, digits = event_id.rpartition("-")
+        if not (digits.isascii() and digits.isdigit() and len(digits) <= _MAX_DIGITS):
+            return None
+        return cls(start, int(digits))
+
+
+def framed(
     *,
     id: str | None = None,
     event: str | None = None,
@@ -99,4 +115,5 @@ def _framed(
     retry: int | None = None,
     comment: str | None = None,
 ) -> bytes:
+    """One event of a stream, as it is sent."""
     return ServerSentEvent(data, event=event, id=id, retry=retry, comment=comment, sep="\n").encode()

@@ -16,11 +16,16 @@ class InFlight:
     """The scopes of the requests being answered."""
 
     def __init__(self) -> None:
-        self._scopes: set[anyio.CancelScope] = set()
+        self._scopes: dict[anyio.CancelScope, bool] = {}
 
     @property
     def count(self) -> int:
         return len(self._scopes)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether something is being answered that is neither a stream nor the question for the end."""
+        return any(not is_idle for is_idle in self._scopes.values())
 
     async def run(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
@@ -31,11 +36,11 @@ class InFlight:
             await send(message)
 
         with anyio.CancelScope() as ending:
-            self._scopes.add(ending)
+            self._scopes[ending] = _is_idle(scope)
             try:
                 await app(scope, receive, noticing_send)
             finally:
-                self._scopes.discard(ending)
+                self._scopes.pop(ending, None)
         if ending.cancelled_caught:
             if started:
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -46,6 +51,11 @@ class InFlight:
         """Answer what waits with 503, and close the streams."""
         for scope in list(self._scopes):
             scope.cancel()
+
+
+def _is_idle(scope: Scope) -> bool:
+    path = scope["path"]
+    return path in ("/api/events", "/api/shutdown") or (scope["method"] == "GET" and path.startswith("/api/editor/"))
 
 
 class Tracked:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import anyio.to_thread
 from mcp.server import MCPServer
 from starlette.requests import Request
 from starlette.responses import Response
 
 from ... import __version__
-from ...errors import InvalidRequest
 from ...operations import Caller
 from ...operations.bind import invoke
 from ...services import Services
+from ..editor.shapes import API
+from .body import read_object
 from .connect import connect
-from .json_text import Json, read_json
+from .json_text import Json
 from .readiness import unready
-from .security import read_body
 
 NAME = "mcp-server-jupyter"
 
@@ -30,7 +28,7 @@ class Rest:
         self._port = port
 
     async def health(self, request: Request) -> Response:
-        return Json({"status": "ok", "service": NAME, "version": __version__})
+        return Json({"status": "ok", "service": NAME, "version": __version__, "api": API})
 
     async def healthz(self, request: Request) -> Response:
         return Json({"status": "healthy", "kernel_status": self._services.kernel_status()})
@@ -45,7 +43,7 @@ class Rest:
 
     async def connect(self, request: Request) -> Response:
         own = (self._services.settings.host, self._port)
-        body = await self._object(request)
+        body = await read_object(request, self._services.settings.max_body_bytes)
         return Json(await connect(self._services, body, own_address=own, token=self._token))
 
     async def operations(self, request: Request) -> Response:
@@ -55,7 +53,7 @@ class Rest:
         return Json({"operations": listed})
 
     async def operate(self, request: Request) -> Response:
-        arguments = await self._object(request)
+        arguments = await read_object(request, self._services.settings.max_body_bytes)
         answer = await invoke(self._services, request.path_params["name"], arguments, caller=Caller("user"))
         return Json(
             {
@@ -66,13 +64,3 @@ class Rest:
                 "images": [{"data": image.data, "mime_type": image.mime_type} for image in answer.images],
             }
         )
-
-    async def _object(self, request: Request) -> dict[str, Any]:
-        body = await read_body(request.receive, self._services.settings.max_body_bytes)
-        try:
-            value = read_json(body or b"{}")
-        except ValueError as error:
-            raise InvalidRequest("The body is not JSON, or nested too deep.", hint="Send a JSON object.") from error
-        if not isinstance(value, dict):
-            raise InvalidRequest("The body is not a JSON object.", hint="Send the arguments by name.")
-        return value

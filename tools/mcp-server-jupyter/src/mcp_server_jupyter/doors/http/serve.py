@@ -53,6 +53,11 @@ class HttpDoor:
         """Whether a request is being answered, or a stream is open."""
         return bool(self._app.state.requests.count)
 
+    @property
+    def has_work(self) -> bool:
+        """Whether a request is being answered, streams of events left out."""
+        return bool(self._app.state.requests.has_work)
+
     def stop_accepting(self) -> None:
         """Refuse what comes from now on; what is being answered goes on."""
         self._app.state.stopping = True

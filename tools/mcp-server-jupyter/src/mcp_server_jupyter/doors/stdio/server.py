@@ -46,6 +46,7 @@ _FULL = 16 << 20
 _GREETING_SECONDS = 10.0
 _FIRST_CLIENT_SECONDS = 10.0
 _LOOK_AGAIN_SECONDS = 60.0
+_OF_NOTE = frozenset({"execution.finished", "operation.finished", "window.opened", "window.closed"})
 
 
 class SocketConnection(asyncio.Protocol):
@@ -135,7 +136,7 @@ class RootServer:
         is_detached: nobody's process: it ends once nobody needs it, and hands over when it is asked to.
 
     `open_http` opens the HTTP door when somebody asks for it, and says its address and token; `is_busy_elsewhere` says
-    whether clients of that door need the server.
+    whether clients of that door need the server, `has_work_elsewhere` whether they wait for an answer.
     """
 
     def __init__(self, services: Services, mcp: MCPServer, held: Held, *, is_detached: bool) -> None:
@@ -144,6 +145,9 @@ class RootServer:
         self.reason: Reason = "stopped"
         self.open_http: OpenHttp | None = None
         self.is_busy_elsewhere: Callable[[], bool] = lambda: False
+        self.has_work_elsewhere: Callable[[], bool] = lambda: False
+        if is_detached:
+            services.retire = self._retire
         self._services = services
         self._held = held
         self._is_detached = is_detached
@@ -151,6 +155,7 @@ class RootServer:
         self._clients: dict[SocketConnection, Session] = {}
         self._heir: str | None = None
         self._retiring = False
+        self._leaving = False
         self._changed = anyio.Event()
         self._since = time.monotonic()
         self._patience = services.settings.linger_minutes * 60
@@ -200,15 +205,28 @@ class RootServer:
         """Whatever happens may be what lingering or retiring waits for."""
         with self._services.events.subscribe() as subscription:
             async for event in subscription:
-                if event.kind in ("execution.finished", "operation.finished"):
+                if event.kind in _OF_NOTE:
                     self._touch()
 
     def _touch(self) -> None:
         self._since = time.monotonic()
         self._changed.set()
         self._changed = anyio.Event()
-        if self._retiring and self._is_idle:
+        if (self._retiring and self._is_idle) or (self._leaving and self._is_at_rest):
             self.end("handed over")
+
+    async def _retire(self, now: bool) -> None:
+        """See `Services.retire`."""
+        if now:
+            self.end("handed over")
+        self._leaving = True
+        self._touch()
+
+    @property
+    def _is_at_rest(self) -> bool:
+        """Whether nothing runs and nobody waits for an answer; windows may watch."""
+        answered = all(session.is_idle for session in self._clients.values())
+        return answered and not self._services.executions.active() and not self.has_work_elsewhere()
 
     @property
     def _is_idle(self) -> bool:

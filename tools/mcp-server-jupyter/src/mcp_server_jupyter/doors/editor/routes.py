@@ -1,0 +1,126 @@
+"""The routes of editors. Each method's first line is what docs/http.md says of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from starlette.background import BackgroundTask
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from ...errors import Conflict, InvalidRequest, NotFound
+from ...operations import Caller
+from ...operations.batch import run_cells
+from ...services import Services
+from ..http.body import read_object
+from ..http.events import HEADERS
+from ..http.json_text import Json
+from . import shapes
+from .stream import WindowEvents
+from .windows import Windows
+
+PERSON = Caller("user")
+
+
+class UnsupportedApi(InvalidRequest):
+    """A window that speaks another number of the protocol."""
+
+    code = "unsupported_api"
+
+
+class NotDetached(Conflict):
+    """A server that somebody runs in the foreground."""
+
+    code = "not_detached"
+
+
+class EditorRoutes:
+    """What editors' windows ask of one server."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._events = WindowEvents(services)
+        self._windows = Windows(services, self._events)
+        self._limit = services.settings.max_body_bytes
+
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        """Tell windows what happens meanwhile."""
+        with self._events.following():
+            yield
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/api/editor/{window}", self.stream, methods=["GET"]),
+            Route("/api/executions", self.run, methods=["POST"]),
+            Route("/api/executions/{id}/outputs", self.outputs, methods=["GET"]),
+            Route("/api/shutdown", self.shutdown, methods=["POST"]),
+        ]
+
+    async def stream(self, request: Request) -> Response:
+        """Server-sent events for one window of an editor, which is registered by it."""
+        if request.query_params.get("api", str(shapes.API)) != str(shapes.API):
+            raise UnsupportedApi(
+                f"This server speaks number {shapes.API} of the editor's protocol, not another.",
+                hint="Install the extension and the server of one version; `Set Up / Repair` in the editor does.",
+            )
+        if request.method == "HEAD":
+            return Response(media_type="text/event-stream", headers=HEADERS)
+        window = self._windows.open(request.path_params["window"])
+        stream = self._events.stream(window.id, request.headers.get("last-event-id"), lambda: window.is_open)
+        return _Stream(stream, lambda: self._windows.close(window))
+
+    async def run(self, request: Request) -> Response:
+        """Run cells as one batch; their executions at once."""
+        body = await read_object(request, self._limit)
+        return Json(await run_cells(self._services, PERSON, body))
+
+    async def outputs(self, request: Request) -> Response:
+        """All outputs of an execution, and the number of the last `output` event that is in them."""
+        execution_id = request.path_params["id"]
+        execution = self._services.executions.get(execution_id)
+        if execution is not None:
+            self._services.executions.feed.advance(execution)
+            known: dict[str, Any] = {"status": execution.status, "seq": execution.seq, "outputs": execution.shown}
+            known |= {"execution_count": execution.reducer.execution_count, "note": execution.note}
+        else:
+            row = await self._services.journal.recall(execution_id)
+            if row is None:
+                raise NotFound(f"No execution {execution_id!r}.", hint="The journal forgets the oldest ones.")
+            known = {"status": row.status, "seq": 0, "outputs": row.outputs or []}
+            known |= {"execution_count": row.execution_count, "note": row.events_lost or ""}
+        return Json({"execution_id": execution_id, **known})
+
+    async def shutdown(self, request: Request) -> Response:
+        """End a server that was started in the background, now or once it is idle; its kernels are left."""
+        body = await read_object(request, self._limit)
+        when = body.get("when", "idle")
+        if when not in ("idle", "now"):
+            raise InvalidRequest(f"when cannot be {when!r}.", hint="Give idle or now.")
+        retire = self._services.retire
+        if retire is None:
+            raise NotDetached(
+                "Somebody runs this server in the foreground.", hint="End it where it was started, or by `down`."
+            )
+        # After the answer: the end of the server takes what is being answered with it.
+        task = BackgroundTask(retire, when == "now")
+        waits = when == "idle" and bool(self._services.executions.active())
+        return Json({"status": "waiting" if waits else "stopping"}, background=task)
+
+
+class _Stream(StreamingResponse):
+    """A stream of events; `ended` is called at its end, whoever ends it."""
+
+    def __init__(self, content: AsyncIterator[bytes], ended: Callable[[], None]) -> None:
+        super().__init__(content, media_type="text/event-stream", headers=HEADERS)
+        self._ended = ended
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._ended()
