@@ -1,13 +1,13 @@
 import eslint from "@eslint/js";
 import tseslint from "typescript-eslint";
 
-const plain = ["scripts/**/*.js", "scripts/**/*.mjs", "e2e/**/*.mjs", "*.mjs"];
+const plain = ["scripts/**/*.js", "scripts/**/*.mjs", "*.mjs"];
 
 export default tseslint.config(
   { ignores: ["dist/", "node_modules/", "python_server/", "e2e/shots/"] },
   eslint.configs.recommended,
   {
-    files: ["src/**/*.ts", "test/**/*.ts", "vitest.config.mts"],
+    files: ["src/**/*.ts", "test/**/*.ts", "e2e/**/*.ts", "vitest.config.mts"],
     extends: [tseslint.configs.strictTypeChecked],
     languageOptions: { parserOptions: { projectService: true, tsconfigRootDir: import.meta.dirname } },
     rules: {
@@ -26,11 +26,14 @@ export default tseslint.config(
     rules: { "@typescript-eslint/no-non-null-assertion": "off" },
   },
   {
+    files: ["e2e/*.test.ts"],
+    rules: { "@typescript-eslint/no-floating-promises": ["error", { allowForKnownSafeCalls: [{ from: "package", name: ["test"], package: "node:test" }] }] },
+  },
+  {
     files: plain,
     languageOptions: {
       globals: Object.fromEntries(
-        ["process", "console", "fetch", "URL", "URLSearchParams", "Buffer", "setTimeout", "clearTimeout", "AbortSignal", "AbortController", "TextDecoder",
-          "document", "window", "indexedDB", "structuredClone", "setInterval", "clearInterval"].map((name) => [name, "readonly"]),
+        ["process", "console", "fetch", "URL", "URLSearchParams", "Buffer", "setTimeout", "clearTimeout", "AbortSignal"].map((name) => [name, "readonly"]),
       ),
     },
     rules: { "no-unused-vars": ["error", { argsIgnorePattern: "^_", caughtErrors: "none" }] },

@@ -1,0 +1,200 @@
+/** One window of the editor, driven as a person drives it: keys, clicks, the palette; read as a person reads it. */
+import { mkdirSync } from "node:fs";
+import path from "node:path";
+import type { Browser, BrowserContext, Locator, Page } from "playwright-core";
+import { shots } from "./places.ts";
+import { pause, until } from "./wait.ts";
+
+export class Window {
+  readonly page: Page;
+  readonly #context: BrowserContext;
+  readonly #url: string;
+
+  private constructor(page: Page, context: BrowserContext, url: string) {
+    this.page = page;
+    this.#context = context;
+    this.#url = url;
+  }
+
+  static async open(browser: Browser, port: number, folder: string, notebook?: string): Promise<Window> {
+    const context = await browser.newContext({
+      viewport: { width: 1280, height: 800 },
+      permissions: ["clipboard-read", "clipboard-write"],
+    });
+    const page = await context.newPage();
+    page.setDefaultTimeout(20_000);
+    const url = `http://127.0.0.1:${port}/?folder=${encodeURIComponent(folder)}`;
+    const window = new Window(page, context, url);
+    await page.goto(url);
+    await window.#ready();
+    if (notebook) await window.show(notebook);
+    return window;
+  }
+
+  /** Open a notebook of the folder, by the explorer, for keeps. */
+  async show(name: string): Promise<void> {
+    const tab = this.page.locator(`.tab.active[data-resource-name="${name}"]`);
+    const cell = this.page.locator(".notebookOverlay .code-cell-row").first();
+    for (let attempt = 0; attempt < 10; attempt++) {
+      await this.page.locator(`.explorer-folders-view .monaco-list-row[aria-label^="${name}"]`).dblclick();
+      await tab.waitFor();
+      await cell.or(this.page.locator(`.editor-instance .monaco-editor[data-uri$="${name}"]`)).first().waitFor();
+      if (await cell.isVisible()) return;
+      // The editor did not know of notebooks yet, and shows JSON.
+      await tab.locator(".codicon-close").click();
+      await pause(500);
+    }
+    throw new Error(`${name} does not open as a notebook.`);
+  }
+
+  /** Load the page again, as F5 does: a new extension host; the kernels stay. */
+  async reload(): Promise<void> {
+    this.page.once("dialog", (dialog) => void dialog.accept()); // unsaved changes: they are kept by the editor's backup
+    await this.page.goto(this.#url);
+    await this.#ready();
+  }
+
+  async close(): Promise<void> {
+    await this.#context.close();
+  }
+
+  async #ready(): Promise<void> {
+    await this.page.locator(".monaco-workbench .part.statusbar .statusbar-item").first().waitFor({ timeout: 60_000 });
+  }
+
+  /** Run a command of the palette by its title, e.g. "Notebook: Run All". */
+  async command(title: string): Promise<void> {
+    for (let attempt = 0; attempt < 5; attempt++) {
+      const input = await this.#palette(`>${title}`);
+      const row = input && this.rows().filter({ hasText: title }).first();
+      if (row && (await appears(row, 4000))) {
+        await row.click();
+        return;
+      }
+      await this.page.keyboard.press("Escape");
+    }
+    throw new Error(`The palette has no command "${title}".`);
+  }
+
+  /** The titles that the palette offers for a text. */
+  async commands(text: string): Promise<string[]> {
+    const input = await this.#palette(`>${text}`);
+    if (!input) throw new Error("The palette does not open.");
+    await pause(500);
+    const titles = await this.rows().locator(".label-name, .monaco-highlighted-label").allInnerTexts();
+    await this.page.keyboard.press("Escape");
+    return titles;
+  }
+
+  async #palette(text: string): Promise<Locator | null> {
+    await this.page.keyboard.press("F1");
+    const input = this.page.locator(".quick-input-widget:visible input").first();
+    if (!(await appears(input, 3000))) return null;
+    await input.fill(text);
+    return input;
+  }
+
+  /** The rows of the palette, or of whatever list to pick from is open. */
+  rows(): Locator {
+    return this.page.locator(".quick-input-widget:visible .quick-input-list .monaco-list-row");
+  }
+
+  /** Pick a row of the open list. */
+  async pick(text: string | RegExp): Promise<void> {
+    await this.rows().filter({ hasText: text }).first().click();
+  }
+
+  /** The rows of the notebook's cells that are in view. */
+  cells(): Locator {
+    return this.page.locator(".notebookOverlay .cell-list-container .monaco-list-row:is(.code-cell-row, .markdown-cell-row)");
+  }
+
+  cell(index: number): Locator {
+    return this.page.locator(`.notebookOverlay .cell-list-container .monaco-list-row[data-index="${index}"]`);
+  }
+
+  /** The source of a cell as the editor shows it. */
+  async source(index: number): Promise<string> {
+    const lines = await this.cell(index).locator(".view-line").allInnerTexts();
+    return lines.join("\n").replaceAll("\u00a0", " ");
+  }
+
+  /** Put the cursor at the end of a cell's source and type, which makes the notebook dirty. */
+  async type(index: number, text: string): Promise<void> {
+    await this.cell(index).locator(".monaco-editor .view-lines").first().click();
+    await this.page.keyboard.press("Control+End");
+    await this.page.keyboard.type(text, { delay: 15 });
+  }
+
+  /** Run a cell, as Ctrl+Enter in it does. */
+  async run(index: number): Promise<void> {
+    await this.cell(index).locator(".monaco-editor .view-lines").first().click();
+    await this.page.keyboard.press("Control+Enter");
+  }
+
+  async save(): Promise<void> {
+    await this.page.keyboard.press("Control+S");
+    await until("the notebook is saved", async () => !(await this.isDirty()));
+  }
+
+  async isDirty(): Promise<boolean> {
+    return (await this.page.locator(".tab.active.dirty").count()) > 0;
+  }
+
+  /** The text of all outputs: they live in frames of their own. */
+  async outputs(): Promise<string> {
+    const texts = await Promise.all(
+      this.page.frames().map(async (frame) => {
+        try {
+          return await frame.evaluate(() => document.querySelector("#container")?.textContent ?? "");
+        } catch {
+          return ""; // a frame that is being replaced
+        }
+      }),
+    );
+    return texts.join("\n");
+  }
+
+  /** Wait until the outputs contain a text. */
+  async shows(text: string | RegExp, seconds = 20): Promise<void> {
+    await until(`the outputs show ${String(text)}`, async () => has(await this.outputs(), text), { seconds });
+  }
+
+  /** Wait for a notification with a text; its element. */
+  async toast(text: string | RegExp, seconds = 20): Promise<Locator> {
+    const toast = this.page.locator(".notification-toast, .notification-list-item").filter({ hasText: text }).first();
+    await toast.waitFor({ timeout: seconds * 1000 });
+    return toast;
+  }
+
+  /** Press a button of a notification. */
+  async answer(text: string | RegExp, button: string): Promise<void> {
+    const toast = await this.toast(text);
+    await toast.getByRole("button", { name: button }).first().click();
+  }
+
+  /** The text of our item in the status bar; "" while there is none. */
+  async status(): Promise<string> {
+    const item = this.page.locator('.statusbar-item[id^="mcp-server-jupyter"]').first();
+    return (await item.count()) ? await item.innerText() : "";
+  }
+
+  /** Keep a picture, for a person to look at. */
+  async picture(name: string): Promise<void> {
+    mkdirSync(shots, { recursive: true });
+    await this.page.screenshot({ path: path.join(shots, `${name}.png`) });
+  }
+}
+
+async function appears(locator: Locator, timeout: number): Promise<boolean> {
+  try {
+    await locator.waitFor({ state: "visible", timeout });
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+function has(text: string, wanted: string | RegExp): boolean {
+  return typeof wanted === "string" ? text.includes(wanted) : wanted.test(text);
+}
