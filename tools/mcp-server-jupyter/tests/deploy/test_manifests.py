@@ -275,9 +275,9 @@ def test_kernels_leave_for_cluster_computers_by_a_label_of_their_profile() -> No
         (label,) = selected.keys() - KERNEL_LABELS.keys()
         found[label] = opened
     assert found == {
-        "mcp-jupyter/egress-ray": ({"ray.io/node-type": "head"}, [10001, 8265]),
-        "mcp-jupyter/egress-dask": ({"dask.org/component": "scheduler"}, [8786, 8787]),
-        "mcp-jupyter/egress-spark": ({"spark-role": "connect-server"}, [15002]),
+        "egress.mcp-jupyter/ray": ({"ray.io/node-type": "head"}, [10001, 8265]),
+        "egress.mcp-jupyter/dask": ({"dask.org/component": "scheduler"}, [8786, 8787]),
+        "egress.mcp-jupyter/spark": ({"spark-role": "connect-server"}, [15002]),
     }
 
 
