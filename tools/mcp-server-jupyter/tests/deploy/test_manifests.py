@@ -325,3 +325,9 @@ def test_the_options_of_the_deployment_are_settings() -> None:
     arguments = deployment["spec"]["template"]["spec"]["containers"][0]["args"]
     names = {argument.removeprefix("--").partition("=")[0].replace("-", "_") for argument in arguments[1:]}
     assert names <= set(Settings.__dataclass_fields__) | {"kernel_profiles"}
+
+
+def test_the_cluster_tests_run_the_images_that_the_manifests_name() -> None:
+    listed = (Path(__file__).parents[1] / "e2e" / "cluster" / "images.txt").read_text().splitlines()
+    names = {line.split()[0] for line in listed if line and not line.startswith("#")}
+    assert {f"{NAME}/server:{__version__}", f"{NAME}/kernel:{__version__}"} <= names
