@@ -81,6 +81,15 @@ package: ## Build the wheel into DIST (default: ./dist)
 	@python=$$($(PACKAGE)/scripts/find-python) && poetry=$$("$$python" $(PACKAGE)/scripts/bootstrap.py poetry) && \
 	"$$poetry" -m poetry --no-interaction --project $(PACKAGE) build --format wheel --output $(abspath $(DIST))
 
+.PHONY: image-context
+image-context: ## Fill DIST/image with what the images of deploy/docker are made from: the wheel and the locked versions
+	@rm -rf $(DIST)/image
+	@$(MAKE) --no-print-directory package DIST=$(DIST)/image
+	@python=$$($(PACKAGE)/scripts/find-python) && poetry=$$("$$python" $(PACKAGE)/scripts/bootstrap.py poetry) && \
+	export="$$poetry -m poetry --no-interaction --project $(PACKAGE) export" && \
+	$$export --extras kubernetes --output $(abspath $(DIST))/image/server.txt && \
+	$$export --extras sample --without-hashes --output $(abspath $(DIST))/image/kernel.txt
+
 .PHONY: lock
 lock: ## Write poetry.lock anew after a change of pyproject.toml; ARGS=--update for the newest versions
 	@python=$$($(PACKAGE)/scripts/find-python) && poetry=$$("$$python" $(PACKAGE)/scripts/bootstrap.py poetry) && \

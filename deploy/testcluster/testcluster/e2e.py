@@ -50,10 +50,12 @@ def run_selftest(paths: Paths, arguments: list[str]) -> int:
 
 
 def _images() -> list[tuple[str, Path, Path]]:
-    """What the suite's list asks for: an image's name, its context and its Dockerfile."""
+    """What the suite's list asks for: an image's name, its context and its Dockerfile; contexts are made before."""
     root = SOURCE.parent.parent
     lines = [line.split() for line in IMAGES.read_text().splitlines() if line.strip() and not line.startswith("#")]
-    return [(name, root / context, root / dockerfile) for name, context, dockerfile in lines]
+    for target in dict.fromkeys(target for _, _, _, *targets in lines for target in targets):
+        run("make", "--no-print-directory", "--directory", root, target)
+    return [(name, root / context, root / dockerfile) for name, context, dockerfile, *_ in lines]
 
 
 def _target(paths: Paths) -> Target:
@@ -85,7 +87,7 @@ def _kind(paths: Paths) -> Target:
     kubeconfig = paths.cache / "kind-kubeconfig"
     if KIND_CLUSTER not in run("kind", "get", "clusters").split():
         run("kind", "create", "cluster", "--name", KIND_CLUSTER, "--image", KIND_NODE_IMAGE, "--wait", "180s",
-            "--kubeconfig", kubeconfig)  # fmt: skip
+            "--config", SOURCE / "kind.yaml", "--kubeconfig", kubeconfig)  # fmt: skip
     run("kind", "export", "kubeconfig", "--name", KIND_CLUSTER, "--kubeconfig", kubeconfig)
 
     def provide(image: str, context: Path, dockerfile: Path) -> None:

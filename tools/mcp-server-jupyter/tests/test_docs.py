@@ -135,7 +135,7 @@ def _another(hint: Any, usual: Any, folder: Path) -> tuple[str, Any]:
         return ("no" if usual else "yes"), not usual
     if hint in (int, float):
         return str(usual + 1), usual + 1
-    if hint is Path:
+    if hint in (Path, Path | None):
         return str(folder), folder
     if typing.get_origin(hint) is tuple:
         return "a, b", ("a", "b")

@@ -16,11 +16,13 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from . import __version__
 from .errors import InvalidRequest
 
 PREFIX = "MCP_JUPYTER_"
 LogLevel = Literal["debug", "info", "warning", "error"]
 Transport = Literal["stdio", "streamable-http"]
+KernelAccess = Literal["direct", "port-forward"]
 
 
 def _setting(default: Any, text: str, *aliases: str, group: str) -> Any:
@@ -118,6 +120,37 @@ class Settings:
         12.0, "Hours a kernel may outlive its server before it ends itself.", group="Kernels"
     )
     fast_kernels: bool = _setting(True, "Start Python kernels with the settings that answer fastest.", group="Kernels")
+    kernel_profiles: Path | None = _setting(
+        None, "YAML file of the ways to start a kernel pod; absent, `python3` in the kernel image.", group="Kubernetes"
+    )
+    kernel_image: str = _setting(
+        f"mcp-server-jupyter/kernel:{__version__}", "Image of kernel pods whose profile names none.", group="Kubernetes"
+    )
+    schedule_seconds: float = _setting(
+        120.0, "How long a kernel pod may wait for a node, which an autoscaler may have to add.", group="Kubernetes"
+    )
+    kernel_access: KernelAccess = _setting(
+        "direct",
+        "How kernel pods are reached: at their own address, or through the API server (slower, from anywhere).",
+        group="Kubernetes",
+    )
+    namespace: str | None = _setting(
+        None, "Namespace of the kernel pods; absent, the kubeconfig context's.", "POD_NAMESPACE", group="Kubernetes"
+    )
+    pod_name: str | None = _setting(
+        None, "The server's own pod; absent, the host name where it runs in one.", "POD_NAME", group="Kubernetes"
+    )
+    instance: str | None = _setting(
+        None,
+        "What keeps this installation's kernels apart from others in the namespace; absent, the label "
+        "app.kubernetes.io/instance of the server's own pod, else a name made from host and root.",
+        group="Kubernetes",
+    )
+    kubeconfig: str | None = _setting(
+        None,
+        "The kubeconfig file; absent, the pod's own account, else $KUBECONFIG, else ~/.kube/config.",
+        group="Kubernetes",
+    )
     transport: Transport = _setting(
         "stdio", "What the bare command serves: stdio, or streamable HTTP as `serve` does.", "TRANSPORT", group="Server"
     )
@@ -148,8 +181,9 @@ class Settings:
             if given is not None:
                 values[field.name] = _convert(field.name, given, hints[field.name])
         values["root"] = Path(values.get("root") or Path.cwd()).expanduser().resolve()
-        if "state_dir" in values:
-            values["state_dir"] = values["state_dir"].expanduser().resolve()
+        for name in ("state_dir", "kernel_profiles"):
+            if name in values:
+                values[name] = values[name].expanduser().resolve()
         settings = cls(**values)
         _check(settings)
         return settings
