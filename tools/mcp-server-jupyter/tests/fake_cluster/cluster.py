@@ -90,7 +90,7 @@ class Cluster:
 
     def forget_history(self) -> None:
         """Compact: who watches from an older version is told 410."""
-        self._oldest = self.version
+        self._oldest = self.version = next(self._version)
         self._history.clear()
         self._tell("", "EXPIRE", {})
 

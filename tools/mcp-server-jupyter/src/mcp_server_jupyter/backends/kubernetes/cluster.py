@@ -1,0 +1,132 @@
+"""What the kernels of one installation share: the API server, the pods as they are, the names, the Lease."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from ...errors import JupyterMcpError
+from ...settings import Settings
+from . import objects
+from .api import Api, open_api
+from .delivery import agent_files
+from .extra import require_extra
+from .lease import Lease
+from .names import Names
+from .own import Own, look_around
+from .profiles import Profile, Profiles, load_profiles
+from .refusals import Exists
+from .watch import Pods
+
+if TYPE_CHECKING:
+    import dns.asyncresolver
+
+logger = logging.getLogger(__name__)
+
+Json = dict[str, Any]
+
+STARTS_AT_ONCE = 32
+
+
+class Cluster:
+    """Made by `open_cluster`."""
+
+    def __init__(self, settings: Settings, api: Api, own: Own, names: Names, *, lease_scale: float) -> None:
+        self.settings = settings
+        self.api = api
+        self.own = own
+        self.names = names
+        self.pods = Pods(api, objects.selector(own.instance))
+        self.lease = Lease(
+            api,
+            f"mcp-server-jupyter-{own.instance}"[:253],
+            own.identity,
+            labels=objects.labels(own.instance),
+            owners=own.owners,
+            scale=lease_scale,
+        )
+        self._starting = asyncio.Semaphore(STARTS_AT_ONCE)
+        self._code: Json | None = None
+
+    async def profiles(self) -> Profiles:
+        """Read anew, so that a changed file counts from the next start on."""
+        return await anyio.to_thread.run_sync(load_profiles, self.settings)
+
+    def image(self, profile: Profile) -> str:
+        """The image of a profile's pods."""
+        return profile.image or self.settings.kernel_image
+
+    async def code(self) -> Json:
+        """The ConfigMap of the agent's files, made where it is not there yet."""
+        if self._code is None:
+            wanted = objects.agent_code(self.own.instance, self.own.owners, agent_files())
+            name = wanted["metadata"]["name"]
+            if await self.api.find("configmaps", name) is None:
+                try:
+                    await self.api.create("configmaps", wanted)
+                except Exists:
+                    logger.debug("%s was made by another start", name)
+            self._code = wanted
+        return self._code
+
+    def forget_code(self) -> None:
+        """Look for the ConfigMap again before the next start."""
+        self._code = None
+
+    async def events(self, pod_name: str) -> Sequence[Json]:
+        """What the cluster says of a pod; nothing where that may not be read."""
+        try:
+            return (await self.api.list("events", fields=f"involvedObject.name={pod_name}")).items
+        except JupyterMcpError as error:
+            logger.debug("the events of %s cannot be read: %s", pod_name, error)
+            return ()
+
+    @asynccontextmanager
+    async def turn(self, progress: Callable[[str], None]) -> AsyncIterator[None]:
+        """One of 32 starts at once."""
+        if self._starting.locked():
+            progress(f"waiting for its turn: {STARTS_AT_ONCE} kernels are starting")
+        async with self._starting:
+            yield
+
+
+@asynccontextmanager
+async def open_cluster(
+    settings: Settings, *, resolver: dns.asyncresolver.Resolver | None = None, lease_scale: float = 1.0
+) -> AsyncIterator[Cluster]:
+    """Connect, and know the installation's pods from then on.
+
+    Args:
+        resolver: whom to ask for names; None, the servers of /etc/resolv.conf.
+        lease_scale: of the Lease's times, for tests.
+
+    Raises:
+        Unavailable: the extra is not installed, there is no cluster, or it does not answer; `Denied` with the line that
+            the server's Role lacks.
+        InvalidRequest: no namespace, or profiles that cannot be.
+    """
+    require_extra()
+    load_profiles(settings)
+    try:
+        async with open_api(settings) as api:
+            own = await look_around(api, settings)
+            names = Names(api.namespace, resolver=resolver)
+            cluster = Cluster(settings, api, own, names, lease_scale=lease_scale)
+            await cluster.pods.list()
+            async with anyio.create_task_group() as group:
+                group.start_soon(cluster.pods.run)
+                try:
+                    yield cluster
+                finally:
+                    group.cancel_scope.cancel()
+    except BaseExceptionGroup as group_error:
+        # A caller's error comes out as it went in: nothing here fails for another reason.
+        if len(group_error.exceptions) == 1 and sys.exc_info()[0] is not None:
+            raise group_error.exceptions[0] from None
+        raise
