@@ -105,7 +105,7 @@ def _build(module: Module, paths: Paths) -> None:
     run(*go, "mod", "download", cwd=module.source, env=env, timeout=1800)
     deps = run(*go, "list", "-deps", *module.packages, cwd=module.source, env=env).split()
     say(f"{module.key}: compiling {len(deps)} packages (log: {directory / 'build.log'})")
-    with tempfile.TemporaryDirectory(dir=directory) as scratch:
+    with tempfile.TemporaryDirectory(dir=paths.cache, prefix="scratch-") as scratch:
         log = directory / "build.log"
         command = [
             *("nice", "-n", "10", *go, "build", "-v", "-trimpath", "-p", "2", "-ldflags", module.ldflags()),
@@ -118,6 +118,7 @@ def _build(module: Module, paths: Paths) -> None:
 
 def _collect(scratch: Path, directory: Path, module: Module) -> None:
     built = sorted(scratch.iterdir())
+    directory.mkdir(parents=True, exist_ok=True)
     if len(built) == 1:  # Go names a lone program after its module, not as we do
         built[0].rename(directory / module.programs[0])
         return
@@ -132,6 +133,22 @@ def _progress(module: Module, log: Path, total: int, started: float) -> str:
 
 def _environment() -> dict[str, str]:
     return {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false -mod=readonly", "GOTOOLCHAIN": "local"}
+
+
+def kept(paths: Paths) -> list[str]:
+    """What outlives a cluster on purpose, each with where it is."""
+    found = [f"{paths.cache}: programs, images, environments ({_size(paths.cache) >> 20} MiB)"]
+    if go := shutil.which("go"):
+        told = run(go, "env", "GOCACHE", "GOMODCACHE").split()
+        found += [
+            f"{directory}: Go's own, shared with all Go programs" for directory in told if Path(directory).exists()
+        ]
+    return found
+
+
+def _size(directory: Path) -> int:
+    told = subprocess.run(["du", "-sk", str(directory)], capture_output=True, text=True, check=False).stdout
+    return int(told.split()[0]) << 10 if told else 0
 
 
 def _go(paths: Paths) -> list[str]:

@@ -35,8 +35,8 @@ def missing() -> list[str]:
     return [name for name in NEEDED if not (_ROOT / name).exists()]
 
 
-def create() -> None:
-    """Make the tree; ``system`` is for the components, pods get their own."""
+def create(memory_limit: int | None = None) -> None:
+    """Make the tree; ``system`` is for the components, pods get their own, and all of it shares a limit in bytes."""
     for root in roots():
         if is_v2():
             controllers = " ".join(f"+{name}" for name in ("cpu", "cpuset", "memory", "pids"))
@@ -48,6 +48,19 @@ def create() -> None:
                     (group / setting).write_text((group.parent / setting).read_text())
             if is_v2() and group.name == NAME:
                 (group / "cgroup.subtree_control").write_text(controllers)
+    if memory_limit is not None:
+        _limit_file().write_text(str(memory_limit))
+
+
+def memory_limit() -> int | None:
+    """The bytes the whole tree may use, or nothing where only the machine bounds it."""
+    told = _limit_file().read_text().strip()
+    # Version 1 tells "no limit" as the largest number of whole pages.
+    return None if told == "max" or int(told) > 1 << 60 else int(told)
+
+
+def _limit_file() -> Path:
+    return _ROOT / NAME / "memory.max" if is_v2() else _ROOT / "memory" / NAME / "memory.limit_in_bytes"
 
 
 def join() -> None:

@@ -6,22 +6,28 @@ import argparse
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
-from testcluster import build, cluster, dns, e2e, images, node, policy_agent, preflight, provisioner
-from testcluster.config import CLUSTER_DOMAIN, DNS_SERVICE_IP, Paths
+from testcluster import cluster, dns, e2e, images, node, policy_agent, provisioner
+from testcluster.config import DNS_SERVICE_IP, Paths, beside_proxies
+from testcluster.resolver import Split, resolver_file
 from testcluster.shell import Refusal
 
 
 def main() -> int:
     parser = _parser()
-    arguments, rest = parser.parse_known_args()
-    if rest and arguments.command not in ("e2e", "selftest"):
+    given = sys.argv[1:]
+    # What belongs to kubectl must keep its order, and its options.
+    own, kubectls = (given[:1], given[1:]) if given[:1] == ["kubectl"] else (given, [])
+    arguments, rest = parser.parse_known_args(own)
+    rest += kubectls
+    if rest and arguments.command not in ("e2e", "kubectl", "selftest"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     paths = Paths.from_environment()
     try:
         return _run(arguments, rest, paths)
-    except Refusal as refusal:
+    except (Refusal, OSError) as refusal:
         sys.stderr.write(f"testcluster: {refusal}\n")
         return 1
     except KeyboardInterrupt:
@@ -47,10 +53,19 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("type", nargs="?", default="A", choices=sorted(dns.TYPES))
     execute = commands.add_parser("exec", help="run a command that resolves names through the cluster's DNS")
     execute.add_argument("argv", nargs=argparse.REMAINDER)
+    pause = commands.add_parser(
+        "pause", help="stop one component where it is; its connections stay and are not answered"
+    )
+    pause.add_argument("component")
+    pause.add_argument("seconds", nargs="?", type=_seconds, help="how long; without it, until resume")
+    resume = commands.add_parser("resume", help="let a paused component go on")
+    resume.add_argument("component")
+    commands.add_parser("kubectl", help="run the cluster's own kubectl; all that follows is for it", add_help=False)
     kill = commands.add_parser("kill", help="kill one component; it is started again")
     kill.add_argument("component")
     commands.add_parser("prepare", help="fill the cache without starting anything")
     commands.add_parser("e2e", help="run the end-to-end tests; further arguments go to pytest")
+    commands.add_parser("e2e-needs-root", help="succeed where the end-to-end tests would need root")
     commands.add_parser("selftest", help="test the cluster's own tools; ends the cluster that runs")
     internal = commands.add_parser("internal")
     internal.add_argument("part", choices=("node", "policy_agent", "provisioner"))
@@ -83,11 +98,16 @@ def _run(arguments: argparse.Namespace, rest: list[str], paths: Paths) -> int:
             return _exec(paths, arguments.argv)
         case "kill":
             cluster.restart_component(paths, arguments.component)
+        case "pause":
+            cluster.pause(paths, arguments.component, arguments.seconds)
+        case "resume":
+            cluster.resume(paths, arguments.component)
+        case "kubectl":
+            return cluster.kubectl(paths, rest)
         case "prepare":
-            preflight.check_machine(paths)
-            preflight.install_packages()
-            build.build_all(paths)
-            images.ensure(paths)
+            cluster.prepare(paths)
+        case "e2e-needs-root":
+            return 0 if e2e.needs_root(paths) else 1
         case "e2e":
             return e2e.run_tests(paths, rest)
         case "selftest":
@@ -95,6 +115,13 @@ def _run(arguments: argparse.Namespace, rest: list[str], paths: Paths) -> int:
         case "internal":
             _internal(arguments.part, Paths(arguments.cache, arguments.home))
     return 0
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError("a pause lasts longer than 0 seconds, and ends")
+    return seconds
 
 
 def _resolve(name: str, record: str) -> int:
@@ -111,12 +138,13 @@ def _exec(paths: Paths, argv: list[str]) -> int:
     command = argv[1:] if argv[:1] == ["--"] else argv
     if not command:
         raise Refusal("exec needs a command")
-    resolver = paths.config / "host-resolv.conf"
-    search = " ".join((f"svc.{CLUSTER_DOMAIN}", CLUSTER_DOMAIN))
-    resolver.write_text(f"nameserver {DNS_SERVICE_IP}\nsearch {search}\n")
-    script = 'mount --bind "$0" "$(readlink -f /etc/resolv.conf)" && exec "$@"'
-    isolated = ["unshare", "--mount", "sh", "-ec", script, str(resolver), *command]
-    return subprocess.run(isolated, check=False, env=os.environ).returncode
+    hosts = Path("/etc/resolv.conf").read_text()
+    with Split(hosts) as split, tempfile.NamedTemporaryFile("w", dir=paths.config, prefix="resolv-") as resolver:
+        resolver.write(resolver_file(hosts, split.address))
+        resolver.flush()
+        script = 'mount --bind "$0" "$(readlink -f /etc/resolv.conf)" && exec "$@"'
+        isolated = ["unshare", "--mount", "sh", "-ec", script, resolver.name, *command]
+        return subprocess.run(isolated, check=False, env=beside_proxies(os.environ)).returncode
 
 
 def _internal(part: str, paths: Paths) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -10,38 +9,49 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from testcluster import build, cgroups, components, dns, host, images, node, pki, preflight
-from testcluster.config import CLUSTER_DOMAIN, NODE_NAME, SOURCE, Paths
+from testcluster.config import CLUSTER_DOMAIN, NODE_NAME, SOURCE, Paths, beside_proxies, memory_limit, without_proxies
 from testcluster.kubeapi import Api, ApiError
-from testcluster.shell import Refusal, run, say, tail, wait_for
+from testcluster.shell import Refusal, alone, run, say, tail, wait_for
 
 COMPONENT_SECONDS = 120.0
 CLUSTER_SECONDS = 120.0
+STALE_SECONDS = 10.0
 
 
 def up(paths: Paths) -> None:
     """Make a running, healthy cluster out of whatever is there."""
+    limit = memory_limit(os.environ)
     preflight.check_machine(paths)
     with _only_one(paths):
         preflight.install_packages()
         building = not all(module.is_built(paths) for module in build.MODULES)
-        if _is_running(paths) and paths.ready.exists() and paths.ready.read_text() == _version():
+        if _is_running(paths) and _is_as_wanted(paths, limit):
+            build.build_all(paths)  # somebody may have deleted the cache
             _wait_for_all(paths)
             say(f"already up; kubeconfig: {paths.kubeconfig}")
             return
         _clean(paths)
-        preflight.check_kernel(paths, building)
+        preflight.check_kernel(paths, building, limit)
         build.build_all(paths)
         archives = images.ensure(paths)
         started = time.monotonic()
-        _start(paths, archives)
+        _start(paths, archives, limit)
         say(f"ready in {time.monotonic() - started:.0f} s; kubeconfig: {paths.kubeconfig}")
+
+
+def prepare(paths: Paths) -> None:
+    """Fill the cache and start nothing."""
+    preflight.check_machine(paths)
+    with _only_one(paths):
+        preflight.install_packages()
+        build.build_all(paths)
+        images.ensure(paths)
 
 
 def down(paths: Paths, verify: bool) -> None:
@@ -49,6 +59,7 @@ def down(paths: Paths, verify: bool) -> None:
     preflight.check_rights()
     with _only_one(paths):
         _clean(paths)
+        images.tidy(paths)
         if verify:
             _verify(paths)
 
@@ -57,12 +68,15 @@ def _verify(paths: Paths) -> None:
     record = _record(paths)
     changes = host.changes(json.loads(record.read_text())) if record.exists() else []
     ours = host.leftovers(paths) + [change for change in changes if host.is_ours(paths, change)]
+    ours += [f"in the cache: {left}" for left in images.leftovers(paths)]
     if ours:
         raise Refusal("left behind:\n" + "\n".join(f"    {line}" for line in ours))
     for change in changes:
-        say(f"changed meanwhile, but not by this cluster: {change}")
+        say(f"changed meanwhile, and nothing marks it as this cluster's: {change}")
     record.unlink(missing_ok=True)
-    say("nothing is left: no process, control group, mount, interface, route, rule, setting or file")
+    kept = "".join(f"\n    {text}" for text in build.kept(paths))
+    say("nothing is left: no process, control group, mount, disk, interface, route, rule, setting or file")
+    say(f"kept for the next start, and free to be deleted:{kept}")
 
 
 def status(paths: Paths) -> bool:
@@ -74,15 +88,29 @@ def status(paths: Paths) -> bool:
     print(f"{'component':<26}{'pid on node':>12}{'starts':>8}  health")
     for name, told in _component_states(paths).items():
         well = well and told["healthy"]
-        print(f"{name:<26}{told['pid'] or '-':>12}{told['starts']:>8}  {'ok' if told['healthy'] else 'NOT HEALTHY'}")
+        print(f"{name:<26}{told['pid'] or '-':>12}{told['starts']:>8}  {_health(told)}")
+    if (age := time.time() - paths.status.stat().st_mtime) > STALE_SECONDS:
+        well = False
+        free = shutil.disk_usage(paths.home).free
+        print(f"this is {age:.0f} s old: the node cannot write it. {free >> 20} MiB of disk are free in {paths.home}")
     for what, check in (("node", _node_ready), ("cluster DNS", _dns_answers)):
         good = check(paths)
         well = well and good
         print(f"{what:<46}  {'ok' if good else 'NOT READY'}")
     system, pods = cgroups.memory()
-    print(f"memory: components {system >> 20} MiB, pods {pods >> 20} MiB")
+    limit = cgroups.memory_limit()
+    bound = "" if limit is None else f", together at most {limit >> 20} MiB"
+    print(f"memory: components {system >> 20} MiB, pods {pods >> 20} MiB{bound}")
     print(f"logs: {paths.logs}")
     return well
+
+
+def _health(told: dict[str, Any]) -> str:
+    if told.get("trouble"):
+        return f"NOT HEALTHY: {told['trouble']}"
+    if told.get("paused"):
+        return "PAUSED"
+    return "ok" if told["healthy"] else "NOT HEALTHY"
 
 
 def require_up(paths: Paths) -> None:
@@ -93,22 +121,64 @@ def require_up(paths: Paths) -> None:
 
 def restart_component(paths: Paths, name: str) -> None:
     """Kill one component with signal 9; the supervisor starts it again."""
+    run(*_on_node(paths, name, "kill -KILL $0"))
+
+
+def pause(paths: Paths, name: str, seconds: float | None) -> None:
+    """Stop a component, as it is, for so long or until ``resume``: it holds its connections and answers nothing."""
+    if seconds is None:
+        run(*_on_node(paths, name, "kill -STOP $0"))
+        say(f"{name} is paused, until: resume {name}")
+        return
+    # A process of its own resumes it even if this one is killed.
+    waiting = subprocess.Popen(
+        [*_on_node(paths, name, "kill -STOP $0 && sleep $1 && kill -CONT $0"), str(seconds)], start_new_session=True
+    )
+    try:
+        waiting.wait()
+    except KeyboardInterrupt:
+        waiting.kill()
+        resume(paths, name)
+        raise
+    if waiting.returncode:
+        raise Refusal(f"{name} could not be paused")
+
+
+def resume(paths: Paths, name: str) -> None:
+    """Let a paused component go on; one that was not paused takes no notice."""
+    run(*_on_node(paths, name, "kill -CONT $0"))
+
+
+def _on_node(paths: Paths, name: str, script: str) -> list[str]:
+    """The command that runs a script where $0 is a component's process number on the node."""
     require_up(paths)
     states = _component_states(paths)
     if name not in states:
         raise Refusal(f"no component {name}; there are {', '.join(states)}")
     found = node.find()
-    if found and states[name]["pid"]:
-        run("nsenter", f"--pid=/proc/{found[0]}/ns/pid", "kill", "-9", str(states[name]["pid"]))
+    if found is None or not states[name]["pid"]:
+        raise Refusal(f"{name} does not run: see status")
+    return ["nsenter", f"--pid=/proc/{found[0]}/ns/pid", "sh", "-c", script, str(states[name]["pid"])]
 
 
-def _start(paths: Paths, archives: list[Path]) -> None:
+def kubectl(paths: Paths, arguments: list[str]) -> int:
+    """The cluster's own kubectl, which leaves nothing in anybody's home; its exit code."""
+    require_up(paths)
+    return subprocess.run([*_kubectl(paths), *arguments], env=beside_proxies(os.environ), check=False).returncode
+
+
+def _kubectl(paths: Paths) -> list[str]:
+    program = str(build.programs(paths)["kubectl"])
+    return [program, f"--kubeconfig={paths.kubeconfig}", f"--cache-dir={paths.home / 'kubectl'}"]
+
+
+def _start(paths: Paths, archives: list[Path], limit: int | None) -> None:
     _record(paths).write_text(json.dumps(host.snapshot()))
     paths.home.mkdir(parents=True, exist_ok=True)
     (paths.home / "sysctls.json").write_text(json.dumps(host.sysctls()))
     pki.create(paths)
-    components.write_files(paths)
-    cgroups.create()
+    components.write_files(paths, limit)
+    cgroups.create(limit)
     host.connect(node.launch(paths))
     with ThreadPoolExecutor(1) as importer:
         imported = importer.submit(_import, paths, archives)
@@ -116,7 +186,7 @@ def _start(paths: Paths, archives: list[Path]) -> None:
         _apply_manifests(paths)
         imported.result()
     _wait_for_all(paths)
-    paths.ready.write_text(_version())
+    paths.ready.write_text(f"{_version()} {limit or ''}")
 
 
 def _import(paths: Paths, archives: list[Path]) -> None:
@@ -126,9 +196,8 @@ def _import(paths: Paths, archives: list[Path]) -> None:
 
 
 def _apply_manifests(paths: Paths) -> None:
-    kubectl = build.programs(paths)["kubectl"]
-    apply = (kubectl, "--kubeconfig", paths.kubeconfig, "apply", "--server-side", "-f", SOURCE / "manifests")
-    run(*apply, timeout=60)
+    apply = ("apply", "--server-side", "-f", SOURCE / "manifests")
+    run(*_kubectl(paths), *apply, env=without_proxies(os.environ), timeout=60)
 
 
 def _wait_for(paths: Paths, names: tuple[str, ...]) -> None:
@@ -139,7 +208,9 @@ def _wait_for(paths: Paths, names: tuple[str, ...]) -> None:
         return [name for name in names if not states.get(name, {}).get("healthy")]
 
     def why() -> str:
-        return "\n".join(f"  {name}:\n{tail(paths.logs / f'{name}.log')}" for name in late())
+        states = _component_states(paths)
+        told = {name: states.get(name, {}).get("trouble") or "its log ends so:" for name in late()}
+        return "\n".join(f"  {name}: {text}\n{tail(paths.logs / f'{name}.log')}" for name, text in told.items())
 
     def ready() -> bool:
         if paths.status.exists() and not _is_running(paths):
@@ -157,11 +228,9 @@ def _wait_for_all(paths: Paths) -> None:
 
 
 def _coredns(paths: Paths) -> str:
-    kubectl = build.programs(paths)["kubectl"]
-    describe: list[str | Path] = [kubectl, "--kubeconfig", paths.kubeconfig, "-n", "kube-system", "describe", "pod"]
-    told = subprocess.run(
-        [*describe, "-l", "k8s-app=kube-dns"], capture_output=True, text=True, check=False, timeout=30
-    )
+    describe = [*_kubectl(paths), "-n", "kube-system", "describe", "pod", "-l", "k8s-app=kube-dns"]
+    env = without_proxies(os.environ)
+    told = subprocess.run(describe, env=env, capture_output=True, text=True, check=False, timeout=30)
     return f"  coredns:\n{(told.stdout + told.stderr)[-3000:]}\n  kube-proxy:\n{tail(paths.logs / 'kube-proxy.log')}"
 
 
@@ -190,6 +259,8 @@ def _clean(paths: Paths) -> None:
         os.kill(found[0], signal.SIGKILL)  # and with it all of its process namespace
     cgroups.remove()
     host.disconnect()
+    host.release_disks(paths)
+    host.forget_discovery()
     saved = paths.home / "sysctls.json"
     if saved.exists():
         host.restore_sysctls(json.loads(saved.read_text()))
@@ -204,6 +275,14 @@ def _version() -> str:
         for path in sorted(SOURCE.glob(kind)):
             digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def _is_as_wanted(paths: Paths, limit: int | None) -> bool:
+    """Whether what runs came up whole, from this code and, where one is asked for, with this limit of memory."""
+    if not paths.ready.exists():
+        return False
+    version, _, told = paths.ready.read_text().partition(" ")
+    return version == _version() and (limit is None or told == str(limit))
 
 
 def _is_running(paths: Paths) -> bool:
@@ -221,14 +300,6 @@ def _record(paths: Paths) -> Path:
     return paths.cache / "host-before.json"
 
 
-@contextmanager
-def _only_one(paths: Paths) -> Iterator[None]:
-    """One `up` or `down` at a time."""
-    paths.cache.mkdir(parents=True, exist_ok=True)
-    with (paths.cache / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("waiting for another up or down to finish")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+def _only_one(paths: Paths) -> AbstractContextManager[None]:
+    """One `up`, `down` or `prepare` at a time."""
+    return alone(paths.cache / "lock", "waiting for another up, down or prepare to finish")

@@ -29,6 +29,7 @@ from testcluster.config import (
     Paths,
 )
 
+COMPONENTS_MEMORY = 1 << 30  # what of a limited node's memory is not for pods
 NODE_POD_CIDR = POD_CIDR.replace(".0.0/16", ".0.0/24")
 
 
@@ -55,7 +56,7 @@ def all_components(paths: Paths) -> list[Component]:
         Component("etcd", [str(built["etcd"]), *_etcd(paths)], _answers("http://127.0.0.1:2379/health")),
         Component(
             "containerd",
-            [str(shutil.which("containerd")), "--config", str(paths.config / "containerd.toml")],
+            [shutil.which("containerd") or "containerd", "--config", str(paths.config / "containerd.toml")],
             _listens(containerd_socket(paths)),
         ),
         Component(
@@ -131,7 +132,7 @@ def policy_socket(paths: Paths) -> Path:
     return paths.home / "policy.sock"
 
 
-def write_files(paths: Paths) -> None:
+def write_files(paths: Paths, memory_limit: int | None = None) -> None:
     """The configuration files the command lines name."""
     cni_bin, cni_conf = paths.home / "cni-bin", paths.home / "cni-conf"
     for directory in (paths.config, paths.kubelet, paths.volumes, paths.containerd, cni_bin, cni_conf):
@@ -141,7 +142,7 @@ def write_files(paths: Paths) -> None:
     (cni_bin / "testcluster-policy").symlink_to(SOURCE / "cni" / "testcluster-policy")
     (cni_conf / "10-testcluster.conflist").write_text(json.dumps(_cni(paths), indent=1))
     (paths.config / "containerd.toml").write_text(_containerd(paths, cni_bin, cni_conf))
-    (paths.config / "kubelet.json").write_text(json.dumps(_kubelet(paths), indent=1))
+    (paths.config / "kubelet.json").write_text(json.dumps(_kubelet(paths, memory_limit), indent=1))
     (paths.config / "kube-proxy.json").write_text(json.dumps(_kube_proxy(paths), indent=1))
     (paths.config / "resolv.conf").write_text(f"nameserver {DNS_SERVICE_IP}\n")
 
@@ -229,8 +230,13 @@ oom_score = 0
 """
 
 
-def _kubelet(paths: Paths) -> dict[str, object]:
+def _kubelet(paths: Paths, memory_limit: int | None) -> dict[str, object]:
+    # The kubelet knows the machine's memory only: what lies beyond the limit is reserved, with the components' share.
+    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    machine = int(lines["MemTotal"].split()[0]) << 10
+    reserved = {} if memory_limit is None else {"memory": str(machine - memory_limit + COMPONENTS_MEMORY)}
     return {
+        "systemReserved": reserved,
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
         "authentication": {
@@ -277,11 +283,14 @@ def _kube_proxy(paths: Paths) -> dict[str, object]:
 
 
 def _answers(url: str) -> Callable[[], bool]:
-    context = ssl._create_unverified_context() if url.startswith("https") else None
+    # No proxy: what is asked is on this very node.
+    opener = urllib.request.build_opener(
+        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=ssl._create_unverified_context())
+    )
 
     def check() -> bool:
         try:
-            with urllib.request.urlopen(url, timeout=2, context=context) as response:
+            with opener.open(url, timeout=2) as response:
                 return bool(response.status == 200)
         except (OSError, urllib.error.URLError, ValueError):
             return False
@@ -291,12 +300,12 @@ def _answers(url: str) -> Callable[[], bool]:
 
 def _listens(path: Path) -> Callable[[], bool]:
     def check() -> bool:
-        with socket.socket(socket.AF_UNIX) as probe:
-            probe.settimeout(2)
-            try:
+        try:
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.settimeout(2)
                 probe.connect(str(path))
-            except OSError:
-                return False
-            return True
+                return True
+        except OSError:
+            return False
 
     return check

@@ -13,7 +13,6 @@ from testcluster.shell import Refusal
 SOURCE = Path(__file__).resolve().parent.parent
 
 NODE_NAME = "testcluster"
-STORAGE_CLASS = "standard"
 SHARED_STORAGE_CLASS = "shared"
 CLUSTER_DOMAIN = "cluster.local"
 
@@ -34,20 +33,23 @@ PAUSE_IMAGE = "testcluster/pause:1"
 COREDNS_IMAGE = "testcluster/coredns:1"
 
 APT_PACKAGES = {
-    # package: a program it must provide
-    "buildah": "buildah",
-    "ca-certificates": "update-ca-certificates",
-    "containerd": "containerd",
-    "containernetworking-plugins": "/usr/lib/cni/ptp",
-    "debootstrap": "debootstrap",
-    "e2fsprogs": "mkfs.ext4",
-    "iproute2": "ip",
-    "iptables": "iptables",
-    "mount": "losetup",
-    "nftables": "nft",
-    "openssl": "openssl",
-    "runc": "runc",
-    "util-linux": "unshare",
+    # package: the programs it must provide
+    "buildah": ("buildah",),
+    "ca-certificates": ("update-ca-certificates",),
+    "containerd": ("containerd", "containerd-shim-runc-v2", "ctr"),
+    "containernetworking-plugins": tuple(
+        f"/usr/lib/cni/{name}" for name in ("host-local", "loopback", "portmap", "ptp")
+    ),
+    "debootstrap": ("debootstrap",),
+    "e2fsprogs": ("mkfs.ext4",),
+    "iproute2": ("ip",),
+    "iptables": ("iptables",),
+    "mount": ("losetup", "mount", "umount"),
+    "nftables": ("nft",),
+    "openssl": ("openssl",),
+    "runc": ("runc",),
+    "tar": ("tar",),
+    "util-linux": ("nsenter", "unshare"),
 }
 
 # What a program needs of its environment to reach the cluster where this machine uses a proxy. Not every client
@@ -77,7 +79,8 @@ def beside_proxies(environment: Mapping[str, str]) -> dict[str, str]:
     return {**environment, "no_proxy": kept, "NO_PROXY": kept}
 
 
-_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
+_UNITS = {"": 1} | {unit: 1000**power for power, unit in enumerate(("k", "M", "G", "T"), 1)}
+_UNITS |= {unit: 1024**power for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti"), 1)}
 LEAST_MEMORY = 2 << 30
 
 

@@ -22,19 +22,27 @@ class Answer:
     additional: list[str] = field(default_factory=list)
 
 
-def resolve(name: str, record: str = "A", server: str = DNS_SERVICE_IP, timeout: float = 2) -> Answer:
+def resolve(name: str, record: str = "A", server: str = DNS_SERVICE_IP, timeout: float = 2, port: int = 53) -> Answer:
     """One query, one answer; raises OSError when no reply comes."""
     number = secrets.randbelow(1 << 16)
     question = b"".join(bytes([len(part)]) + part.encode() for part in name.rstrip(".").split(".")) + b"\0"
     query = struct.pack("!6H", number, 0x0100, 1, 0, 0, 0) + question + struct.pack("!2H", TYPES[record], 1)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as channel:
         channel.settimeout(timeout)
-        channel.connect((server, 53))
+        channel.connect((server, port))
         channel.send(query)
         reply = channel.recv(4096)
         while struct.unpack_from("!H", reply)[0] != number:
             reply = channel.recv(4096)
     return _parse(reply, TYPES[record])
+
+
+def question(query: bytes) -> str:
+    """The name a query asks for; nothing where it is no query."""
+    try:
+        return _name(query, 12)[0]
+    except (IndexError, UnicodeDecodeError, ValueError, struct.error):
+        return ""
 
 
 def _parse(reply: bytes, wanted: int) -> Answer:

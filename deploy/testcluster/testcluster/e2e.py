@@ -1,4 +1,7 @@
-"""Run the end-to-end tests: on KUBECONFIG's cluster, else on kind, else on this one."""
+"""Run the end-to-end tests: on KUBECONFIG's cluster, else on kind, else on this one.
+
+A kind cluster made here is deleted afterwards; one that was there before stays.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,14 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from testcluster import cluster, images
-from testcluster.config import SOURCE, Paths
-from testcluster.shell import run, say
+from testcluster.config import SOURCE, Paths, beside_proxies
+from testcluster.shell import alone, run, say
 
 SUITE = SOURCE.parent.parent / "tools" / "mcp-server-jupyter" / "tests" / "e2e" / "cluster"
 IMAGES = SUITE / "images.txt"
@@ -33,13 +37,13 @@ class Target:
 def run_tests(paths: Paths, arguments: list[str]) -> int:
     """Pytest's exit code."""
     python = _environment(paths)
-    target = _target(paths)
-    say(f"testing on: {target.kind} ({target.kubeconfig})")
-    for image, context, dockerfile in _images():
-        target.provide(image, context, dockerfile)
-    command = [python, "-m", "pytest", "-c", SUITE / "pytest.ini", "--rootdir", SUITE, SUITE, *arguments]
-    env = {**os.environ, "KUBECONFIG": str(target.kubeconfig), "E2E_CLUSTER": target.kind}
-    return subprocess.run([str(part) for part in command], env=env, check=False).returncode
+    with _target(paths) as target:
+        say(f"testing on: {target.kind} ({target.kubeconfig})")
+        for image, context, dockerfile in _images():
+            target.provide(image, context, dockerfile)
+        command = [python, "-m", "pytest", "-c", SUITE / "pytest.ini", "--rootdir", SUITE, SUITE, *arguments]
+        env = {**beside_proxies(os.environ), "KUBECONFIG": str(target.kubeconfig), "E2E_CLUSTER": target.kind}
+        return subprocess.run([str(part) for part in command], env=env, check=False).returncode
 
 
 def run_selftest(paths: Paths, arguments: list[str]) -> int:
@@ -58,15 +62,24 @@ def _images() -> list[tuple[str, Path, Path]]:
     return [(name, root / context, root / dockerfile) for name, context, dockerfile, *_ in lines]
 
 
-def _target(paths: Paths) -> Target:
+def needs_root(paths: Paths) -> bool:
+    """Whether the tests would run on the cluster of this directory, which only root can start."""
+    given = os.environ.get("KUBECONFIG", "")
+    return given == str(paths.kubeconfig) if given else not _kind_works()
+
+
+@contextmanager
+def _target(paths: Paths) -> Iterator[Target]:
     given = os.environ.get("KUBECONFIG", "")
     ours = given == str(paths.kubeconfig)
     if given and not ours:
-        return Target("given", Path(given), lambda image, *_: say(f"expecting the cluster to have or pull {image}"))
-    if not ours and _kind_works():
-        return _kind(paths)
-    cluster.up(paths)
-    return Target("testcluster", paths.kubeconfig, lambda *image: images.build(paths, *image))
+        yield Target("given", Path(given), lambda image, *_: say(f"expecting the cluster to have or pull {image}"))
+    elif not ours and _kind_works():
+        with _kind(paths) as target:
+            yield target
+    else:
+        cluster.up(paths)
+        yield Target("testcluster", paths.kubeconfig, lambda *image: images.build(paths, *image))
 
 
 def _kind_works() -> bool:
@@ -82,13 +95,23 @@ def _kind_works() -> bool:
     return False
 
 
-def _kind(paths: Paths) -> Target:
+@contextmanager
+def _kind(paths: Paths) -> Iterator[Target]:
     paths.cache.mkdir(parents=True, exist_ok=True)
     kubeconfig = paths.cache / "kind-kubeconfig"
-    if KIND_CLUSTER not in run("kind", "get", "clusters").split():
+    if KIND_CLUSTER in run("kind", "get", "clusters").split():
+        run("kind", "export", "kubeconfig", "--name", KIND_CLUSTER, "--kubeconfig", kubeconfig)
+        yield _on_kind(kubeconfig)
+        return
+    try:
         run("kind", "create", "cluster", "--name", KIND_CLUSTER, "--image", KIND_NODE_IMAGE, "--wait", "180s",
             "--config", SOURCE / "kind.yaml", "--kubeconfig", kubeconfig)  # fmt: skip
-    run("kind", "export", "kubeconfig", "--name", KIND_CLUSTER, "--kubeconfig", kubeconfig)
+        yield _on_kind(kubeconfig)
+    finally:
+        run("kind", "delete", "cluster", "--name", KIND_CLUSTER, "--kubeconfig", kubeconfig)
+
+
+def _on_kind(kubeconfig: Path) -> Target:
 
     def provide(image: str, context: Path, dockerfile: Path) -> None:
         run("docker", "build", "--tag", image, "--file", dockerfile, context)
@@ -102,9 +125,10 @@ def _environment(paths: Paths) -> Path:
     requirements = SUITE / "requirements.txt"
     key = hashlib.sha256(requirements.read_bytes() + sys.version.encode()).hexdigest()[:8]
     venv = paths.cache / f"e2e-{key}"
-    if not (venv / "complete").exists():
-        say("installing the tests' requirements into the cache")
-        run(sys.executable, "-m", "venv", "--clear", venv)
-        run(venv / "bin" / "pip", "install", "--quiet", "--requirement", requirements)
-        (venv / "complete").touch()
+    with alone(paths.cache / "environment.lock", "waiting for the installation of the tests' requirements"):
+        if not (venv / "complete").exists():
+            say("installing the tests' requirements into the cache")
+            run(sys.executable, "-m", "venv", "--clear", venv)
+            run(venv / "bin" / "pip", "install", "--quiet", "--requirement", requirements)
+            (venv / "complete").touch()
     return venv / "bin" / "python"

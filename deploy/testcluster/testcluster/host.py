@@ -5,11 +5,22 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
 from testcluster import cgroups
-from testcluster.config import HOST_IP, HOST_LINK, LINK_NETWORK, NODE_IP, NODE_LINK, POD_CIDR, SERVICE_CIDR, Paths
+from testcluster.config import (
+    API_PORT,
+    HOST_IP,
+    HOST_LINK,
+    LINK_NETWORK,
+    NODE_IP,
+    NODE_LINK,
+    POD_CIDR,
+    SERVICE_CIDR,
+    Paths,
+)
 from testcluster.shell import run, wait_for
 
 # The kubelet sets these for the whole machine; they are put back on the way down.
@@ -22,6 +33,9 @@ SYSCTLS = (
     "kernel/keys/root_maxbytes",
 )
 _PROC_SYS = Path("/proc/sys")
+# A kubectl that is not given another directory keeps what an API server offers in its user's home.
+_KUBECTL_CACHE = Path.home() / ".kube" / "cache"
+_OUR_DISCOVERY = _KUBECTL_CACHE / "discovery" / f"{NODE_IP}_{API_PORT}"
 
 
 def connect(keeper: int) -> None:
@@ -52,6 +66,27 @@ def has_link() -> bool:
     return (Path("/sys/class/net") / HOST_LINK).exists()
 
 
+def forget_discovery() -> None:
+    """Remove what a person's kubectl remembers of this cluster's API server: the next one is another."""
+    shutil.rmtree(_OUR_DISCOVERY, ignore_errors=True)
+
+
+def release_disks(paths: Paths) -> None:
+    """Wait until the kernel, after the node's mounts, has let go of the volumes' files."""
+
+    def ours() -> list[str]:
+        return [file for file in _loop_devices() if file.startswith(str(paths.home))]
+
+    wait_for("the release of the volumes", lambda: not ours(), 10, lambda: "\n".join(ours()))
+
+
+def _loop_devices() -> list[str]:
+    listed = subprocess.run(
+        ["losetup", "--list", "--noheadings", "--output", "BACK-FILE"], capture_output=True, text=True, check=False
+    )
+    return sorted(line.strip() for line in listed.stdout.splitlines())
+
+
 def sysctls() -> dict[str, str]:
     return {name: (_PROC_SYS / name).read_text().strip() for name in SYSCTLS if (_PROC_SYS / name).exists()}
 
@@ -73,6 +108,8 @@ def snapshot() -> dict[str, list[str]]:
         "sysctls": [f"{name}={value}" for name, value in sysctls().items()],
         "network namespaces": sorted(run("ip", "netns").splitlines()),
         "resolver": Path("/etc/resolv.conf").read_text().splitlines(),
+        "loop devices": _loop_devices(),
+        "kubectl's cache": sorted(str(entry) for entry in _KUBECTL_CACHE.glob("*/*")),
     }
 
 
@@ -97,8 +134,7 @@ def leftovers(paths: Paths) -> list[str]:
     """What of the cluster is still there after ``down``; an empty list is the promise kept."""
     found = [f"process {pid}" for pid in sorted(cgroups.processes() | _naming(paths.home))]
     found += [f"control group {group}" for group in cgroups.left()]
-    if paths.home.exists():
-        found.append(f"directory {paths.home}")
+    found += [f"directory {directory}" for directory in (paths.home, _OUR_DISCOVERY) if directory.exists()]
     return found
 
 

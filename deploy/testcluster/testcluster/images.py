@@ -16,33 +16,59 @@ import subprocess
 import tarfile
 import tempfile
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from testcluster.build import programs
 from testcluster.components import containerd_socket
-from testcluster.config import BASE_IMAGE, COREDNS_IMAGE, PAUSE_IMAGE, Paths
-from testcluster.shell import CommandFailed, Refusal, follow, run, say, tail
+from testcluster.config import BASE_IMAGE, COREDNS_IMAGE, PAUSE_IMAGE, SOURCE, Paths
+from testcluster.shell import CommandFailed, Refusal, alone, follow, run, say, tail
 
 BASE_SUITE = "bookworm"
-BASE_PACKAGES = ("ca-certificates", "netbase", "python3", "python3-pip", "python3-venv", "tzdata")
+BASE_PACKAGES = (
+    *("ca-certificates", "netbase", "tzdata"),
+    *("python3", "python3-distutils", "python3-lib2to3", "python3-venv"),
+    *("python3-pip-whl", "python3-setuptools-whl", "python3-wheel-whl"),
+)
 _PATH = "/usr/local/bin:/usr/local/sbin:/usr/bin:/usr/sbin:/bin:/sbin"
-# The official image has python and pip on the path and lets pip install beside them.
-_FINISH_BASE = """
-ln -sf /usr/bin/python3 usr/local/bin/python
-ln -sf /usr/bin/python3 usr/local/bin/python3
-ln -sf /usr/bin/pip3 usr/local/bin/pip
-rm -f usr/lib/python3*/EXTERNALLY-MANAGED
-rm -rf var/cache/apt/*.bin var/cache/apt/archives/*.deb var/lib/apt/lists/* var/log/*.log usr/share/doc usr/share/man
-"""
+_FINISH_BASE = SOURCE / "base-image.sh"
+_SCRATCH = "scratch-"
 
 
 def ensure(paths: Paths) -> list[Path]:
     """The archives every cluster starts with, made where the cache lacks them."""
-    paths.images.mkdir(parents=True, exist_ok=True)
-    built = programs(paths)
-    pause = _single_program(paths, PAUSE_IMAGE, built["pause"], {"Entrypoint": ["/pause"], "User": "65535:65535"})
-    coredns = _single_program(paths, COREDNS_IMAGE, built["coredns"], {"Entrypoint": ["/coredns"]})
-    return [pause, coredns, _base(paths)]
+    with _store(paths):
+        paths.images.mkdir(parents=True, exist_ok=True)
+        built = programs(paths)
+        pause = _single_program(paths, PAUSE_IMAGE, built["pause"], {"Entrypoint": ["/pause"], "User": "65535:65535"})
+        coredns = _single_program(paths, COREDNS_IMAGE, built["coredns"], {"Entrypoint": ["/coredns"]})
+        return [pause, coredns, _base(paths)]
+
+
+def _store(paths: Paths) -> AbstractContextManager[None]:
+    """One at a time: buildah's processes do not see each other's mounts, and clear away each other's containers."""
+    return alone(paths.cache / "images.lock", "waiting for another build of an image to finish")
+
+
+def leftovers(paths: Paths) -> list[Path]:
+    """What a command that was killed left in the cache."""
+    return sorted([*paths.cache.glob(f"{_SCRATCH}*"), *paths.images.glob("*.new")])
+
+
+def tidy(paths: Paths) -> None:
+    """Remove what killed commands left in the cache: scratch directories, half archives, containers of builds."""
+    with _store(paths):
+        for left in leftovers(paths):
+            if left.is_dir():
+                shutil.rmtree(left)
+            else:
+                left.unlink()
+        if paths.buildah.exists() and shutil.which("buildah"):
+            run(*_buildah(paths), "rm", "--all")
+
+
+def _scratch(paths: Paths) -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(dir=paths.cache, prefix=_SCRATCH)
 
 
 def import_archive(paths: Paths, archive: Path) -> None:
@@ -55,7 +81,12 @@ def load(paths: Paths, image: str) -> None:
     if Path(image).is_file():
         import_archive(paths, Path(image))
         return
-    with tempfile.TemporaryDirectory(dir=paths.cache) as scratch:
+    with _store(paths):
+        _load(paths, image)
+
+
+def _load(paths: Paths, image: str) -> None:
+    with _scratch(paths) as scratch:
         archive = Path(scratch) / "image.tar"
         if not _save(paths, image, archive):
             raise Refusal(
@@ -67,6 +98,12 @@ def load(paths: Paths, image: str) -> None:
 
 def build(paths: Paths, tag: str, context: Path, dockerfile: Path | None) -> None:
     """Build a Dockerfile with buildah and load the result."""
+    with _store(paths):
+        _build(paths, tag, context, dockerfile)
+        _load(paths, tag)
+
+
+def _build(paths: Paths, tag: str, context: Path, dockerfile: Path | None) -> None:
     _base_into_store(paths)
     mounts: list[str | Path] = []
     # A build reaches the package registries the way this machine does.
@@ -76,7 +113,7 @@ def build(paths: Paths, tag: str, context: Path, dockerfile: Path | None) -> Non
     log = paths.cache / "build-image.log"
     started = time.monotonic()
     run(*_buildah(paths), "rm", "--all")  # what a build that failed left
-    with tempfile.TemporaryDirectory(dir=paths.cache) as scratch:
+    with _scratch(paths) as scratch:
         recipe = Path(scratch) / "Dockerfile"
         recipe.write_text(without_cache_mounts((dockerfile or context / "Dockerfile").read_text()))
         command: list[str | Path] = [
@@ -85,7 +122,6 @@ def build(paths: Paths, tag: str, context: Path, dockerfile: Path | None) -> Non
         ]
         follow(command, log, lambda: f"building {tag}: {tail(log, 1).strip()}")
     say(f"built {tag} in {time.monotonic() - started:.0f} s")
-    load(paths, tag)
 
 
 def without_cache_mounts(dockerfile: str) -> str:
@@ -135,20 +171,20 @@ def _base_into_store(paths: Paths) -> None:
 
 
 def _base(paths: Paths) -> Path:
-    recipe = repr((BASE_IMAGE, BASE_SUITE, BASE_PACKAGES, _FINISH_BASE))
+    recipe = repr((BASE_IMAGE, BASE_SUITE, BASE_PACKAGES, _FINISH_BASE.read_text()))
     archive = paths.images / f"base-{hashlib.sha256(recipe.encode()).hexdigest()[:8]}.tar"
     if archive.exists():
         return archive
     started = time.monotonic()
     paths.images.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=paths.cache) as scratch:
+    with _scratch(paths) as scratch:
         root, layer, log = Path(scratch) / "root", Path(scratch) / "layer.tar", paths.images / "base.log"
         say(f"making {BASE_IMAGE} from Debian packages (log: {log})")
         # In a mount namespace, so that what debootstrap mounts is gone when it ends.
         command = ["unshare", "--mount", "nice", "-n", "10", "debootstrap", "--variant=minbase"]
         command += [f"--include={','.join(BASE_PACKAGES)}", BASE_SUITE, str(root), *_mirror()]
         follow(command, log, lambda: f"base image: {tail(log, 1).strip()}")
-        run("sh", "-ec", _FINISH_BASE, cwd=root)
+        run("unshare", "--mount", "sh", "-e", _FINISH_BASE, root)
         run("tar", "--one-file-system", "--numeric-owner", "-C", root, "-cf", layer, ".")
         _write_archive(archive, BASE_IMAGE, layer, {"Cmd": ["python3"], "Env": [f"PATH={_PATH}", "LANG=C.UTF-8"]})
     say(f"{BASE_IMAGE}: made in {time.monotonic() - started:.0f} s, {archive.stat().st_size >> 20} MiB")
@@ -166,7 +202,7 @@ def _mirror() -> list[str]:
 def _single_program(paths: Paths, image: str, program: Path, config: dict[str, object]) -> Path:
     archive = paths.images / f"{program.parent.name}.tar"
     if not archive.exists():
-        with tempfile.TemporaryDirectory(dir=paths.cache) as scratch:
+        with _scratch(paths) as scratch:
             layer = Path(scratch) / "layer.tar"
             with tarfile.open(layer, "w") as tar:
                 entry = tarfile.TarInfo(program.name)

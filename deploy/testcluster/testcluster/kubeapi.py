@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import ssl
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from threading import Thread
 from typing import Any
 
 from testcluster.config import API_PORT, NODE_IP
+from testcluster.shell import note
 
 Object = dict[str, Any]
 _WATCH_SECONDS = 240
@@ -87,7 +87,7 @@ class Mirror:
             try:
                 self._follow()
             except (ApiError, OSError, http.client.HTTPException, ValueError) as error:
-                sys.stderr.write(f"{self._path}: {error}; listing again\n")
+                note(f"{self._path}: {error}; listing again")
                 time.sleep(0.5)
 
     def _follow(self) -> None:

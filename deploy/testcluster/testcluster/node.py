@@ -1,8 +1,9 @@
 """The node: process 1 of its own mount, network and process namespaces.
 
 It starts every component, restarts what dies, reaps what is orphaned, and
-writes what it knows to ``status.json``. Killing it ends the
-whole node, because the kernel ends a process namespace with its first process.
+writes what it knows to ``status.json``. Killing it ends the whole node, because
+the kernel ends a process namespace with its first process: so whatever the
+machine refuses it (a program, room on the disk) it tells, and tries again.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from threading import Thread
 
 from testcluster import cgroups
 from testcluster.components import Component, all_components, own_command
-from testcluster.config import NODE_IP, NODE_LINK, NODE_NAME, SERVICE_CIDR, Paths
-from testcluster.shell import run, wait_for
+from testcluster.config import NODE_IP, NODE_LINK, NODE_NAME, SERVICE_CIDR, Paths, without_proxies
+from testcluster.shell import note, run, wait_for
 
 FIRST_DELAY, LONGEST_DELAY = 0.2, 5.0
 PRIVATE = ("/run", "/var/log", "/var/lib")
@@ -35,6 +36,7 @@ class _Child:
     started: float = 0.0
     healthy: bool = False
     last_exit: int | None = field(default=None)
+    trouble: str = ""  # why it is not running, where that is not its own doing
 
 
 def run_node(paths: Paths) -> None:
@@ -46,10 +48,18 @@ def run_node(paths: Paths) -> None:
     for child in children.values():
         Thread(target=_check_health, args=(child,), daemon=True).start()
     while True:
-        _reap(children)
-        _start_what_is_due(children, paths)
-        _publish(children, paths)
+        supervise(children, paths)
         time.sleep(0.2)
+
+
+def supervise(children: dict[str, _Child], paths: Paths) -> None:
+    """One round; nothing the machine refuses ends it."""
+    _reap(children)
+    _start_what_is_due(children, paths)
+    try:
+        _publish(children, paths)
+    except OSError as error:  # `status` sees that the file is old
+        note(f"{paths.status} cannot be written: {error}")
 
 
 def _isolate() -> None:
@@ -118,24 +128,41 @@ def _start_what_is_due(children: dict[str, _Child], paths: Paths) -> None:
 
 
 def _start(child: _Child, paths: Paths) -> None:
-    with (paths.logs / f"{child.component.name}.log").open("ab") as log:
+    child.started = time.monotonic()
+    try:
+        child.process = _spawn(child, paths)
+    except OSError as error:  # no program, no room: that may end
+        trouble = f"cannot be started: {error}"
+        if trouble != child.trouble:
+            note(f"{child.component.name} {trouble}")
+        child.trouble = trouble
+        child.not_before = child.started + child.delay
+        child.delay = min(child.delay * 2, LONGEST_DELAY)
+        return
+    child.trouble = ""
+    child.starts += 1
+
+
+def _spawn(child: _Child, paths: Paths) -> subprocess.Popen[bytes]:
+    paths.logs.mkdir(parents=True, exist_ok=True)
+    with (paths.logs / f"{child.component.name}.log").open("ab", buffering=0) as log:
         log.write(f"--- start {child.starts + 1}: {' '.join(child.component.argv)}\n".encode())
-        log.flush()
-        child.process = subprocess.Popen(
+        return subprocess.Popen(
             child.component.argv,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    child.starts += 1
-    child.started = time.monotonic()
 
 
 def _check_health(child: _Child) -> None:
     while True:
         if child.process is not None:
-            healthy = child.component.healthy()
+            try:
+                healthy = child.component.healthy()
+            except OSError:  # the machine has no descriptor or memory left for asking
+                healthy = False
             child.healthy = healthy and child.process is not None
         time.sleep(1.0 if child.healthy else 0.2)
 
@@ -147,12 +174,21 @@ def _publish(children: dict[str, _Child], paths: Paths) -> None:
             "starts": child.starts,
             "healthy": child.healthy,
             "last_exit": child.last_exit,
+            "paused": child.process is not None and _is_stopped(child.process.pid),
+            "trouble": child.trouble,
         }
         for name, child in children.items()
     }
     scratch = paths.status.with_suffix(".new")
     scratch.write_text(json.dumps(told))
     scratch.rename(paths.status)
+
+
+def _is_stopped(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in ("T", "t")
+    except OSError:
+        return False
 
 
 def launch(paths: Paths) -> int:
@@ -163,7 +199,7 @@ def launch(paths: Paths) -> int:
     return os.posix_spawnp(  # and not Popen, which wants its child awaited
         "unshare",
         ["unshare", *isolated, *own_command(paths, "node")],
-        os.environ,
+        without_proxies(os.environ),
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
             (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),

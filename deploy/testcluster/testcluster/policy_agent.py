@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import socketserver
 import subprocess
-import sys
 import time
 from dataclasses import asdict, dataclass
 from threading import Condition, Lock, Thread
@@ -19,7 +18,7 @@ from testcluster.components import policy_socket
 from testcluster.config import Paths
 from testcluster.kubeapi import Api, Mirror, Object
 from testcluster.policy import Pod, pod_from, ruleset
-from testcluster.shell import CommandFailed, run
+from testcluster.shell import CommandFailed, note, run
 
 _PATIENCE = 20.0
 
@@ -122,8 +121,8 @@ class Agent:
             text = ruleset(self._current_pods(), self.policies.objects(), namespaces)
             try:
                 run("nft", "-f", "-", stdin=text, timeout=30)
-            except CommandFailed as error:
-                sys.stderr.write(f"{error}\n{text}\n")
+            except (CommandFailed, OSError) as error:
+                note(f"{error}\n{text}")
                 time.sleep(1)
                 continue
             with self._dirty:
@@ -150,7 +149,7 @@ class _Handler(socketserver.StreamRequestHandler):
             else:
                 self.server.agent.detach(asked["sandbox"])
             self.wfile.write(b"ok\n")
-        except TimeoutError as error:
+        except OSError as error:  # late, or no room to write down the address
             self.wfile.write(f"{error}\n".encode())
 
 

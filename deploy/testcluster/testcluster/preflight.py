@@ -57,12 +57,13 @@ def check_machine(paths: Paths) -> None:
 
 
 def install_packages() -> None:
-    """Install the Debian packages whose programs are missing."""
-    missing = [package for package, program in APT_PACKAGES.items() if not shutil.which(program)]
-    if not missing:
+    """Install the Debian packages whose programs are missing; name those that are missing even then."""
+    lacking = _lacking()
+    if not lacking:
         return
+    missing = list(lacking)
     if not shutil.which("apt-get"):
-        raise Refusal(f"these programs' packages are missing and there is no apt-get here: {', '.join(missing)}")
+        raise Refusal(f"there is no apt-get here and these are missing: {_named(lacking)}")
     say(f"installing {' '.join(missing)}")
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     install = ("apt-get", "install", "--yes", "--quiet", "--no-install-recommends", *missing)
@@ -71,11 +72,27 @@ def install_packages() -> None:
     except CommandFailed:
         run("apt-get", "update", "--quiet", env=env, timeout=300)
         run(*install, env=env, timeout=900)
+    if lacking := _lacking():
+        raise Refusal(f"apt-get installed {', '.join(missing)}, and these are still missing: {_named(lacking)}")
 
 
-def check_kernel(paths: Paths, building: bool) -> None:
+def _lacking() -> dict[str, list[str]]:
+    """By package, the programs that are not here."""
+    found = {
+        package: [program for program in programs if not shutil.which(program)]
+        for package, programs in APT_PACKAGES.items()
+    }
+    return {package: programs for package, programs in found.items() if programs}
+
+
+def _named(lacking: dict[str, list[str]]) -> str:
+    listed = ", ".join(f"{' and '.join(programs)} (package {package})" for package, programs in lacking.items())
+    return f"{listed}. PATH is {os.environ.get('PATH', '')}"
+
+
+def check_kernel(paths: Paths, building: bool, limit: int | None) -> None:
     """Try, in throw-away namespaces, what the node will do."""
-    for module in ("overlay", "veth", "nf_tables", "nf_conntrack"):
+    for module in ("overlay", "veth", "nf_tables", "nf_conntrack", "loop"):
         if shutil.which("modprobe"):
             subprocess.run(["modprobe", "--quiet", module], check=False, capture_output=True)
     paths.home.mkdir(parents=True, exist_ok=True)
@@ -89,7 +106,10 @@ def check_kernel(paths: Paths, building: bool) -> None:
     layers = f"lowerdir={scratch}/lower,upperdir={scratch}/upper,workdir={scratch}/work"
     _try(f"overlay file systems in {paths.home}", f"mount -t overlay overlay -o {layers} {scratch}/merged")
     shutil.rmtree(scratch)
-    _check_memory()
+    disk = paths.home / ".disk"
+    _try("a file as a disk", f"truncate -s 4M {disk} && mkfs.ext4 -q -F {disk} && mount -o loop {disk} /mnt")
+    disk.unlink()
+    _check_memory(limit)
     _check_disk(paths, building)
     _check_addresses()
 
@@ -101,11 +121,12 @@ def _try(what: str, script: str) -> None:
         raise Refusal(f"this machine does not allow {what}, which a node needs:\n{error}") from error
 
 
-def _check_memory() -> None:
+def _check_memory(limit: int | None) -> None:
     lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     available = int(lines["MemAvailable"].split()[0]) << 10
-    if available < MEMORY_NEEDED:
-        raise Refusal(f"a node needs {MEMORY_NEEDED >> 20} MiB of free memory and {available >> 20} MiB are free")
+    needed = limit or MEMORY_NEEDED
+    if available < needed:
+        raise Refusal(f"a node needs {needed >> 20} MiB of free memory and {available >> 20} MiB are free")
 
 
 def _check_disk(paths: Paths, building: bool) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -21,6 +24,25 @@ def say(text: str) -> None:
     """Tell the person one line of progress."""
     sys.stderr.write(f"testcluster: {text}\n")
     sys.stderr.flush()
+
+
+def note(text: str) -> None:
+    """Write one line to a process's own log, and live on where the log has no room."""
+    with suppress(OSError):
+        os.write(2, f"{time.strftime('%H:%M:%S')} {text}\n".encode())
+
+
+@contextmanager
+def alone(lock: Path, waiting: str) -> Iterator[None]:
+    """Hold a lock file; where another process has it, say so and wait."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(waiting)
+            fcntl.flock(held, fcntl.LOCK_EX)
+        yield
 
 
 def run(

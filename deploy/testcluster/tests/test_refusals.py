@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,29 @@ def test_a_machine_that_routes_our_addresses_elsewhere_is_refused(monkeypatch: p
         preflight._check_addresses()
 
 
+def test_a_missing_program_is_named_with_its_package_where_there_is_no_apt(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = shutil.which
+    gone = ("containerd", "apt-get")
+    monkeypatch.setattr("shutil.which", lambda name: None if name in gone else found(name) or name)
+    with pytest.raises(Refusal, match=r"no apt-get here and these are missing: containerd \(package containerd\)"):
+        preflight.install_packages()
+
+
+def test_a_program_that_its_package_did_not_bring_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = shutil.which
+    monkeypatch.setattr("shutil.which", lambda name: None if name == "ctr" else found(name) or name)
+    installed: list[str] = []
+    monkeypatch.setattr("testcluster.preflight.run", lambda *argv, **_: installed.append(argv[-1]))
+    with pytest.raises(Refusal, match=r"still missing: ctr \(package containerd\)\. PATH is "):
+        preflight.install_packages()
+    assert installed == ["containerd"]
+
+
+def test_too_little_free_memory_for_the_wanted_limit_is_refused() -> None:
+    with pytest.raises(Refusal, match="a node needs 1073741824 MiB of free memory"):
+        preflight._check_memory(1 << 50)
+
+
 def test_what_the_kernel_does_not_allow_is_named() -> None:
     with pytest.raises(Refusal, match="does not allow frobnication"):
         preflight._try("frobnication", "exit 3")
@@ -70,13 +94,15 @@ def test_a_change_of_the_host_counts_when_it_bears_our_mark(paths: Paths, change
 def test_a_late_component_is_named_with_the_end_of_its_log(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     paths.logs.mkdir(parents=True)
     (paths.logs / "kube-scheduler.log").write_text("first line\nit went wrong here\n")
-    paths.status.write_text(json.dumps({"etcd": {"healthy": True}, "kube-scheduler": {"healthy": False}}))
+    states = {"etcd": {"healthy": True}, "kube-scheduler": {"healthy": False}}
+    paths.status.write_text(json.dumps({**states, "kubelet": {"healthy": False, "trouble": "cannot be started: gone"}}))
     monkeypatch.setattr(cluster, "_is_running", lambda _: True)
     monkeypatch.setattr(cluster, "COMPONENT_SECONDS", 0.2)
     with pytest.raises(Refusal) as refused:
-        cluster._wait_for(paths, ("etcd", "kube-scheduler"))
+        cluster._wait_for(paths, ("etcd", "kube-scheduler", "kubelet"))
     told = str(refused.value)
-    assert "kube-scheduler:\n    first line\n    it went wrong here" in told
+    assert "kube-scheduler: its log ends so:\n    first line\n    it went wrong here" in told
+    assert "kubelet: cannot be started: gone" in told
     assert "  etcd:" not in told
 
 

@@ -6,7 +6,10 @@ from kube import Namespace, api, wait_until
 from kubernetes import client
 
 MOUNTED = {"container": {"volumeMounts": [{"name": "data", "mountPath": "/data"}]}}
-CLAIMED = {"volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "notebooks"}}]}
+CLAIMED = {
+    "securityContext": {"fsGroup": 1000},  # the probe is not root, and a volume is root's
+    "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "notebooks"}}],
+}
 
 
 def test_a_claim_survives_its_pod_and_its_volume_goes_with_the_claim(namespace: Namespace) -> None:
