@@ -387,6 +387,19 @@ def test_a_notebook_is_run_beside_a_server_on_a_kernel_of_its_own(tmp_path: Path
     assert list((state / "runs").iterdir()) == []
 
 
+def test_a_check_that_there_is_not_is_refused_with_those_there_are(tmp_path: Path) -> None:
+    ended = run(tmp_path, "doctor", "weather")
+    assert ended.returncode == 2
+    assert ended.stderr == "Error: There is no check 'weather'. Name one of these, or none: kubernetes.\n"
+
+
+def test_the_doctor_of_clusters_says_what_to_do_where_there_is_none(tmp_path: Path) -> None:
+    ended = run(tmp_path, "doctor", "kubernetes", f"--kubeconfig={tmp_path / 'none'}")
+    assert ended.returncode == 1
+    assert ended.stdout.startswith("FAIL  There is no cluster to start kernels in")
+    assert "KUBECONFIG" in ended.stdout
+
+
 def test_a_doctor_without_temporary_folder_says_so(tmp_path: Path) -> None:
     code = (
         "import tempfile, sys\ndef refuse(*a, **k): raise FileNotFoundError(2, 'No usable temporary directory')\n"

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from mcp_server_jupyter import __version__
+from mcp_server_jupyter.backends.kubernetes.profiles import parse_profiles
 from mcp_server_jupyter.settings import Settings
 
 KUBERNETES = Path(__file__).resolve().parents[4] / "deploy" / "kubernetes"
@@ -324,10 +325,15 @@ def test_the_options_of_the_deployment_are_settings() -> None:
     (deployment,) = objects("base", "deployment.yaml")
     arguments = deployment["spec"]["template"]["spec"]["containers"][0]["args"]
     names = {argument.removeprefix("--").partition("=")[0].replace("-", "_") for argument in arguments[1:]}
-    assert names <= set(Settings.__dataclass_fields__) | {"kernel_profiles"}
+    assert names <= set(Settings.__dataclass_fields__)
 
 
 def test_the_cluster_tests_run_the_images_that_the_manifests_name() -> None:
     listed = (Path(__file__).parents[1] / "e2e" / "cluster" / "images.txt").read_text().splitlines()
     names = {line.split()[0] for line in listed if line and not line.startswith("#")}
     assert {f"{NAME}/server:{__version__}", f"{NAME}/kernel:{__version__}"} <= names
+
+
+@pytest.mark.parametrize("path", ["base/profiles.yaml", "overlays/example/profiles.yaml"])
+def test_the_profiles_are_ones_that_the_server_takes(path: str) -> None:
+    assert "python3" in parse_profiles((KUBERNETES / path).read_text(), path)

@@ -269,7 +269,8 @@ class FakeApi:
 
     async def _review(self, request: web.Request) -> web.Response:
         attributes = (await request.json())["spec"]["resourceAttributes"]
-        allowed = (attributes["verb"], attributes["resource"]) not in self.cluster.denied
+        resource = "/".join(attributes[key] for key in ("resource", "subresource") if key in attributes)
+        allowed = (attributes["verb"], resource) not in self.cluster.denied
         return web.json_response({"status": {"allowed": allowed}}, status=201)
 
 

@@ -109,12 +109,16 @@ def run(
 
 
 @commands.command(cls=GroupedOptions)
+@click.argument("check", required=False)
 @with_settings()
 @click.pass_context
-def doctor(context: click.Context, /, **options: Any) -> None:
-    """Say what works here, what does not, and what to do about it; exit code 1 when something does not."""
+def doctor(context: click.Context, /, *, check: str | None, **options: Any) -> None:
+    """Say what works here, what does not, and what to do about it; exit code 1 when something does not.
+
+    CHECK looks at one thing more closely: `doctor kubernetes` at the cluster that kernels are to run in.
+    """
     settings = load_settings(context, {"log_level": "error", **given(options)})
-    sys.exit(0 if servers.examine(settings) else 1)
+    sys.exit(0 if servers.examine(settings, check) else 1)
 
 
 @commands.group(cls=GroupedGroup, invoke_without_command=True)

@@ -194,7 +194,7 @@ def run_notebook(settings: Settings, source: Path, output: Path | None, paramete
         return bool(_in_services(apart, _run_notebook, source, output, parameters))
 
 
-def examine(settings: Settings) -> bool:
+def examine(settings: Settings, check: str | None) -> bool:
     """Print what `doctor` finds; whether all is fine."""
     import anyio  # noqa: PLC0415
 
@@ -202,7 +202,7 @@ def examine(settings: Settings) -> bool:
 
     async def report() -> bool:
         fine = True
-        async for finding in doctor.examine(settings):
+        async for finding in doctor.examine(settings, check):
             click.echo(str(finding))
             fine = fine and finding.fine
         return fine

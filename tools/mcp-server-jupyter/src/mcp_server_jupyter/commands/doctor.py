@@ -13,7 +13,6 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,32 +20,40 @@ import anyio
 import anyio.to_thread
 
 from .. import __version__
-from ..errors import JupyterMcpError
+from ..errors import InvalidRequest, JupyterMcpError
 from ..operations import Caller
 from ..operations.bind import invoke
 from ..ownership import LOG, TOKEN, ask_server, is_held
+from ..ports import Finding
 from ..services import Services, open_services
 from ..settings import Settings
 from .states import without_root
 
 _PACKAGES = ("mcp", "jupyter_client", "ipykernel", "nbformat", "pyzmq", "starlette", "uvicorn")
+_INSTANCE = "doctor"
+_CHECKS = "mcp_server_jupyter.checks"
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing looked at. `advice` says what to do when it is not fine."""
+def examine(settings: Settings, check: str | None = None) -> AsyncIterator[Finding]:
+    """Look at everything a server needs, or at one thing more closely.
 
-    fine: bool
-    text: str
-    advice: str = ""
+    Args:
+        check: the name of an entry point of the group `mcp_server_jupyter.checks`.
 
-    def __str__(self) -> str:
-        mark = "ok  " if self.fine else "FAIL"
-        return f"{mark}  {self.text}" + (f"\n      {self.advice}" if self.advice else "")
+    Raises:
+        InvalidRequest: there is no such check.
+    """
+    if check is None:
+        return _examine(settings)
+    for point in importlib.metadata.entry_points(group=_CHECKS, name=check):
+        findings: AsyncIterator[Finding] = point.load()(settings)
+        return findings
+    known = ", ".join(sorted(point.name for point in importlib.metadata.entry_points(group=_CHECKS)))
+    raise InvalidRequest(f"There is no check {check!r}.", hint=f"Name one of these, or none: {known}.")
 
 
-async def examine(settings: Settings) -> AsyncIterator[Finding]:
-    """Look at everything a server needs, the quick things first."""
+async def _examine(settings: Settings) -> AsyncIterator[Finding]:
+    """The quick things first."""
     yield Finding(sys.version_info >= (3, 11), f"Python {platform.python_version()} at {sys.executable}")
     yield _packages()
     yield _root(settings)
@@ -136,7 +143,8 @@ async def _kernels(settings: Settings) -> AsyncIterator[Finding]:
     except OSError as error:
         yield Finding(False, f"Temporary files: {error.strerror or error}", advice)
         return
-    apart = dataclasses.replace(settings, state_dir=Path(folder), keep_kernels=False, notebook=None)
+    # In a cluster, an installation of its own: the server's kernels have a server.
+    apart = dataclasses.replace(settings, state_dir=Path(folder), keep_kernels=False, notebook=None, instance=_INSTANCE)
     findings: list[Finding] = []
     try:
         async with open_services(apart) as services:

@@ -41,6 +41,7 @@ _PREFIXES = {
     "configmaps": "api/v1",
     "events": "api/v1",
     "persistentvolumeclaims": "api/v1",
+    "resourcequotas": "api/v1",
     "deployments": "apis/apps/v1",
     "replicasets": "apis/apps/v1",
     "leases": "apis/coordination.k8s.io/v1",
@@ -158,11 +159,13 @@ class Api:
         except (Unavailable, InvalidRequest, Missing):
             return ""
 
-    async def allowed(self, verb: str, resource: str) -> bool | None:
-        """Whether the account may do this in the namespace; None where it may not even ask."""
+    async def allowed(self, verb: str, resource: str, name: str = "") -> bool | None:
+        """Whether the account may do this in the namespace (to one object); None where it may not even ask."""
+        resource, _, subresource = resource.partition("/")
         prefix = _PREFIXES[resource]
         group = prefix.split("/")[1] if prefix.startswith("apis/") else ""
         attributes = {"namespace": self.namespace, "verb": verb, "group": group, "resource": resource}
+        attributes |= {key: value for key, value in (("subresource", subresource), ("name", name)) if value}
         review = {
             "apiVersion": "authorization.k8s.io/v1",
             "kind": "SelfSubjectAccessReview",
