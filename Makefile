@@ -77,9 +77,10 @@ demo: env-run ## Let a client work through the sample analysis; writes ROOT/anal
 	@$(BIN)/python $(PACKAGE)/scripts/demo.py $(ROOT) $(ARGS)
 
 .PHONY: package
-package: ## Build the wheel into DIST (default: ./dist)
-	@python=$$($(PACKAGE)/scripts/find-python) && poetry=$$("$$python" $(PACKAGE)/scripts/bootstrap.py poetry) && \
-	"$$poetry" -m poetry --no-interaction --project $(PACKAGE) build --format wheel --output $(abspath $(DIST))
+package: env-dev ## Build the wheel and the extension's packages into DIST (default: ./dist); without npm the wheel alone
+	@$(EXTENSION)/scripts/with-node npm run --silent package -- $(abspath $(DIST)) || { [ $$? -eq 77 ] && \
+	python=$$($(PACKAGE)/scripts/find-python) && poetry=$$("$$python" $(PACKAGE)/scripts/bootstrap.py poetry) && \
+	"$$poetry" -m poetry --no-interaction --project $(PACKAGE) build --format wheel --output $(abspath $(DIST)); }
 
 .PHONY: image-context
 image-context: ## Fill DIST/image with what the images of deploy/docker are made from: the wheel and the locked versions
