@@ -46,8 +46,8 @@ test-extension: env-dev ## Run the VS Code extension's tests that need no editor
 test-long: env-dev ## Run the long ones: chaos, fuzz, conformance, soak; ARGS go to pytest
 	@cd $(PACKAGE) && .venv/bin/python -m pytest -n auto -m long --timeout=600 $(ARGS)
 
-.PHONY: check check-format check-lint check-types check-layers check-extension
-check: check-format check-lint check-types check-layers check-extension ## Format, lint, types and layers
+.PHONY: check check-format check-lint check-types check-layers check-extension check-workflows
+check: check-format check-lint check-types check-layers check-extension check-workflows ## Format, lint, types and layers
 check-format: env-dev
 	@cd $(PACKAGE) && .venv/bin/ruff format --check .
 check-lint: env-dev
@@ -58,6 +58,9 @@ check-layers: env-dev
 	@cd $(PACKAGE) && .venv/bin/lint-imports
 check-extension: env-dev
 	@$(call node,npm run --silent check)
+check-workflows: env-dev
+	@$(BIN)/zizmor --offline --quiet --no-progress .github
+	@.ci/actionlint
 
 .PHONY: format
 format: env-dev ## Format the code and mend what lint can
@@ -77,9 +80,10 @@ demo: env-run ## Let a client work through the sample analysis; writes ROOT/anal
 	@$(BIN)/python $(PACKAGE)/scripts/demo.py $(ROOT) $(ARGS)
 
 .PHONY: package
-package: ## Build the wheel into DIST (default: ./dist)
-	@python=$$($(PACKAGE)/scripts/find-python) && poetry=$$("$$python" $(PACKAGE)/scripts/bootstrap.py poetry) && \
-	"$$poetry" -m poetry --no-interaction --project $(PACKAGE) build --format wheel --output $(abspath $(DIST))
+package: env-dev ## Build the wheel and the extension's packages into DIST (default: ./dist); without npm the wheel alone
+	@$(EXTENSION)/scripts/with-node npm run --silent package -- $(abspath $(DIST)) || { [ $$? -eq 77 ] && \
+	python=$$($(PACKAGE)/scripts/find-python) && poetry=$$("$$python" $(PACKAGE)/scripts/bootstrap.py poetry) && \
+	"$$poetry" -m poetry --no-interaction --project $(PACKAGE) build --format wheel --output $(abspath $(DIST)); }
 
 .PHONY: image-context
 image-context: ## Fill DIST/image with what the images of deploy/docker are made from: the wheel and the locked versions
@@ -89,6 +93,14 @@ image-context: ## Fill DIST/image with what the images of deploy/docker are made
 	export="$$poetry -m poetry --no-interaction --project $(PACKAGE) export" && \
 	$$export --extras kubernetes --output $(abspath $(DIST))/image/server.txt && \
 	$$export --extras sample --without-hashes --output $(abspath $(DIST))/image/kernel.txt
+
+.PHONY: release release-check release-notes
+release: env-dev ## Make the release VERSION=X.Y.Z: gates, packages in DIST, a commit and a tag, no push; DRY_RUN=1 changes nothing
+	@$(BIN)/python $(PACKAGE)/scripts/release.py make "$(VERSION)" --dist $(abspath $(DIST)) $(if $(filter-out 0,$(DRY_RUN)),--dry-run)
+release-check: env-dev
+	@$(BIN)/python $(PACKAGE)/scripts/release.py check "$(VERSION)"
+release-notes: package
+	@$(BIN)/python $(PACKAGE)/scripts/release.py assets "$(VERSION)" $(abspath $(DIST))
 
 .PHONY: lock
 lock: ## Write poetry.lock anew after a change of pyproject.toml; ARGS=--update for the newest versions
