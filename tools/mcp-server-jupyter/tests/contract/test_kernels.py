@@ -9,7 +9,9 @@ from typing import Any
 import anyio
 import pytest
 
+from agents import AgentKernels
 from mcp_server_jupyter.backends import local, memory
+from mcp_server_jupyter.backends.kubernetes.kernel import PodKernel
 from mcp_server_jupyter.errors import KernelDead, NotFound, OutsideRoot, Unavailable
 from mcp_server_jupyter.ports import Kernel, Kernels, Message
 from mcp_server_jupyter.settings import Settings
@@ -29,9 +31,10 @@ def settings(tmp_path: Path) -> Settings:
     return Settings.load({"root": tmp_path / "root", "state_dir": tmp_path / "state", "max_kernels": 3}, {})
 
 
-@pytest.fixture(params=["memory", "local"])
+@pytest.fixture(params=["memory", "local", "agents"])
 async def kernels(request: pytest.FixtureRequest, settings: Settings) -> AsyncIterator[Kernels]:
-    opened: Kernels = {"memory": memory, "local": local}[request.param].open_kernels(settings)
+    backends = {"memory": memory.open_kernels, "local": local.open_kernels, "agents": AgentKernels}
+    opened: Kernels = backends[request.param](settings)
     async with opened:
         yield opened
 
@@ -150,7 +153,7 @@ async def test_input_is_asked_for_and_answered(kernel: Kernel) -> None:
 @pytest.mark.parametrize("kind", SLEEPS)
 async def test_an_interrupt_ends_the_cell_and_keeps_the_kernel(kernel: Kernel, kernels: Kernels, kind: str) -> None:
     real, memory_code = SLEEPS[kind]
-    code = real if isinstance(kernels, local.LocalKernels) else memory_code
+    code = memory_code if isinstance(kernels, memory.MemoryKernels) else real
     if code is None:
         pytest.skip("the memory kernel has no event loop for cells")
     await run(kernel, "kept = 1")
@@ -392,6 +395,8 @@ def kill() -> Killer:
             pid = kernel._process.pid if kernel._process else None
             assert pid is not None
             os.kill(pid, signal.SIGKILL)
+        elif isinstance(kernel, PodKernel):
+            os.kill(kernel.host.kernel_pid, signal.SIGKILL)  # type: ignore[attr-defined]
         else:
             kernel.die(-9)  # type: ignore[attr-defined]
 

@@ -60,6 +60,7 @@ class Launch:
         language: of the kernel, as a kernelspec says it.
         argv: the kernel's command; `{connection_file}` is put in by the agent.
         cwd: an absolute folder, as the place sees it.
+        folder: the same one relative to the root, as `ports.Kernel.cwd` has it.
         env: on top of the place's own environment.
         epoch: of the process that is started. A restart in place raises it without a new `Launch` in the Secret.
         interrupt_mode: how a kernelspec wants to be interrupted.
@@ -71,6 +72,7 @@ class Launch:
     language: str
     argv: tuple[str, ...]
     cwd: str
+    folder: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
     epoch: int = 1
     interrupt_mode: Literal["signal", "message"] = "signal"

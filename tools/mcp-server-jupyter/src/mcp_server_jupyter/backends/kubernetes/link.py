@@ -43,6 +43,9 @@ class Refused(Unavailable):
 class Listener(Protocol):
     """Who is told what an agent says. Called in the event loop; must not block."""
 
+    def greeted(self, hello: dict[str, Any]) -> None:
+        """The agent has answered for the first time; the stream follows."""
+
     def record(self, kind: str, frames: list[bytes]) -> None:
         """One record of the stream: `kind` is a channel's name, or "event"."""
 
@@ -83,6 +86,9 @@ class Link:
         self.hello: dict[str, Any] = {}
         self.met = asyncio.Event()
         """Set once the first `hello` has been answered."""
+        self.is_closed = False
+        self.began = 0
+        """The place in the stream at which listening began; known once `met` is set."""
         self.at = 0
         """The place in the stream up to which the listener has been told everything."""
         self._context, self._keys, self._address, self._lease = context, keys, address, lease
@@ -111,6 +117,7 @@ class Link:
 
     def close(self) -> None:
         """Stop listening; the agent goes on. What waits for an answer is told that none will come."""
+        self.is_closed = True
         if self._task is not None:
             self._task.cancel()
             self._task = None
@@ -119,6 +126,8 @@ class Link:
         for command in unanswered.values():
             if command.answer is not None and not command.answer.done():
                 command.answer.set_exception(Unavailable("The connection to the kernel's agent was closed."))
+                # Who asked may have been cancelled in this same moment.
+                command.answer.exception()
 
     async def _stay_connected(self) -> None:
         pause = _SHORTEST_PAUSE
@@ -165,14 +174,16 @@ class Link:
     def _begin(self, hello: dict[str, Any]) -> None:
         self.hello = hello
         if not self.met.is_set() and self._from_end:
-            self.at = int(hello["end"])
+            self.at = self.began = int(hello["end"])
         self._ready = True
         self.unreachable_since = None
         self._stream += 1
+        if not self.met.is_set():
+            self.met.set()
+            self._listener.greeted(hello)
         self._acknowledge()
         for number, command in tuple(self._unanswered.items()):
             self._say(number, command)
-        self.met.set()
 
     async def _until_lost(self) -> None:
         while not self._lost.is_set():
@@ -234,6 +245,7 @@ class Link:
         if monitor is not None:
             self._loop.remove_reader(int(monitor.getsockopt(zmq.FD)))
             socket.disable_monitor()
+            monitor.close()
         socket.close()
 
     def _watch(self) -> None:
@@ -259,9 +271,11 @@ class Link:
         """Have something done and return the answer.
 
         Raises:
-            Unavailable: the agent did not answer in `seconds`; it may do it yet.
+            Unavailable: the agent did not answer in `seconds`; it may do it yet. Or the link is closed.
             Refused: it does not do it.
         """
+        if self.is_closed:
+            raise Unavailable("The connection to the kernel's agent was closed.")
         command = _Command({"do": do, **fields}, payload, self._loop.create_future())
         assert command.answer is not None
         number = self._put(command)
@@ -359,7 +373,8 @@ class Link:
     def _deliver(self) -> None:
         data = bytes(self._buffer)
         begin, done = self.at, 0
-        for done, body in recording.records(data):
+        for offset, body in recording.records(data):
+            done = offset
             self.at = begin + done
             self._listener.record(NAMES.get(body[:1], ""), recording.frames(body[1:]))
         del self._buffer[:done]
@@ -374,16 +389,6 @@ class Link:
         header = {"do": "read", "id": 0, "lease": self._lease(), "from": self._acknowledged, "stream": self._stream}
         self._socket.send_multipart(seal(self._key, TO_AGENT, header), self._noblock)
         self._loop.call_soon(self._drain)
-
-    async def past(self, start: int, end: int) -> bytes:
-        """A piece of the stream from `start` on, up to `end`; empty if it was dropped.
-
-        Raises:
-            Unavailable
-        """
-        place: dict[str, Any] = {"from": start, "to": end}
-        _, payload = await self.ask("fetch", **place)
-        return payload[0] if payload else b""
 
 
 def event(frames: list[bytes]) -> dict[str, Any]:

@@ -96,15 +96,22 @@ class Dispatch(ABC):
         self.send(channel, msg_type, content, msg_id=msg_id)
         return request
 
-    def follow(self, msg_id: str) -> Request:
-        """Listen to a request that another process sent. Ends at its idle status: the reply may have gone before."""
-        request = Request(self, msg_id, "", "shell", IDLE)
+    def follow(self, msg_id: str, missing: int = IDLE) -> Request:
+        """Listen to a request that another process sent. Ends, as a rule, at its idle status: the reply may have gone
+        to that process."""
+        request = Request(self, msg_id, "", "shell", missing)
         self.stray.forget(msg_id)
         if self._error is not None:
             request.finish(self._error)
         else:
             self._requests[msg_id] = request
         return request
+
+    def missed(self, what: str) -> None:
+        """Messages have been lost for good: whoever waits is told `what`, and waits no longer than for others."""
+        for request in tuple(self._requests.values()):
+            request.missed(what)
+        self.probe()
 
     def send(
         self,
@@ -190,9 +197,9 @@ class Dispatch(ABC):
 
         self.loop.run_in_executor(None, self.codec.decode, channel, frames).add_done_callback(unpacked)
 
-    def is_unpacking(self, channel: Channel) -> bool:
-        """Whether a message of this channel is being unpacked aside."""
-        return channel in self._unpacking
+    def is_unpacking(self, channel: Channel | None = None) -> bool:
+        """Whether a message of this channel, or of any, is being unpacked aside."""
+        return bool(self._unpacking) if channel is None else channel in self._unpacking
 
     def finish_unpacking(self) -> None:
         """Take now what is being unpacked aside."""

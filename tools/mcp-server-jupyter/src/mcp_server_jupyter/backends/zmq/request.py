@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from ...errors import JupyterMcpError
+from ...errors import JupyterMcpError, Unavailable
 from ...ports import Channel, Message
 
 REPLY, IDLE = 1, 2
@@ -35,6 +35,7 @@ class Request:
     __slots__ = (
         "_done",
         "_error",
+        "_gap",
         "_heard",
         "_messages",
         "_missing",
@@ -55,7 +56,7 @@ class Request:
         self.interrupted = False
         self._owner = owner
         self._missing = missing
-        self._overtaken = False
+        self._overtaken = self._gap = False
         self._messages: deque[Message] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -111,12 +112,30 @@ class Request:
         self._overtaken = True
         self._end_without_reply()
 
+    def missed(self, what: str) -> None:
+        """Some of its messages may be lost, its last ones among them. Nothing more is waited for than what can come."""
+        if self.channel == "control":
+            self.finish(lambda: Unavailable(f"{what} What the kernel answered was among it.", hint="Ask again."))
+            return
+        self._gap = True
+        content = {"name": "stderr", "text": f"\n[{what}]\n"}
+        self._messages.append(Message("iopub", "stream", uuid.uuid4().hex, self.msg_id, content))
+        self._wake()
+
+    def already(self, had: int) -> None:
+        """What of REPLY and IDLE has come to somebody else before."""
+        self._missing &= ~had
+        if not self._missing:
+            self.finish()
+
     def _end_without_reply(self) -> None:
-        if not self._overtaken or self._missing != REPLY:
+        if not self._overtaken or not (self._missing == REPLY or self._gap):
             return
         if self.msg_type == "execute_request":
             ename, why = "NoReply", "The kernel failed outside the cell's own code; its log says why."
-            if self.interrupted:
+            if self._gap:
+                ename, why = "ReplyLost", "The kernel's answer was dropped before it could be read."
+            elif self.interrupted:
                 ename, why = "KeyboardInterrupt", "The interrupt came before or after the cell's own code."
             content = {"status": "error", "ename": ename, "evalue": why, "traceback": []}
             self._messages.append(Message("shell", "execute_reply", uuid.uuid4().hex, self.msg_id, content))

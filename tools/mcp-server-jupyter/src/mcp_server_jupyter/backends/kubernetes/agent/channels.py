@@ -102,7 +102,8 @@ class Channels:
     def connect(self, info: dict[str, Any]) -> None:
         """Connect to a kernel that may not listen yet."""
         self._heard = False
-        for channel in CHANNELS:
+        # In the order in which they are read: what a cell shows comes before its reply, as a rule.
+        for channel in ("iopub", *(name for name in CHANNELS if name != "iopub")):
             socket = self._inner[channel] = self._context.socket(zmq.SUB if channel == "iopub" else zmq.DEALER)
             socket.linger = 0
             socket.rcvhwm = socket.sndhwm = 0
@@ -124,6 +125,7 @@ class Channels:
             self._poller.unregister(socket)
             if socket is self._inner["iopub"]:
                 socket.disable_monitor()
+                self._monitor.close()
             socket.close()
         self._inner, self._monitor = {}, None
         self._connected = False
@@ -144,7 +146,7 @@ class Channels:
     def read(self, ready: dict[Any, int], most: int = 256) -> bool:
         """Carry what has arrived, a bounded number of messages of each channel. False if nothing had."""
         any_read = False
-        for channel, socket in tuple(self._inner.items()):
+        for channel, socket in self._inner.items():
             if socket in ready:
                 any_read |= self._each(socket, most, self._from_kernel, channel)
         for channel, socket in self._front.items():

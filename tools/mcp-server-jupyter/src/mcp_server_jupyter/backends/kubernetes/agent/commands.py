@@ -148,6 +148,9 @@ class Commands:
         # Whatever it causes stands in the stream behind this place.
         self.agent.flush()
         self._remember(msg_id)
+        if channel == "stdin":
+            # Whoever reads the stream later must not ask for it again.
+            self.agent.tell("answered")
         self.agent.channels.send(channel, payload)
         return {}
 

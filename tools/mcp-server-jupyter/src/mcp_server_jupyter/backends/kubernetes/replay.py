@@ -1,0 +1,135 @@
+"""Meeting a request again that an earlier server sent: what the agent's stream has of it, then what still comes."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from ...errors import KernelDead, Unavailable
+from ...ports import Channel, Message, Replay
+from ..shared import recording
+from ..zmq.request import IDLE, REPLY, Request
+from .agent.protocol import DELIMITER, NAMES
+from .link import Link, event
+
+if TYPE_CHECKING:
+    from .kernel import AgentStream
+
+
+async def replay(stream: AgentStream, link: Link | None, msg_id: str) -> Replay:
+    """See `ports.Kernel.resume`. The place in the stream at which listening begins is where what is read ends."""
+    live = stream.follow(msg_id, REPLY | IDLE)
+    gone = Replay(
+        _messages(live, None), complete=False, lost="The place of the kernel is gone, and its record with it."
+    )
+    if link is None:
+        return gone
+    until = link.at if link.met.is_set() else None
+    try:
+        found = (await _patiently(link, "find", msg_id=msg_id))[0]
+    except Unavailable:
+        return gone
+    except BaseException:
+        await live.aclose()
+        raise
+    at, first = found["at"], int(found["first"])
+    if at is None:
+        if not found["forgotten"]:
+            live.finish()
+            lost = "The kernel never received this request."
+            return Replay(_messages(live, None), complete=False, lost=lost, received=False)
+        lost = "The request is so long ago that the kernel's agent has forgotten where its messages are."
+        return Replay(_messages(live, None), complete=False, lost=lost)
+    past = _past(stream, link, live, max(at, first), link.began if until is None else until)
+    if at < first:
+        lost = "Its first messages were dropped from the kernel's record, which keeps the newest."
+        return Replay(_messages(live, past), complete=False, lost=lost)
+    return Replay(_messages(live, past), complete=True)
+
+
+async def _patiently(link: Link, do: str, **fields: Any) -> tuple[dict[str, Any], list[bytes]]:
+    """Ask until it is answered: out of reach is not gone.
+
+    Raises:
+        Unavailable: the link was closed.
+    """
+    while True:
+        try:
+            return await link.ask(do, **fields)
+        except Unavailable:
+            if link.is_closed:
+                raise
+
+
+async def _messages(live: Request, past: AsyncIterator[Message] | None) -> AsyncIterator[Message]:
+    had = 0
+    try:
+        if past is not None:
+            async for message in past:
+                had |= _part(message)
+                yield message
+        live.already(had)
+        async for message in live:
+            yield message
+    finally:
+        await live.aclose()
+
+
+async def _past(stream: AgentStream, link: Link, live: Request, start: int, end: int) -> AsyncIterator[Message]:
+    """The recorded messages of one request; of questions for input only one that still waits."""
+    asked: Message | None = None
+    async for kind, frames in _records(link, start, end):
+        if kind == "event":
+            told = event(frames)["event"]
+            if told in ("answered", "exited"):
+                asked = None
+            if told == "dropped":
+                yield _said(live.msg_id, "A part of the output was too big for the kernel's record.")
+            if told == "exited":
+                # Of the kernel it is now, or of an earlier one: then nothing more can come.
+                live.finish(lambda: KernelDead("The kernel was restarted.", reason="restarted"))
+                return
+        elif kind is None:
+            yield _said(live.msg_id, "A part of the output was dropped from the kernel's record.")
+        elif live.msg_id.encode() in frames[frames.index(DELIMITER) + 3]:
+            decoded = stream.codec.decode(kind, frames)
+            if decoded is None or decoded[0].parent_id != live.msg_id:
+                continue
+            if kind == "stdin":
+                asked = decoded[0]
+            else:
+                yield decoded[0]
+    if asked is not None:
+        yield asked
+
+
+async def _records(
+    link: Link, start: int, end: int
+) -> AsyncIterator[tuple[Channel | Literal["event"] | None, list[bytes]]]:
+    """The records between two places of the stream; (None, []) where some have been dropped meanwhile."""
+    buffer = bytearray()
+    while start < end:
+        place: dict[str, Any] = {"from": start, "to": end}
+        piece = (await _patiently(link, "fetch", **place))[1][0]
+        if not piece:
+            yield None, []
+            return
+        start += len(piece)
+        buffer += piece
+        done = 0
+        for offset, body in recording.records(bytes(buffer)):
+            done = offset
+            yield cast(Channel, NAMES.get(body[:1], "event")), recording.frames(body[1:])
+        del buffer[:done]
+
+
+def _part(message: Message) -> int:
+    if message.channel == "shell":
+        return REPLY
+    is_idle = message.msg_type == "status" and message.content.get("execution_state") == "idle"
+    return IDLE if is_idle else 0
+
+
+def _said(msg_id: str, what: str) -> Message:
+    return Message("iopub", "stream", uuid.uuid4().hex, msg_id, {"name": "stderr", "text": f"\n[{what}]\n"})
