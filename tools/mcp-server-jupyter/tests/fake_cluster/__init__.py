@@ -6,5 +6,6 @@ it. The real thing is tried by `make e2e-cluster`.
 
 from .cluster import Cluster, FakeApi
 from .dns_server import DnsServer
+from .node import Node
 
-__all__ = ["Cluster", "DnsServer", "FakeApi"]
+__all__ = ["Cluster", "DnsServer", "FakeApi", "Node"]

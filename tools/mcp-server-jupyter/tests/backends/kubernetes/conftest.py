@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from fake_cluster import Cluster, DnsServer, FakeApi
+from fake_cluster import Cluster, DnsServer, FakeApi, Node
 from mcp_server_jupyter.backends.kubernetes.api import Api, open_api
+from mcp_server_jupyter.backends.kubernetes.kernels import PodKernels
 from mcp_server_jupyter.settings import Settings
 
 
@@ -42,4 +43,17 @@ def settings(server: FakeApi, tmp_path: Path) -> Settings:
 @pytest.fixture
 async def api(settings: Settings) -> AsyncIterator[Api]:
     async with open_api(settings) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def node(cluster: Cluster, tmp_path: Path) -> AsyncIterator[Node]:
+    async with Node(cluster, tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+async def kernels(settings: Settings, node: Node, dns_server: DnsServer) -> AsyncIterator[PodKernels]:
+    async with PodKernels(settings, resolver=dns_server.resolver(), lease_scale=0.04) as opened:
+        await opened.lead(lambda _: None)
         yield opened

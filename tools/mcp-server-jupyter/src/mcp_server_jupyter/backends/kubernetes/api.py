@@ -17,7 +17,7 @@ import orjson
 
 from ...errors import InvalidRequest, Unavailable
 from ...settings import Settings
-from .refusals import Missing, Unauthenticated, refusal
+from .refusals import Hopeless, Missing, Unauthenticated, refusal
 
 if TYPE_CHECKING:
     import aiohttp
@@ -324,7 +324,7 @@ async def _configuration(settings: Settings) -> tuple[Configuration, str, bool]:
             return configuration, "", True
     place = settings.kubeconfig or KUBE_CONFIG_DEFAULT_LOCATION
     if not _is_there(place):
-        raise Unavailable(
+        raise Hopeless(
             f"There is no cluster to start kernels in: this is no pod, and there is no kubeconfig at {place}.",
             hint="Set KUBECONFIG or give --kubeconfig; `kubectl get pods` must work.",
         )

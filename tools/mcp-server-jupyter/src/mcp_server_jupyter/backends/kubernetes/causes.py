@@ -33,6 +33,9 @@ _DISRUPTIONS = {
     "DeletionByPodGC": "its node is gone",
     "TerminationByKubelet": "ended by its node",
 }
+OUT_OF_MEMORY = "out of memory"
+"""The reason by which an agent tells that its kernel was ended for want of memory."""
+
 _SIGNALS = {137: "SIGKILL", 143: "SIGTERM", 139: "SIGSEGV", 134: "SIGABRT", 130: "SIGINT"}
 
 
@@ -94,7 +97,8 @@ def death(pod: Json | None, last: Json, told: Death | None = None) -> Death:
     status = seen.get("status") or {}
     ended = _terminated(seen)
     code = told.exit_code if told is not None else _exit_code(ended)
-    if ended.get("reason") == "OOMKilled":
+    # A kernel may be ended for want of memory and its container live on (control groups, version 1).
+    if ended.get("reason") == "OOMKilled" or (told is not None and told.reason == OUT_OF_MEMORY):
         return Death(code if code is not None else -9, _out_of_memory(seen, whole=told is None))
     if status.get("reason") == "Evicted":
         return Death(code, f"evicted: {status.get('message') or 'no reason given'}".rstrip(". "))
@@ -112,7 +116,7 @@ def death(pod: Json | None, last: Json, told: Death | None = None) -> Death:
 
 def _out_of_memory(pod: Json, *, whole: bool) -> str:
     limit = _limit(pod, "memory")
-    text = f"out of memory, limit {limit}" if limit else "out of memory"
+    text = f"{OUT_OF_MEMORY}, limit {limit}" if limit else OUT_OF_MEMORY
     # cgroup v2 ends every process of the container at once, the agent that would have told us among them.
     return f"{text}; the whole container was ended, and what it had not sent yet is lost" if whole else text
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,6 @@ from ...settings import Settings
 from . import objects
 from .api import Api, open_api
 from .delivery import agent_files
-from .extra import require_extra
 from .lease import Lease
 from .names import Names
 from .own import Own, look_around
@@ -100,33 +98,16 @@ class Cluster:
 async def open_cluster(
     settings: Settings, *, resolver: dns.asyncresolver.Resolver | None = None, lease_scale: float = 1.0
 ) -> AsyncIterator[Cluster]:
-    """Connect, and know the installation's pods from then on.
+    """Connect, and look where this server is. `Pods.list` and `Pods.run` are for the caller.
 
     Args:
         resolver: whom to ask for names; None, the servers of /etc/resolv.conf.
         lease_scale: of the Lease's times, for tests.
 
     Raises:
-        Unavailable: the extra is not installed, there is no cluster, or it does not answer; `Denied` with the line that
-            the server's Role lacks.
-        InvalidRequest: no namespace, or profiles that cannot be.
+        Unavailable: there is no cluster, or it does not answer; `Denied` with the line that the server's Role lacks.
+        InvalidRequest: no namespace, or the state folder is where kernels would see it.
     """
-    require_extra()
-    load_profiles(settings)
-    try:
-        async with open_api(settings) as api:
-            own = await look_around(api, settings)
-            names = Names(api.namespace, resolver=resolver)
-            cluster = Cluster(settings, api, own, names, lease_scale=lease_scale)
-            await cluster.pods.list()
-            async with anyio.create_task_group() as group:
-                group.start_soon(cluster.pods.run)
-                try:
-                    yield cluster
-                finally:
-                    group.cancel_scope.cancel()
-    except BaseExceptionGroup as group_error:
-        # A caller's error comes out as it went in: nothing here fails for another reason.
-        if len(group_error.exceptions) == 1 and sys.exc_info()[0] is not None:
-            raise group_error.exceptions[0] from None
-        raise
+    async with open_api(settings) as api:
+        own = await look_around(api, settings)
+        yield Cluster(settings, api, own, Names(api.namespace, resolver=resolver), lease_scale=lease_scale)

@@ -109,6 +109,11 @@ class Lease:
         if not self._superseded.done():
             self._superseded.set_result(holder)
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether another server has it."""
+        return self._superseded.done()
+
     async def release(self) -> None:
         """Let the next server take it at once."""
         if self.number == 0 or self._superseded.done():

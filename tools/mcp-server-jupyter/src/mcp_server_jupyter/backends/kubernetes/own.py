@@ -13,10 +13,10 @@ from hashlib import blake2b
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ...errors import InvalidRequest, JupyterMcpError, Unavailable
+from ...errors import InvalidRequest, JupyterMcpError
 from ...settings import Settings
 from .api import Api
-from .refusals import Missing
+from .refusals import Hopeless, Missing
 
 Json = dict[str, Any]
 
@@ -67,7 +67,7 @@ async def look_around(api: Api, settings: Settings) -> Own:
     """Read the server's own pod, or say what a server outside a cluster is.
 
     Raises:
-        Unavailable: in a cluster, and its own pod cannot be read.
+        Hopeless: in a cluster, and its own pod is not where it should be.
         InvalidRequest: the state folder is where kernels would see it.
     """
     if not api.in_cluster:
@@ -81,7 +81,7 @@ async def look_around(api: Api, settings: Settings) -> Own:
     try:
         pod = await api.get("pods", name)
     except Missing as error:
-        raise Unavailable(
+        raise Hopeless(
             f"The server's own pod {name!r} is not in the namespace {api.namespace!r}.",
             hint="Set POD_NAME from metadata.name and POD_NAMESPACE from metadata.namespace by the Downward API.",
         ) from error

@@ -9,6 +9,7 @@ import string
 import time
 from base64 import b64decode
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -110,6 +111,7 @@ class PodHost:
             self._folder(profile),
             env=profile.env,
             epoch=epoch,
+            folder=self.cwd,
             interrupt_mode="message" if profile.interrupt_mode == "message" else "signal",
             ipc=ipykernel,
             fast=ipykernel and self._cluster.settings.fast_kernels,
@@ -367,7 +369,13 @@ class PodHost:
             }
         }
         self.secret = await self._cluster.api.patch("secrets", self.identity.secret, change)
+        self.identity = replace(self.identity, state="used")
         self.cwd = cwd
+
+    def was_cut_short(self) -> bool:
+        """Whether the server that made it ended before its pod ran: nothing is lost with it."""
+        pod = self._pod()
+        return pod is not None and not causes.running(pod) and not causes.over(pod)
 
 
 def new_host(cluster: Cluster, name: str, cwd: str, *, forwards: Forwards | None, warm: bool = False) -> PodHost:

@@ -34,7 +34,11 @@ class Unauthenticated(Unavailable):
         )
 
 
-class Denied(Unavailable):
+class Hopeless(Unavailable):
+    """No waiting mends this."""
+
+
+class Denied(Hopeless):
     """The account may not do this: a line of its Role is missing."""
 
 

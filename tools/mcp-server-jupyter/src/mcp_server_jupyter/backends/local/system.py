@@ -12,8 +12,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ...errors import InvalidRequest, NotFound, OutsideRoot, Unavailable
+from ...errors import Unavailable
 from ...folders import runtime_folder
+from ..shared.paths import below as below
 from . import recorder
 
 CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
@@ -27,21 +28,6 @@ _EDITORS = ("VSCODE_", "ELECTRON_")
 _EDITORS_OPTIONS = ("NODE_OPTIONS",)
 # More than anybody needs; some containers allow a thousand times that.
 _MOST_DESCRIPTORS, _OPEN_MAX = 1 << 20, 10_240
-
-
-def below(root: Path, cwd: str) -> str:
-    """A folder below the root, given relative to it, in its canonical spelling; "" is the root itself."""
-    try:
-        folder = (root / cwd).resolve()
-        there = folder.is_dir()
-    except (OSError, ValueError) as error:
-        raise InvalidRequest("That cannot be a folder's name.", hint="Give a folder relative to the root.") from error
-    if not folder.is_relative_to(root.resolve()):
-        raise OutsideRoot(f"The folder {cwd!r} is outside the root.", hint="Give a folder relative to the root.")
-    if not there:
-        raise NotFound(f"There is no folder {cwd!r}.", hint="Give an existing folder relative to the root.")
-    relative = folder.relative_to(root.resolve()).as_posix()
-    return "" if relative == "." else relative
 
 
 def environment(given: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ...errors import InvalidRequest
+from pathlib import Path
+
+from ...errors import InvalidRequest, NotFound, OutsideRoot
 
 MAX_BYTES = 2_048
 """Of a whole path. Linux takes 4,096 with the root and the names made beside a file, macOS 1,024."""
@@ -31,3 +33,22 @@ def check_path(path: str) -> None:
         raise InvalidRequest(f"The path {path[:200]!r} is not text.", hint="It holds half a character.") from error
     if name > MAX_NAME_BYTES:
         raise InvalidRequest(f"A name in the path {path[:80]!r}… is too long.", hint=f"At most {MAX_NAME_BYTES} bytes.")
+
+
+def below(root: Path, cwd: str) -> str:
+    """A folder below the root, given relative to it, in its canonical spelling; "" is the root itself.
+
+    Raises:
+        InvalidRequest, OutsideRoot, NotFound
+    """
+    try:
+        folder = (root / cwd).resolve()
+        there = folder.is_dir()
+    except (OSError, ValueError) as error:
+        raise InvalidRequest("That cannot be a folder's name.", hint="Give a folder relative to the root.") from error
+    if not folder.is_relative_to(root.resolve()):
+        raise OutsideRoot(f"The folder {cwd!r} is outside the root.", hint="Give a folder relative to the root.")
+    if not there:
+        raise NotFound(f"There is no folder {cwd!r}.", hint="Give an existing folder relative to the root.")
+    relative = folder.relative_to(root.resolve()).as_posix()
+    return "" if relative == "." else relative
