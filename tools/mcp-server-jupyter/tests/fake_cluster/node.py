@@ -107,7 +107,9 @@ class Node:
         number = next(_NUMBERS)
         ip = f"127.{64 + os.getpid() % 64}.{number // 250 % 250}.{number % 250 + 1}"
         process = self.processes[name] = self._start(pod, ip)
-        self.cluster.set_status(name, phase="Running", podIP=ip, containerStatuses=[_state(running={"startedAt": "now"})])
+        self.cluster.set_status(
+            name, phase="Running", podIP=ip, containerStatuses=[_state(running={"startedAt": "now"})]
+        )
         while process.poll() is None:
             await asyncio.sleep(_LOOK_SECONDS)
         if self.processes.get(name) is process:

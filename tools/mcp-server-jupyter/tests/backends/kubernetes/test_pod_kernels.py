@@ -7,7 +7,7 @@ from typing import Any
 import anyio
 import pytest
 
-from fake_cluster import Cluster, Node
+from fake_cluster import Cluster
 from mcp_server_jupyter.backends.kubernetes.kernels import PodKernels
 from mcp_server_jupyter.ports import Kernel, Message
 
