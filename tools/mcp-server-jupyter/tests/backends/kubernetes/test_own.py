@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 def inside(settings: Settings, api: Api) -> Settings:
     """The settings of a server in a pod."""
     api.in_cluster = True
-    return replace(settings, root=Path("/work/notes"), state_dir=Path("/state"), pod_name="server-1")
+    return replace(settings, root=Path("/srv/notes"), state_dir=Path("/state"), pod_name="server-1")
 
 
 def deploy(cluster: Cluster, *, mode: str = "ReadWriteOnce", mounts: list[dict[str, Any]] | None = None) -> None:
@@ -68,7 +68,7 @@ async def test_a_pod_tells_its_installation_its_deployment_and_where_its_root_li
         "lab",
         "server-1/p-1",
         [{"apiVersion": "apps/v1", "kind": "Deployment", "name": "server", "uid": "d-1"}],
-        Files("data", "/work/notes", sub_path="root/notes", node="node-1"),
+        Files("data", "/srv/notes", sub_path="root/notes", node="node-1"),
         user=10001,
         fs_group=10001,
         image_pull_secrets=("pull",),
@@ -113,7 +113,7 @@ async def test_a_root_that_is_on_no_claim_leaves_kernels_an_empty_home(
 async def test_state_below_the_root_is_refused(api: Api, cluster: Cluster, inside: Settings) -> None:
     deploy(cluster)
     with pytest.raises(InvalidRequest, match="below the root"):
-        await look_around(api, replace(inside, state_dir=Path("/work/notes/.state")))
+        await look_around(api, replace(inside, state_dir=Path("/srv/notes/.state")))
 
 
 async def test_a_pod_that_cannot_be_found_is_told_with_what_to_set(api: Api, inside: Settings) -> None:
