@@ -36,7 +36,7 @@ def deploy(cluster: Cluster, *, mode: str = "ReadWriteOnce", mounts: list[dict[s
         "name": "server",
         "volumeMounts": mounts
         or [
-            {"name": "data", "mountPath": "/work", "subPath": "root"},
+            {"name": "data", "mountPath": "/srv", "subPath": "root"},
             {"name": "data", "mountPath": "/state", "subPath": "state"},
             {"name": "tmp", "mountPath": "/tmp"},
         ],
@@ -103,7 +103,7 @@ async def test_a_claim_of_one_pod_alone_leaves_kernels_an_empty_home(
 async def test_a_root_that_is_on_no_claim_leaves_kernels_an_empty_home(
     api: Api, cluster: Cluster, inside: Settings
 ) -> None:
-    deploy(cluster, mounts=[{"name": "tmp", "mountPath": "/work"}, {"name": "data", "mountPath": "/"}])
+    deploy(cluster, mounts=[{"name": "tmp", "mountPath": "/srv"}, {"name": "data", "mountPath": "/"}])
     own = await look_around(api, inside)
 
     assert own.files is None
