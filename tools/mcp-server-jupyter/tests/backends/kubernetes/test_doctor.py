@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -23,7 +24,8 @@ from mcp_server_jupyter.settings import Settings
 pytestmark = pytest.mark.anyio
 
 ROLE = Path(__file__).resolve().parents[5] / "deploy" / "kubernetes" / "base" / "account.yaml"
-ADDRESS = "127.0.0.1"
+# The port is the same everywhere: each process of the tests has a loopback address of its own.
+ADDRESS = f"127.78.{os.getpid() >> 8 & 255}.{os.getpid() & 255}"
 REACHED = "A pod without the server's label reached a kernel's port"
 
 
