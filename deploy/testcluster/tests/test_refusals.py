@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from testcluster import cluster, host, images, preflight
-from testcluster.config import Paths
+from testcluster.config import SOURCE, Paths
 from testcluster.shell import Refusal
 
 
@@ -104,6 +104,20 @@ def test_a_late_component_is_named_with_the_end_of_its_log(paths: Paths, monkeyp
     assert "kube-scheduler: its log ends so:\n    first line\n    it went wrong here" in told
     assert "kubelet: cannot be started: gone" in told
     assert "  etcd:" not in told
+
+
+def test_only_a_change_of_what_the_node_runs_is_worth_a_fresh_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = shutil.copytree(SOURCE, tmp_path / "source", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(cluster, "SOURCE", source)
+    before = cluster._version()
+    (source / "testcluster" / "e2e.py").write_text("changed")
+    assert cluster._version() == before
+    for part in ("testcluster/node.py", "manifests/coredns.yaml", "base-image.sh"):
+        (source / part).write_text(f"changed {part}")
+        assert cluster._version() != before
+        before = cluster._version()
 
 
 def test_cache_mounts_are_taken_out_of_a_dockerfile_and_others_refused() -> None:
