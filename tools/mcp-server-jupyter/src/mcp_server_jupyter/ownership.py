@@ -113,7 +113,7 @@ def hold(settings: Settings) -> Held | None:
         InvalidRequest: the state folder cannot be made or written.
     """
     folder = settings.root_state
-    _make_private(folder)
+    make_private(folder)
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         if not _lock(descriptor):
@@ -319,7 +319,12 @@ def _bound(listener: socket.socket, address: str | tuple[str, int]) -> socket.so
     return listener
 
 
-def _make_private(folder: Path) -> None:
+def make_private(folder: Path) -> None:
+    """Make a root's state folder, for its user alone.
+
+    Raises:
+        InvalidRequest: it cannot be made or written.
+    """
     try:
         for part in (folder.parent.parent, folder.parent, folder):
             part.mkdir(parents=True, exist_ok=True, mode=0o700)

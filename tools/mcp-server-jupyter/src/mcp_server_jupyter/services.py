@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -22,13 +23,16 @@ from .journal import Journal, open_journal
 from .notebooks import new_notebook
 from .ports import Contents, Kernels
 from .settings import Settings
-from .tasks import Tasks
+from .tasks import Tasks, plain_errors
 
 logger = logging.getLogger(__name__)
 
 FIRST_PRUNE_SECONDS = 30.0
 PRUNE_SECONDS = 3600.0
 CALM_SECONDS = 1.0
+LEAD_SECONDS = 20.0
+SUPERSEDED = 75
+"""Exit code of a server whose kernels another one has taken: `EX_TEMPFAIL` of sysexits.h."""
 
 
 @dataclass(eq=False)
@@ -89,52 +93,86 @@ class Services:
 
 
 @asynccontextmanager
+async def open_kernels(settings: Settings, kernels: Kernels | None = None) -> AsyncIterator[Kernels]:
+    """The kernels of the settings, or these. Before anything is done with them, `lead` says whether they are ours."""
+    opened: Kernels = kernels or _backend("kernels", settings.kernels, settings)
+    async with opened:
+        yield opened
+
+
+async def lead(kernels: Kernels, seconds: float = LEAD_SECONDS) -> None:
+    """Wait until no other server holds the kernels.
+
+    Raises:
+        Unavailable: another one still does after `seconds`.
+    """
+    said = ["their backend does not say why"]
+
+    def waiting(why: str) -> None:
+        said.append(why)
+        logger.warning("the kernels cannot be had yet: %s", why)
+
+    with anyio.move_on_after(seconds):
+        await kernels.lead(waiting)
+        return
+    raise Unavailable(f"The kernels cannot be had: {said[-1]}.", hint="Use the server that has them, or end it.")
+
+
+@asynccontextmanager
 async def open_services(
     settings: Settings, *, contents: Contents | None = None, kernels: Kernels | None = None
 ) -> AsyncIterator[Services]:
     """Open backends and journal, take over what an earlier server left, and close all of it in order."""
-    try:
-        async with AsyncExitStack() as stack:
-            journal = stack.enter_context(open_journal(settings.root_state / "journal.sqlite3"))
-            opened_contents: Contents = contents or _backend("contents", settings.contents, settings)
-            await stack.enter_async_context(opened_contents)
-            opened_kernels: Kernels = kernels or _backend("kernels", settings.kernels, settings)
-            await stack.enter_async_context(opened_kernels)
-            group = await stack.enter_async_context(anyio.create_task_group())
-            tasks = Tasks(group)
-            events = Events()
-            tasks.start_soon(_tell_changes, opened_contents.changes(), events)
-            sessions = Sessions(
-                opened_kernels,
-                journal,
-                events,
-                tasks,
-                settings.python or settings.kernel_name,
-                settings.cull_idle_seconds,
-            )
-            executions = Executions(opened_contents, journal, events, tasks, settings.max_output_bytes or None)
-            services = Services(settings, opened_contents, opened_kernels, journal, events, sessions, executions)
-            try:
-                if settings.notebook:
-                    await _open_default(services, settings.notebook)
-                await recover(opened_contents, opened_kernels, journal, sessions, executions)
-            except BaseException:
-                # Kernels that an earlier server left are as they were: a start that fails takes nothing from anybody.
-                with anyio.CancelScope(shield=True):
-                    await opened_kernels.release()
-                raise
-            tasks.start_soon(_keep_small, journal, settings)
-            try:
+    with plain_errors():
+        async with open_kernels(settings, kernels) as opened:
+            await lead(opened)
+            async with open_services_over(opened, settings, contents=contents) as services:
                 yield services
-            finally:
-                with anyio.CancelScope(shield=True):
-                    await _close(services)
-                group.cancel_scope.cancel()
-    except BaseExceptionGroup as group:
-        # The task group wraps what ends it: whoever starts a server is told the one thing that matters.
-        if len(group.exceptions) == 1 and isinstance(group.exceptions[0], JupyterMcpError):
-            raise group.exceptions[0] from None
-        raise
+
+
+@asynccontextmanager
+async def open_services_over(
+    kernels: Kernels, settings: Settings, *, contents: Contents | None = None
+) -> AsyncIterator[Services]:
+    """The same over kernels that are open, and led."""
+    async with AsyncExitStack() as stack:
+        journal = stack.enter_context(open_journal(settings.root_state / "journal.sqlite3"))
+        opened_contents: Contents = contents or _backend("contents", settings.contents, settings)
+        await stack.enter_async_context(opened_contents)
+        group = await stack.enter_async_context(anyio.create_task_group())
+        tasks = Tasks(group)
+        tasks.start_soon(_end_when_superseded, kernels)
+        events = Events()
+        tasks.start_soon(_tell_changes, opened_contents.changes(), events)
+        sessions = Sessions(
+            kernels, journal, events, tasks, settings.python or settings.kernel_name, settings.cull_idle_seconds
+        )
+        executions = Executions(opened_contents, journal, events, tasks, settings.max_output_bytes or None)
+        services = Services(settings, opened_contents, kernels, journal, events, sessions, executions)
+        try:
+            if settings.notebook:
+                await _open_default(services, settings.notebook)
+            await recover(opened_contents, kernels, journal, sessions, executions)
+        except BaseException:
+            # Kernels that an earlier server left are as they were: a start that fails takes nothing from anybody.
+            with anyio.CancelScope(shield=True):
+                await kernels.release()
+            raise
+        tasks.start_soon(_keep_small, journal, settings)
+        try:
+            yield services
+        finally:
+            with anyio.CancelScope(shield=True):
+                await _close(services)
+            group.cancel_scope.cancel()
+
+
+async def _end_when_superseded(kernels: Kernels) -> None:
+    holder = await kernels.superseded()
+    logger.critical("another server, %s, has taken over: this one ends, and its kernels run on", holder)
+    logging.shutdown()
+    # The other one writes journal and notebooks by now: nothing here may still be finished, flushed or closed.
+    os._exit(SUPERSEDED)
 
 
 async def _tell_changes(changes: AsyncIterator[str], events: Events) -> None:

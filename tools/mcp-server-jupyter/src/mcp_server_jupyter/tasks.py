@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import anyio.abc
+
+from .errors import JupyterMcpError
 
 logger = logging.getLogger(__name__)
 
@@ -25,3 +28,17 @@ class Tasks:
             await function(*args)
         except Exception:
             logger.exception("background task %s failed", getattr(function, "__qualname__", function))
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Task groups wrap what ends them: whoever starts a server is told the one thing that matters."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]
+        if isinstance(error, JupyterMcpError):
+            raise error from None
+        raise

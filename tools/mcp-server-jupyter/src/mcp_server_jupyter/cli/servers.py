@@ -66,7 +66,7 @@ def run_server(settings: Settings, *, sample: bool) -> None:
     from ..commands.sample import copy_sample  # noqa: PLC0415
     from ..commands.welcome import welcome  # noqa: PLC0415
     from ..doors.http.security import refuse_unsafe  # noqa: PLC0415
-    from ..ownership import ask_server, owned, wait_until_free  # noqa: PLC0415
+    from ..ownership import ask_server, make_private, wait_until_free  # noqa: PLC0415
 
     refuse_unsafe(settings)
     if sample and (shipped := copy_sample(settings.root)):
@@ -78,8 +78,8 @@ def run_server(settings: Settings, *, sample: bool) -> None:
     def say(url: str, token: str | None) -> None:
         click.echo(welcome(settings, url, token))
 
-    with owned(settings) as held:
-        _serve("serve_foreground", settings, held, _listener(held), say)
+    make_private(settings.root_state)
+    _serve("serve_foreground", settings, _listener, say)
 
 
 def serve_detached(settings: Settings, held: Held, listener: socket.socket) -> None:
@@ -96,7 +96,7 @@ def serve_if_free(settings: Settings) -> None:
         serve_detached(settings, held, held.listen())
 
 
-def _serve(shape: str, settings: Settings, held: Held, listener: socket.socket | None, *arguments: Any) -> None:
+def _serve(shape: str, settings: Settings, *arguments: Any) -> None:
     """Load what a server needs, and be one until it ends."""
     import anyio  # noqa: PLC0415
 
@@ -105,7 +105,7 @@ def _serve(shape: str, settings: Settings, held: Held, listener: socket.socket |
     _configure_logs(settings)
     with quick_import():
         from ..doors import serving  # noqa: PLC0415
-    anyio.run(getattr(serving, shape), settings, held, listener, *arguments)
+    anyio.run(getattr(serving, shape), settings, *arguments)
 
 
 def _listener(held: Held) -> socket.socket | None:

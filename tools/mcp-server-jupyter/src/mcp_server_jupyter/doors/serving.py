@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import secrets
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
 from functools import partial
+from typing import TYPE_CHECKING
 
 import anyio
 import anyio.abc
@@ -16,16 +18,25 @@ import anyio.to_thread
 from mcp.server import MCPServer
 
 from ..operations import Caller
-from ..ownership import Held, load_token
-from ..services import Services, open_services
+from ..ownership import Held, load_token, owned, wait_until_free
+from ..ports import Kernels
+from ..services import Services, open_kernels, open_services, open_services_over
 from ..settings import Settings
+from ..tasks import plain_errors
 from .mcp.server import create_mcp
 from .stdio.detach import bound_log
 from .stdio.server import RootServer
 from .stdio.session import Session
 from .stdio.wire import Wire
 
+if TYPE_CHECKING:
+    from .http.serve import HttpDoor
+
+logger = logging.getLogger(__name__)
+
 _LOG_SECONDS = 600.0
+_AT_ONCE_SECONDS = 1.0
+_LET_GO_SECONDS = 30.0
 
 
 async def serve_detached(settings: Settings, held: Held, listener: socket.socket) -> None:
@@ -41,32 +52,119 @@ async def serve_detached(settings: Settings, held: Held, listener: socket.socket
 
 
 async def serve_foreground(
-    settings: Settings, held: Held, listener: socket.socket | None, say: Callable[[str, str | None], object]
+    settings: Settings,
+    attach: Callable[[Held], socket.socket | None],
+    say: Callable[[str, str | None], object],
 ) -> None:
     """Serve HTTP, and clients on the socket, until a signal or `down`: then let running cells finish and return.
 
-    `say` is given the endpoint and the token once it can be reached.
-    """
-    from .http.serve import endpoint, http_door, listen, until_signal  # noqa: PLC0415 - not for clients on a socket
+    While another server has the kernels it is alive, not ready, and touches neither journal nor state. `attach` opens
+    the socket for clients; `say` is given the endpoint and the token once the server is open.
 
-    token, web = load_token(settings), listen(settings)
-    url = endpoint(settings, web)
-    async with open_services(settings) as services:
-        mcp = create_mcp(services)
-        server = RootServer(services, mcp, held, is_detached=False)
-        async with http_door(services, mcp, token, web) as door, anyio.create_task_group() as tasks:
-            held.announce(url=url, token=token)
-            if listener is not None:
-                tasks.start_soon(server.serve, listener)
-            say(url, token)
-            async with anyio.create_task_group() as waiting:
-                waiting.start_soon(_when, until_signal, waiting.cancel_scope)
-                waiting.start_soon(_when, server.ended.wait, waiting.cancel_scope)
-            held.retract()
-            door.stop_accepting()
-            if not server.ended.is_set() and not server.has_clients:
-                await services.drain(settings.grace_seconds)
-            server.end("stopped")
+    Raises:
+        Unavailable: another process of this machine serves this root, or the address cannot be had.
+    """
+    from .http.serve import http_door  # noqa: PLC0415 - not for clients on a socket
+
+    with plain_errors(), ExitStack() as lock:
+        async with _ended_by_signal() as end, http_door(settings) as door:
+            with end.opening:
+                async with open_kernels(settings) as kernels:
+                    waited = await _lead(kernels, door)
+                    door.waits("The server is opening: it takes over what the last one left.")
+                    # To be had until the kernels are closed.
+                    held = lock.enter_context(await _owned(settings, patient=waited))
+                    door.listen()
+                    listener = attach(held)
+                    if listener is not None:
+                        lock.callback(listener.close)
+                    async with open_services_over(kernels, settings) as services:
+                        end.asks_from_now_on()
+                        await _serve_opened(services, held, listener, door, end.asked, say)
+
+
+async def _serve_opened(
+    services: Services,
+    held: Held,
+    listener: socket.socket | None,
+    door: HttpDoor,
+    asked_to_end: anyio.Event,
+    say: Callable[[str, str | None], object],
+) -> None:
+    settings, token = services.settings, load_token(services.settings)
+    mcp = create_mcp(services)
+    server = RootServer(services, mcp, held, is_detached=False)
+    async with door.serving(services, mcp, token), anyio.create_task_group() as tasks:
+        held.announce(url=door.endpoint, token=token)
+        if listener is not None:
+            tasks.start_soon(server.serve, listener)
+        say(door.endpoint, token)
+        async with anyio.create_task_group() as waiting:
+            waiting.start_soon(_when, asked_to_end.wait, waiting.cancel_scope)
+            waiting.start_soon(_when, server.ended.wait, waiting.cancel_scope)
+        held.retract()
+        door.stop_accepting()
+        if not server.ended.is_set() and not server.has_clients:
+            await services.drain(settings.grace_seconds)
+        server.end("stopped")
+
+
+async def _lead(kernels: Kernels, door: HttpDoor) -> bool:
+    """Wait until the kernels are ours, saying at the door what for; whether there was anything to wait for."""
+    told = anyio.Event()
+
+    def waiting(why: str) -> None:
+        logger.warning("not ready: another server has the kernels, or may have them: %s", why)
+        door.waits(f"This server waits for the kernels: {why}.")
+        told.set()
+
+    async def be_reachable_meanwhile() -> None:
+        with anyio.move_on_after(_AT_ONCE_SECONDS):
+            await told.wait()
+        told.set()
+        door.listen()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(be_reachable_meanwhile)
+        await kernels.lead(waiting)
+        tasks.cancel_scope.cancel()
+    return told.is_set()
+
+
+async def _owned(settings: Settings, *, patient: bool) -> AbstractContextManager[Held]:
+    """The lock on the state, which whoever had the kernels before may be about to let go."""
+    if patient:
+        await anyio.to_thread.run_sync(wait_until_free, settings, _LET_GO_SECONDS)
+    return owned(settings)
+
+
+class _End:
+    """Whether a signal has asked the server to end: at once while it opens, in order once it is open."""
+
+    def __init__(self) -> None:
+        self.asked = anyio.Event()
+        self.opening = anyio.CancelScope()
+        self._is_open = False
+
+    def asks_from_now_on(self) -> None:
+        self._is_open = True
+
+    async def follow(self) -> None:
+        from .http.serve import until_signal  # noqa: PLC0415 - see `serve_foreground`
+
+        await until_signal()
+        self.asked.set()
+        if not self._is_open:
+            self.opening.cancel()
+
+
+@asynccontextmanager
+async def _ended_by_signal() -> AsyncIterator[_End]:
+    async with anyio.create_task_group() as tasks:
+        end = _End()
+        tasks.start_soon(end.follow)
+        yield end
+        tasks.cancel_scope.cancel()
 
 
 async def serve_embedded(settings: Settings, held: Held, listener: socket.socket | None, wire: Wire) -> None:
@@ -107,14 +205,14 @@ async def _serve_http(
         from .http import serve  # noqa: F401, PLC0415 - 0.1 s that most servers never need
 
     await anyio.to_thread.run_sync(load)
-    from .http.serve import endpoint, http_door, listen  # noqa: PLC0415
+    from .http.serve import http_door  # noqa: PLC0415
 
     settings = dataclasses.replace(services.settings, host="127.0.0.1", port=0, no_auth=False)
-    token, web = load_token(settings), listen(settings)
-    async with http_door(services, mcp, token, web) as door:
+    token = load_token(settings)
+    async with http_door(settings) as door, door.serving(services, mcp, token):
         server.is_busy_elsewhere = lambda: door.is_busy
         server.has_work_elsewhere = lambda: door.has_work
-        task_status.started((endpoint(settings, web), token))
+        task_status.started((door.endpoint, token))
         await server.ended.wait()
 
 

@@ -9,14 +9,17 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.abc
 import uvicorn
 from starlette.applications import Starlette
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ...errors import Unavailable
 from ...services import Services
 from ...settings import Settings
 from .accept import BACKLOG, TRIES, exhaustion_said_once, restore_backlog
 from .app import create_http
+from .waiting import Waiting
 
 if TYPE_CHECKING:
     from mcp.server import MCPServer
@@ -40,50 +43,154 @@ class _Server(uvicorn.Server):
         restore_backlog(sockets or ())
 
 
-class HttpDoor:
-    """An HTTP application that is being served. Made by `http_door`."""
+class _Doorway:
+    """What uvicorn serves: an application that says why the server is not open, and once it is, the server's own."""
 
-    def __init__(self, services: Services, mcp: MCPServer, token: str | None, listener: socket.socket) -> None:
-        self._app = create_http(services, mcp, token, port=int(listener.getsockname()[1]))
-        self._listener = listener
-        self.server = _Server(_config(self._app))
+    def __init__(self, waiting: Waiting) -> None:
+        self.waiting = waiting
+        self.app: Starlette | None = None
+        self._given = anyio.Event()
+        self._live = anyio.Event()
+
+    async def open(self, app: Starlette) -> None:
+        """Serve this one from now on."""
+        self.app = app
+        self._given.set()
+        await self._live.wait()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        elif self.app is not None and self._live.is_set():
+            await self.app(scope, receive, send)
+        else:
+            await self.waiting(scope, receive, send)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._keep_alive)
+            await receive()
+            tasks.cancel_scope.cancel()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _keep_alive(self) -> None:
+        await self._given.wait()
+        try:
+            assert self.app is not None
+            async with self.app.router.lifespan_context(self.app):
+                self._live.set()
+                await anyio.sleep_forever()
+        finally:
+            self._live.set()
+
+
+class HttpDoor:
+    """Serves HTTP: why the server is not open yet, and then the server. Made by `http_door`."""
+
+    def __init__(self, settings: Settings, tasks: anyio.abc.TaskGroup) -> None:
+        self._settings = settings
+        self._tasks = tasks
+        self._listener: socket.socket | None = None
+        self._doorway: _Doorway | None = None
+        self._server: _Server | None = None
+        self._ended = anyio.Event()
+        self._why = ""
+
+    @property
+    def endpoint(self) -> str:
+        """The MCP endpoint."""
+        self.listen()
+        assert self._listener is not None
+        return endpoint(self._settings, self._listener)
 
     @property
     def is_busy(self) -> bool:
         """Whether a request is being answered, or a stream is open."""
-        return bool(self._app.state.requests.count)
+        return self._app is not None and bool(self._app.state.requests.count)
+
+    @property
+    def _app(self) -> Starlette | None:
+        return None if self._doorway is None else self._doorway.app
+
+    def listen(self) -> None:
+        """Be reachable from now on, if it is not yet.
+
+        Raises:
+            Unavailable: the address cannot be had.
+        """
+        if self._listener is None:
+            self._listener = listen(self._settings)
+            self._doorway = _Doorway(Waiting(self._settings, self._port))
+            self.waits(self._why)
+            self._server = _Server(_config(self._doorway))
+            self._tasks.start_soon(self._serve)
+
+    def waits(self, why: str) -> None:
+        """Say why the server is not open yet, in a sentence."""
+        self._why = why
+        if self._doorway is not None and why:
+            self._doorway.waiting.why = why
+
+    @asynccontextmanager
+    async def serving(self, services: Services, mcp: MCPServer, token: str | None) -> AsyncIterator[None]:
+        """Serve the server itself while the context lasts, and nothing after it."""
+        self.listen()
+        assert self._doorway is not None
+        try:
+            await self._doorway.open(create_http(services, mcp, token, port=self._port))
+            yield
+        finally:
+            # Uvicorn ends by itself now; it logs an error when it is cancelled.
+            self.end()
+            with anyio.CancelScope(shield=True):
+                await self._ended.wait()
+
+    @property
+    def _port(self) -> int:
+        assert self._listener is not None
+        return int(self._listener.getsockname()[1])
+
+    async def _serve(self) -> None:
+        assert self._server is not None
+        assert self._listener is not None
+        try:
+            await self._server.serve(sockets=[self._listener])
+        finally:
+            self._ended.set()
 
     @property
     def has_work(self) -> bool:
         """Whether a request is being answered, streams of events left out."""
-        return bool(self._app.state.requests.has_work)
+        return self._app is not None and bool(self._app.state.requests.has_work)
 
     def stop_accepting(self) -> None:
         """Refuse what comes from now on; what is being answered goes on."""
-        self._app.state.stopping = True
-        for accepting in getattr(self.server, "servers", ()):
+        if self._app is not None:
+            self._app.state.stopping = True
+        for accepting in getattr(self._server, "servers", ()):
             accepting.close()
-        self._listener.close()
+        if self._listener is not None:
+            self._listener.close()
 
     def end(self) -> None:
         """End what is still being answered, and the server."""
         self.stop_accepting()
-        self._app.state.requests.end()
-        self.server.should_exit = True
+        if self._app is not None:
+            self._app.state.requests.end()
+        if self._server is not None:
+            self._server.should_exit = True
 
 
 @asynccontextmanager
-async def http_door(
-    services: Services, mcp: MCPServer, token: str | None, listener: socket.socket
-) -> AsyncIterator[HttpDoor]:
-    """Serve HTTP on a listening socket while the context lasts."""
-    door = HttpDoor(services, mcp, token, listener)
+async def http_door(settings: Settings) -> AsyncIterator[HttpDoor]:
+    """A door at the address of the settings, which is opened by `listen` or `serving`."""
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(lambda: door.server.serve(sockets=[listener]))
+        door = HttpDoor(settings, tasks)
         try:
             yield door
         finally:
-            # Uvicorn ends by itself now; it logs an error when it is cancelled.
             door.end()
 
 
@@ -92,7 +199,7 @@ def endpoint(settings: Settings, listener: socket.socket) -> str:
     return f"http://{_url_host(settings.host)}:{listener.getsockname()[1]}/mcp"
 
 
-def _config(app: Starlette) -> uvicorn.Config:
+def _config(app: ASGIApp) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         access_log=False,
