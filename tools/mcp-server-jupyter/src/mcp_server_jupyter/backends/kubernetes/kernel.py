@@ -222,6 +222,10 @@ class PodKernel(DispatchedKernel):
             met.cancel()
             over.cancel()
 
+    def moved(self, launch: Launch) -> None:
+        """It waited for a user and has one now, who works in the folder of `launch`; the process stays what it is."""
+        self._launch = replace(self._launch, cwd=launch.cwd, folder=launch.folder)
+
     def release(self) -> None:
         """Stop watching and listening; the kernel goes on."""
         self._let_go()
@@ -333,7 +337,9 @@ class PodKernel(DispatchedKernel):
         """See `link.Listener.greeted`."""
         if not self.adopted or self._stream is None or self._link is None or self._streaming:
             return
-        known = {name: value for name, value in hello["launch"].items() if name in Launch.__dataclass_fields__}
+        # Where it works is its user's, who may have claimed it after it was started.
+        names = Launch.__dataclass_fields__.keys() - {"cwd", "folder"}
+        known = {name: value for name, value in hello["launch"].items() if name in names}
         self._launch = replace(self._launch, **{**known, "argv": tuple(known["argv"])})
         if self._stream.epoch != self.epoch:
             self._stream.fail(lambda: KernelDead("The kernel was restarted.", reason="restarted"))

@@ -131,7 +131,7 @@ class Request:
     def _end_without_reply(self) -> None:
         if not self._overtaken or not (self._missing == REPLY or self._gap):
             return
-        if self.msg_type == "execute_request":
+        if self.msg_type == "execute_request" and self._missing & REPLY:
             ename, why = "NoReply", "The kernel failed outside the cell's own code; its log says why."
             if self._gap:
                 ename, why = "ReplyLost", "The kernel's answer was dropped before it could be read."
