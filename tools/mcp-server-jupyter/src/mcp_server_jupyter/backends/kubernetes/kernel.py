@@ -222,6 +222,10 @@ class PodKernel(DispatchedKernel):
             met.cancel()
             over.cancel()
 
+    def moved(self, launch: Launch) -> None:
+        """Know that the process is in another folder than it was started in."""
+        self._launch = replace(self._launch, cwd=launch.cwd, folder=launch.folder)
+
     def release(self) -> None:
         """Stop watching and listening; the kernel goes on."""
         self._let_go()
@@ -333,7 +337,12 @@ class PodKernel(DispatchedKernel):
         """See `link.Listener.greeted`."""
         if not self.adopted or self._stream is None or self._link is None or self._streaming:
             return
-        known = {name: value for name, value in hello["launch"].items() if name in Launch.__dataclass_fields__}
+        # Where it is, is known better here: the agent does not hear of a kernel that was moved.
+        known = {
+            name: value
+            for name, value in hello["launch"].items()
+            if name in Launch.__dataclass_fields__ and name not in ("cwd", "folder")
+        }
         self._launch = replace(self._launch, **{**known, "argv": tuple(known["argv"])})
         if self._stream.epoch != self.epoch:
             self._stream.fail(lambda: KernelDead("The kernel was restarted.", reason="restarted"))
