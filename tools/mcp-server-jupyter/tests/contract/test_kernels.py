@@ -9,9 +9,8 @@ from typing import Any
 import anyio
 import pytest
 
-from agents import AgentKernels
+from fake_cluster import PodsHere
 from mcp_server_jupyter.backends import local, memory
-from mcp_server_jupyter.backends.kubernetes.kernel import PodKernel
 from mcp_server_jupyter.errors import KernelDead, NotFound, OutsideRoot, Unavailable
 from mcp_server_jupyter.ports import Kernel, Kernels, Message
 from mcp_server_jupyter.settings import Settings
@@ -31,9 +30,9 @@ def settings(tmp_path: Path) -> Settings:
     return Settings.load({"root": tmp_path / "root", "state_dir": tmp_path / "state", "max_kernels": 3}, {})
 
 
-@pytest.fixture(params=["memory", "local", "agents"])
+@pytest.fixture(params=["memory", "local", "pods"])
 async def kernels(request: pytest.FixtureRequest, settings: Settings) -> AsyncIterator[Kernels]:
-    backends = {"memory": memory.open_kernels, "local": local.open_kernels, "agents": AgentKernels}
+    backends = {"memory": memory.open_kernels, "local": local.open_kernels, "pods": PodsHere}
     opened: Kernels = backends[request.param](settings)
     async with opened:
         yield opened
@@ -386,7 +385,7 @@ Killer = Callable[[Kernel], None]
 
 
 @pytest.fixture
-def kill() -> Killer:
+def kill(kernels: Kernels) -> Killer:
     def end(kernel: Kernel) -> None:
         import os
         import signal
@@ -395,8 +394,8 @@ def kill() -> Killer:
             pid = kernel._process.pid if kernel._process else None
             assert pid is not None
             os.kill(pid, signal.SIGKILL)
-        elif isinstance(kernel, PodKernel):
-            os.kill(kernel.host.kernel_pid, signal.SIGKILL)  # type: ignore[attr-defined]
+        elif isinstance(kernels, PodsHere):
+            kernels.kill(kernel)
         else:
             kernel.die(-9)  # type: ignore[attr-defined]
 

@@ -7,5 +7,6 @@ it. The real thing is tried by `make e2e-cluster`.
 from .cluster import Cluster, FakeApi
 from .dns_server import DnsServer
 from .node import Node
+from .pods import PodsHere
 
-__all__ = ["Cluster", "DnsServer", "FakeApi", "Node"]
+__all__ = ["Cluster", "DnsServer", "FakeApi", "Node", "PodsHere"]

@@ -110,7 +110,8 @@ class Node:
         self.cluster.set_status(
             name, phase="Running", podIP=ip, containerStatuses=[_state(running={"startedAt": "now"})]
         )
-        while process.poll() is None:
+        # A process of others' cannot be waited for without a thread of its own.
+        while process.poll() is None:  # noqa: ASYNC110
             await asyncio.sleep(_LOOK_SECONDS)
         if self.processes.get(name) is process:
             del self.processes[name]
@@ -146,7 +147,6 @@ class Node:
         }
         if not os.path.isdir(config["launch"]["cwd"]):
             config["launch"]["cwd"] = str(place / "home")
-        config["launch"]["argv"] = [sys.executable if word == "python3" else word for word in config["launch"]["argv"]]
         (place / "agent.json").write_text(json.dumps(config))
         entry = pod["spec"]["containers"][0]["command"][2].removeprefix("/opt/mcp-jupyter/")
         with (self.folder / f"{name}.log").open("wb") as log:
@@ -155,7 +155,11 @@ class Node:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "HOME": str(place / "home")},
+                env={
+                    **os.environ,
+                    "HOME": str(place / "home"),
+                    "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+                },
             )
 
 

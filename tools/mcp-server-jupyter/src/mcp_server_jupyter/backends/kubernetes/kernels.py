@@ -127,6 +127,8 @@ class PodKernels:
 
     async def lead(self, waiting: Callable[[str], None]) -> None:
         """See `ports.Kernels.lead`. A cluster that does not answer yet is waited for."""
+        if self.cluster is not None:
+            return
         cluster = await self._answered(self._connect, waiting)
         await cluster.lease.acquire(lambda holder: waiting(f"held by {holder.partition('/')[0]}"))
         await self._answered(cluster.pods.list, waiting)

@@ -403,4 +403,5 @@ def known_host(cluster: Cluster, secret: Json, *, forwards: Forwards | None) -> 
     except (KeyError, ValueError, TypeError):
         return None
     cwd = notes.get(f"{objects.PREFIX}cwd", "")
+    launch = replace(launch, folder=cwd)
     return PodHost(cluster, identity, keys, cwd=cwd, name=launch.name, forwards=forwards, secret=secret), launch

@@ -34,6 +34,5 @@ async def test_a_kernel_runs_in_a_pod_found_by_its_services_name(kernels: PodKer
 
     assert printed(await run(kernel, "print(6 * 7)")) == "42\n"
     assert [len(cluster.objects[kind]) for kind in ("secrets", "services", "pods", "configmaps")] == [1, 1, 1, 1]
-    print(stages)
     await kernel.shutdown()
     assert [len(cluster.objects[kind]) for kind in ("secrets", "services", "pods", "configmaps")] == [0, 0, 0, 1]
