@@ -297,9 +297,20 @@ def test_an_error_of_another_language_is_shown_with_its_name() -> None:
         ({"text/plain": "plain", "text/markdown": "**md**"}, "**md**"),
         ({"application/json": {"a": [1, 2]}}, '{"a":[1,2]}'),
         ({"text/latex": ["$x", "$"]}, "$x$"),
-        ({"text/html": "<style>p{}</style><table><tr><td>1</td><td>a &lt; b</td></tr></table>"}, "1\ta < b"),
-        ({"image/svg+xml": "<svg/>"}, "[image/svg+xml: not shown]"),
-        ({"application/vnd.plotly.v1+json": {"data": []}}, "[application/vnd.plotly.v1+json: not shown]"),
+        ({"text/html": "<style>p{}</style><table><tr><td>1</td><td>a &lt; b</td></tr></table>"}, "1  a < b"),
+        ({"image/svg+xml": "<svg><text>peak</text></svg>"}, "[SVG picture: peak]"),
+        ({"application/x-unknown": "?"}, "[application/x-unknown: not shown]"),
+        ({"text/plain": "<IPython.core.display.HTML object>", "text/html": "<h1>Q3</h1><p>up</p>"}, "Q3\nup"),
+        (
+            {"text/plain": "<IPython.core.display.HTML object>", "text/html": "<script>1</script>"},
+            "[HTML without words]",
+        ),
+        ({"text/plain": "<IPython.core.display.JSON object>", "application/json": {"a": 1}}, '{"a":1}'),
+        (
+            {"text/plain": "<a.IFrame at 0x7f>", "text/html": '<iframe src="u.html">'},
+            "[frame: u.html]",
+        ),
+        ({"text/plain": "<Figure size 640x480 with 1 Axes>"}, "<Figure size 640x480 with 1 Axes>"),
     ],
 )
 def test_the_best_text_form_is_chosen(data: dict[str, Any], text: str) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import html
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from . import charts
+from .markup import html_text
 
 # ECMA-48: CSI, OSC (ended by BEL or ST, bounded so that a stray one cannot swallow the text), then short escapes.
 _ANSI = re.compile(
@@ -19,13 +21,12 @@ _ANSI = re.compile(
 _ERASE = re.compile(r"\x1b\[[02]?K")
 _CONTROL = re.compile(r"[\x00-\x07\x0b\x0c\x0e-\x1f\x7f\x80-\x84\x86-\x9f]")
 _DIGITS = re.compile(r"\d+")
-_SILENT = re.compile(r"<(script|style)\b.*?(?:</\1\s*>|\Z)|<!--.*?(?:-->|\Z)", re.I | re.S)
-_ROW = re.compile(r"</(?:tr|p|div|li|h[1-6]|table|ul|ol|pre)\s*>|<br\s*/?>", re.I)
-_CELL = re.compile(r"</t[dh]\s*>", re.I)
-_TAG = re.compile(r"<[^<>]*>")
+# What `object.__repr__` gives, IPython's display objects among them.
+_BARE_OBJECT = re.compile(r"<[\w.\[\], ]+(?: object)?(?: at 0x[0-9a-fA-F]+)?>")
 _SEGMENTS = 200
 _PIECE = 500_000
-_TEXT_TYPES = ("text/markdown", "text/plain", "application/json", "text/latex", "text/html")
+_RICH_TYPES = ("text/markdown", "text/latex", "application/json", "text/html", "image/svg+xml")
+_TEXT_TYPES = (*_RICH_TYPES, "text/plain")
 
 
 def strip_ansi(text: str) -> str:
@@ -83,21 +84,36 @@ def text_of(value: Any) -> str:
         return str(type(value))
 
 
-def html_text(source: str) -> str:
-    """The words of HTML: tags, scripts and styles removed, one line a table row or paragraph."""
-    source = _SILENT.sub("", source[:500_000])
-    source = _CELL.sub("\t", _ROW.sub("\n", source))
-    lines = (line.strip() for line in html.unescape(_TAG.sub("", source)).split("\n"))
-    return "\n".join(line for line in lines if line)
-
-
 def rich_text(data: Mapping[str, Any]) -> str | None:
-    """The best text form of a MIME bundle; None when it has none."""
-    for mime in _TEXT_TYPES:
+    """The best text form of a MIME bundle; None when it has none.
+
+    An object's plain text is often no more than its type and address: then what it shows itself as comes first.
+    """
+    plain = text_of(data["text/plain"]) if "text/plain" in data else None
+    chart = charts.summary(data)
+    if chart is not None:
+        return chart
+    if plain is not None and not _says_nothing(plain) and "text/markdown" not in data:
+        return plain
+    for mime in _RICH_TYPES:
         if mime in data:
-            text = text_of(data[mime])
-            return html_text(text) if mime == "text/html" else text
-    return None
+            text = _as_text(mime, data[mime])
+            if text:
+                return text
+    return "[HTML without words]" if "text/html" in data else plain
+
+
+def _says_nothing(plain: str) -> bool:
+    return len(plain) < 200 and _BARE_OBJECT.fullmatch(plain.strip()) is not None
+
+
+def _as_text(mime: str, value: Any) -> str:
+    if mime == "text/html":
+        return html_text(text_of(value))
+    if mime == "image/svg+xml":
+        words = html_text(text_of(value))
+        return f"[SVG picture: {clip(' '.join(words.split()), 300)}]" if words else "[SVG picture]"
+    return text_of(value)
 
 
 def output_text(output: Any) -> str:
