@@ -32,8 +32,12 @@ def shown(data: dict[str, Any]) -> dict[str, Any]:
     return {"output_type": "display_data", "data": data, "metadata": {}}
 
 
+def more(cursor: int) -> str:
+    return f"{HANDLE} from {cursor}"
+
+
 def seen(*outputs: Any, chars: int = 8000, images: int = 4, image_bytes: int = 1_000_000) -> View:
-    return view(outputs, max_chars=chars, max_images=images, max_image_bytes=image_bytes, handle=HANDLE)
+    return view(outputs, max_chars=chars, max_images=images, max_image_bytes=image_bytes, more=more)
 
 
 def picture(width: int, height: int, kind: str = "PNG", *, noise: bool = False) -> str:
@@ -94,15 +98,37 @@ def test_control_sequences_are_stripped(raw: str, stripped: str) -> None:
     assert strip_ansi(raw) == stripped
 
 
+def test_nothing_is_folded_that_fits() -> None:
+    text = "warning\n" * 500 + "end\n"
+    result = seen(stream(text))
+    assert result.text == text.rstrip("\n")
+    assert not result.truncated
+
+
 def test_equal_lines_are_folded() -> None:
-    result = seen(stream("warning\n" * 500 + "end\n"))
-    assert result.text == "warning\n… 499 identical lines\nend"
+    result = seen(stream("working\n" * 5000 + "end\n"))
+    assert result.text == f"working\n… 4,999 identical lines\nend\n… the whole: {more(0)} …"
     assert result.truncated
 
 
 def test_long_runs_of_lines_that_differ_in_digits_keep_first_and_last() -> None:
-    result = seen(stream("".join(f"epoch {n} loss {1 / (n + 1):.3f}\n" for n in range(1000))))
-    assert result.text == "epoch 0 loss 1.000\n… 998 similar lines\nepoch 999 loss 0.001"
+    result = seen(stream("".join(f"epoch {n} loss {1 - n / 1000:.3f}\n" for n in range(1000))))
+    assert result.text == (f"epoch 0 loss 1.000\n… 998 similar lines\nepoch 999 loss 0.001\n… the whole: {more(0)} …")
+
+
+@pytest.mark.parametrize("odd", ["epoch 500 loss nan", "epoch 500 loss 57.123", "epoch 500 loss inf"])
+def test_a_line_that_stands_out_of_its_run_is_kept(odd: str) -> None:
+    lines = [f"epoch {n} loss {1 - n / 1000:.3f}" for n in range(1000)]
+    lines[500] = odd
+    assert odd in seen(stream("\n".join(lines))).text.split("\n")
+
+
+def test_rows_of_a_table_are_not_folded() -> None:
+    table = "\n".join(f"row {n}   {n * n}   {n / 7:.4f}" for n in range(2000))
+    result = seen(stream(table), chars=2000)
+    assert "similar" not in result.text
+    assert result.text.startswith(table[:800])
+    assert result.text.endswith(table[-600:])
 
 
 def test_a_few_numbers_are_not_folded() -> None:
@@ -129,7 +155,7 @@ def test_long_text_keeps_head_and_tail_and_says_where_the_rest_is() -> None:
     note, tail = rest.split(" …\n", 1)
     assert text.startswith(head)
     assert text.endswith(tail + "\n")
-    assert f"read {HANDLE} with cursor " in note
+    assert f"; {HANDLE} from " in note
     cursor = int(note.rpartition(" ")[2])
     assert slice_text([stream(text)], cursor, 10)[0] == text[len(head) + 1 :][:10]
     assert note.split(" lines")[0] == f"{100_000 - head.count(chr(10)) - tail.count(chr(10)) - 2:,}"
@@ -267,11 +293,11 @@ def test_endless_recursion_is_shown_once() -> None:
     assert seen(error).text.count("f(n + 1)") == 2
 
 
-def test_warnings_of_two_lines_are_folded() -> None:
-    warning = "".join(f"/tmp/a.py:2: UserWarning: w {n}\n  warnings.warn('w')\n" for n in range(60))
-    assert seen(stream(warning)).text == (
-        "/tmp/a.py:2: UserWarning: w 0\n  warnings.warn('w')\n… 116 similar lines\n"
-        "/tmp/a.py:2: UserWarning: w 59\n  warnings.warn('w')"
+def test_groups_of_two_lines_are_folded() -> None:
+    notice = "".join(f"/tmp/a.py:2: Notice: w {n}\n  notices.tell('w')\n" for n in range(600))
+    assert seen(stream(notice)).text == (
+        "/tmp/a.py:2: Notice: w 0\n  notices.tell('w')\n… 1,196 similar lines\n"
+        f"/tmp/a.py:2: Notice: w 599\n  notices.tell('w')\n… the whole: {more(0)} …"
     )
 
 
@@ -297,9 +323,20 @@ def test_an_error_of_another_language_is_shown_with_its_name() -> None:
         ({"text/plain": "plain", "text/markdown": "**md**"}, "**md**"),
         ({"application/json": {"a": [1, 2]}}, '{"a":[1,2]}'),
         ({"text/latex": ["$x", "$"]}, "$x$"),
-        ({"text/html": "<style>p{}</style><table><tr><td>1</td><td>a &lt; b</td></tr></table>"}, "1\ta < b"),
-        ({"image/svg+xml": "<svg/>"}, "[image/svg+xml: not shown]"),
-        ({"application/vnd.plotly.v1+json": {"data": []}}, "[application/vnd.plotly.v1+json: not shown]"),
+        ({"text/html": "<style>p{}</style><table><tr><td>1</td><td>a &lt; b</td></tr></table>"}, "1  a < b"),
+        ({"image/svg+xml": "<svg><text>peak</text></svg>"}, "[SVG picture: peak]"),
+        ({"application/x-unknown": "?"}, "[application/x-unknown: not shown]"),
+        ({"text/plain": "<IPython.core.display.HTML object>", "text/html": "<h1>Q3</h1><p>up</p>"}, "Q3\nup"),
+        (
+            {"text/plain": "<IPython.core.display.HTML object>", "text/html": "<script>1</script>"},
+            "[HTML without words]",
+        ),
+        ({"text/plain": "<IPython.core.display.JSON object>", "application/json": {"a": 1}}, '{"a":1}'),
+        (
+            {"text/plain": "<a.IFrame at 0x7f>", "text/html": '<iframe src="u.html">'},
+            "[frame: u.html]",
+        ),
+        ({"text/plain": "<Figure size 640x480 with 1 Axes>"}, "<Figure size 640x480 with 1 Axes>"),
     ],
 )
 def test_the_best_text_form_is_chosen(data: dict[str, Any], text: str) -> None:
@@ -379,7 +416,7 @@ OUTPUT = st.one_of(
 @settings(max_examples=400, deadline=None)
 @given(st.lists(OUTPUT, max_size=8), st.integers(0, 3000), st.integers(0, 3))
 def test_a_view_never_exceeds_its_budget_and_never_raises(outputs: list[Any], chars: int, images: int) -> None:
-    result = view(outputs, max_chars=chars, max_images=images, max_image_bytes=1000, handle=HANDLE)
+    result = view(outputs, max_chars=chars, max_images=images, max_image_bytes=1000, more=more)
     assert len(result.text) <= chars
     assert len(result.images) <= images
     assert "\x1b" not in result.text

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
+
+import anyio.to_thread
 
 from ..errors import InvalidRequest
 from ..journal import LastRun
 from ..notebooks import CellLine, find_cell, kernelspec_name, new_notebook, outline
+from ..outputs import slice_text
 from .call import Answer, Call, Param
 from .kernels import unreachable
 from .render import add_outputs, cell_data, cell_header, numbered
-from .uris import cell_uri
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -169,15 +173,31 @@ async def read_cell(
     cell_index: int | None = None,
     cell_id: str | None = None,
     include_outputs: bool = True,
+    cursor: Annotated[int, Param(ge=0)] | None = None,
 ) -> Answer:
-    """One cell: source, hash and bounded outputs, its images included."""
+    """One cell: source, hash and bounded outputs, its images included. With `cursor` its outputs' whole text, paged."""
     services = call.services
     path = call.path(notebook_path)
     notebook = await services.contents.read(path)
     index = find_cell(notebook, cell_index=cell_index, cell_id=cell_id)
+    if cursor is not None:
+        return await _page(call, notebook, index, path, cursor)
     answer = await _render_cell(call, notebook, index, path, include_outputs, call.answers.max_chars)
     answer.data["source"] = notebook.cells[index].source
     return answer
+
+
+async def _page(call: Call, notebook: NotebookNode, index: int, path: str, cursor: int) -> Answer:
+    cell = notebook.cells[index]
+    outputs = list(cell.get("outputs", []))
+    text, following = await anyio.to_thread.run_sync(slice_text, outputs, cursor, call.answers.max_chars - 200)
+    tail = "(end)" if following is None else f"… {_pages_of(path, cell['id'])(following)} goes on."
+    return Answer(f"{text}\n{tail}", {**cell_data(index, cell), "next_cursor": following})
+
+
+def _pages_of(path: str, cell_id: str) -> Callable[[int], str]:
+    where = f"notebook_path={json.dumps(path, ensure_ascii=False)}, cell_id={json.dumps(cell_id, ensure_ascii=False)}"
+    return lambda cursor: f"read_cell({where}, cursor={cursor})"
 
 
 async def _render_cell(
@@ -192,5 +212,5 @@ async def _render_cell(
     answer = Answer(f"{cell_header(index, cell)}\n{source}", cell_data(index, cell))
     if include_outputs and cell.get("outputs"):
         answer.text += "\n--- outputs"
-        await add_outputs(answer, cell.outputs, answers, cell_uri(path, cell["id"]), budget)
+        await add_outputs(answer, cell.outputs, answers, _pages_of(path, cell["id"]), budget)
     return answer

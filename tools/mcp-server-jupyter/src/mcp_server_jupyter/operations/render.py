@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +45,7 @@ def edited(index: int, cell: NotebookNode, what: str) -> Answer:
 
 
 async def add_outputs(
-    answer: Answer, outputs: Sequence[NotebookNode], answers: Answers, handle: str, budget: int
+    answer: Answer, outputs: Sequence[NotebookNode], answers: Answers, more: Callable[[int], str], budget: int
 ) -> bool:
     """Append a bounded view of outputs to an answer. True when something was left out."""
     look = partial(
@@ -54,7 +54,7 @@ async def add_outputs(
         max_chars=max(200, budget),
         max_images=max(0, answers.max_images - len(answer.images)),
         max_image_bytes=answers.max_image_bytes,
-        handle=handle,
+        more=more,
     )
     heavy = is_heavy(outputs, max_image_bytes=answers.max_image_bytes)
     seen = await anyio.to_thread.run_sync(look) if heavy else look()
@@ -62,6 +62,11 @@ async def add_outputs(
         answer.text += f"\n{seen.text}"
     answer.images += [Picture(image.data_b64, image.mime) for image in seen.images]
     return seen.truncated
+
+
+def pages_of(execution_id: str) -> Callable[[int], str]:
+    """The call that shows an execution's text from a cursor on."""
+    return lambda cursor: f'get_execution(execution_id="{execution_id}", cursor={cursor})'
 
 
 async def executed(execution: Execution, answers: Answers, *, index: int | None = None) -> Answer:
@@ -78,7 +83,7 @@ async def executed(execution: Execution, answers: Answers, *, index: int | None 
             answer.text += f"\n! {text}"
     outputs = execution.outputs()
     budget = answers.max_chars - len(answer.text) - 300
-    if await add_outputs(answer, outputs, answers, output_uri(execution.id), budget):
+    if await add_outputs(answer, outputs, answers, pages_of(execution.id), budget):
         answer.links.append(Link(output_uri(execution.id), f"all outputs of execution {execution.id}"))
     answer.text += _next_step(execution)
     return answer
@@ -145,7 +150,7 @@ async def remembered(row: ExecutionRow, answers: Answers) -> Answer:
     )
     if row.events_lost:
         answer.text += f"\n! {row.events_lost}"
-    await add_outputs(answer, row.outputs or [], answers, output_uri(row.id), answers.max_chars - 300)
+    await add_outputs(answer, row.outputs or [], answers, pages_of(row.id), answers.max_chars - 300)
     return answer
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import html
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from . import charts
+from .folding import Line, fold
+from .markup import html_text
 
 # ECMA-48: CSI, OSC (ended by BEL or ST, bounded so that a stray one cannot swallow the text), then short escapes.
 _ANSI = re.compile(
@@ -18,14 +21,12 @@ _ANSI = re.compile(
 )
 _ERASE = re.compile(r"\x1b\[[02]?K")
 _CONTROL = re.compile(r"[\x00-\x07\x0b\x0c\x0e-\x1f\x7f\x80-\x84\x86-\x9f]")
-_DIGITS = re.compile(r"\d+")
-_SILENT = re.compile(r"<(script|style)\b.*?(?:</\1\s*>|\Z)|<!--.*?(?:-->|\Z)", re.I | re.S)
-_ROW = re.compile(r"</(?:tr|p|div|li|h[1-6]|table|ul|ol|pre)\s*>|<br\s*/?>", re.I)
-_CELL = re.compile(r"</t[dh]\s*>", re.I)
-_TAG = re.compile(r"<[^<>]*>")
+# What `object.__repr__` gives, IPython's display objects among them.
+_BARE_OBJECT = re.compile(r"<[\w.\[\], ]+(?: object)?(?: at 0x[0-9a-fA-F]+)?>")
 _SEGMENTS = 200
 _PIECE = 500_000
-_TEXT_TYPES = ("text/markdown", "text/plain", "application/json", "text/latex", "text/html")
+_RICH_TYPES = ("text/markdown", "text/latex", "application/json", "text/html", "image/svg+xml")
+_TEXT_TYPES = (*_RICH_TYPES, "text/plain")
 
 
 def strip_ansi(text: str) -> str:
@@ -83,21 +84,36 @@ def text_of(value: Any) -> str:
         return str(type(value))
 
 
-def html_text(source: str) -> str:
-    """The words of HTML: tags, scripts and styles removed, one line a table row or paragraph."""
-    source = _SILENT.sub("", source[:500_000])
-    source = _CELL.sub("\t", _ROW.sub("\n", source))
-    lines = (line.strip() for line in html.unescape(_TAG.sub("", source)).split("\n"))
-    return "\n".join(line for line in lines if line)
-
-
 def rich_text(data: Mapping[str, Any]) -> str | None:
-    """The best text form of a MIME bundle; None when it has none."""
-    for mime in _TEXT_TYPES:
+    """The best text form of a MIME bundle; None when it has none.
+
+    An object's plain text is often no more than its type and address: then what it shows itself as comes first.
+    """
+    plain = text_of(data["text/plain"]) if "text/plain" in data else None
+    chart = charts.summary(data)
+    if chart is not None:
+        return chart
+    if plain is not None and not _says_nothing(plain) and "text/markdown" not in data:
+        return plain
+    for mime in _RICH_TYPES:
         if mime in data:
-            text = text_of(data[mime])
-            return html_text(text) if mime == "text/html" else text
-    return None
+            text = _as_text(mime, data[mime])
+            if text:
+                return text
+    return "[HTML without words]" if "text/html" in data else plain
+
+
+def _says_nothing(plain: str) -> bool:
+    return len(plain) < 200 and _BARE_OBJECT.fullmatch(plain.strip()) is not None
+
+
+def _as_text(mime: str, value: Any) -> str:
+    if mime == "text/html":
+        return html_text(text_of(value))
+    if mime == "image/svg+xml":
+        words = html_text(text_of(value))
+        return f"[SVG picture: {clip(' '.join(words.split()), 300)}]" if words else "[SVG picture]"
+    return text_of(value)
 
 
 def output_text(output: Any) -> str:
@@ -180,20 +196,10 @@ def slice_text(outputs: Sequence[Any], cursor: int, limit: int) -> tuple[str, in
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """One shown line and the raw lines [first, last] it stands for; `note` marks our own words."""
-
-    text: str
-    first: int
-    last: int
-    note: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Where:
-    """Where the rest can be read: a handle, and the plain-text offset this text begins at (asked for when needed)."""
+    """Where the rest can be read: the call for a cursor, and the plain-text offset this text begins at."""
 
-    handle: str
+    call: Callable[[int], str]
     offset: Callable[[], int]
 
 
@@ -209,46 +215,6 @@ def _shrink_bars(text: str) -> str:
 
 def _clean(text: str) -> str:
     return _CONTROL.sub("", collapse_carriage_returns(text))
-
-
-def fold(lines: Sequence[Line], *, similar: int, identical: int = 4) -> list[Line]:
-    """Runs of equal lines, and of lines that differ in digits only, keep their first and last.
-
-    Groups of two or three lines that come again and again, as warnings do, are folded in the same way.
-
-    Args:
-        similar: shortest run folded, in lines, where digits differ.
-        identical: shortest run folded of equal lines.
-    """
-    keys = [_DIGITS.sub("0", line.text) for line in lines]
-    result: list[Line] = []
-    start = 0
-    while start < len(lines):
-        end, period = max((_run_end(keys, start, period), -period) for period in (1, 2, 3))
-        run = lines[start:end]
-        same = period == -1 and len(run) >= identical and all(line.text == run[0].text for line in run)
-        if same or len(run) >= max(similar, -4 * period):
-            result += _folded(run, -period, same)
-            start = end
-        else:
-            result.append(lines[start])
-            start += 1
-    return result
-
-
-def _run_end(keys: Sequence[str], start: int, period: int) -> int:
-    """Where the run of groups of `period` lines that begins at `start` ends; whole groups only."""
-    end = start + period
-    while end < len(keys) and keys[end] == keys[end - period]:
-        end += 1
-    return min(len(keys), end - (end - start) % period)
-
-
-def _folded(run: Sequence[Line], period: int, same: bool) -> list[Line]:
-    first, last = run[:period], run[len(run) if same else len(run) - period :]
-    count = len(run) - len(first) - len(last)
-    note = f"… {count:,} {'identical' if same else 'similar'} lines"
-    return [*first, Line(note, run[period].first, run[-len(last) - 1].last, note=True), *last]
 
 
 def _numbered(text: str, first: int) -> list[Line]:
@@ -268,20 +234,18 @@ def fit(text: str, budget: int, where: Where) -> tuple[str, bool]:
     window = max(8 * budget, 16_384)
     if len(text) <= 2 * window:
         lines = _numbered(_clean(text).rstrip("\n"), 0)
-        gentle = fold(lines, similar=50)
-        shown = "\n".join(line.text for line in gentle)
-        if len(shown) <= budget:
-            return shown, len(gentle) < len(lines)
-        return _head_and_tail(fold(lines, similar=4), budget, raw, where), True
+        shown = "\n".join(line.text for line in lines)
+        return (shown, False) if len(shown) <= budget else (_head_and_tail(fold(lines), budget, raw, where), True)
     head = _numbered(_clean(text[:window].rpartition("\n")[0] or text[:window]), 0)
     tail_text = text[-window:].partition("\n")[2] or text[-window:]
     tail_lines = _clean(tail_text)
     tail = _numbered(tail_lines.rstrip("\n"), max(len(head), raw.count("\n") - tail_lines.count("\n")))
-    return _head_and_tail_of(fold(head, similar=4), fold(tail, similar=4), budget, raw, where), True
+    return _head_and_tail_of(fold(head), fold(tail), budget, raw, where), True
 
 
 def _head_and_tail(lines: list[Line], budget: int, raw: str, where: Where) -> str:
-    shown = "\n".join(line.text for line in lines)
+    whole = f"… the whole: {where.call(where.offset())} …"
+    shown = "\n".join([*(line.text for line in lines), whole])
     if len(shown) <= budget:
         return shown
     return _head_and_tail_of(lines, lines, budget, raw, where)
@@ -334,7 +298,7 @@ def _line_offset(text: str, number: int) -> int:
 
 def _omitted(lines: int, chars: int, where: Where, offset: int) -> str:
     what = f"{lines:,} lines ({chars:,} chars)" if lines > 0 else f"{chars:,} chars"
-    return f"… {what} omitted; read {where.handle} with cursor {offset} …"
+    return f"… {what} omitted; {where.call(offset)} …"
 
 
 def clip(text: str, budget: int) -> str:

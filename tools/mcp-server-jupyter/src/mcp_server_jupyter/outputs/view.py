@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
@@ -37,11 +37,13 @@ class _Block:
     cut: bool = False
 
 
-def view(outputs: Sequence[Any], *, max_chars: int, max_images: int, max_image_bytes: int, handle: str) -> View:
+def view(
+    outputs: Sequence[Any], *, max_chars: int, max_images: int, max_image_bytes: int, more: Callable[[int], str]
+) -> View:
     """What an agent sees of outputs.
 
     Control sequences are gone, progress bars are in their last state, repeats are folded. Over the budget each
-    output keeps its head and its tail, and says how to read on from `handle`. Errors keep their name, message and
+    output keeps its head and its tail, and says how to read on. Errors keep their name, message and
     last frames before anything else gets room.
 
     Args:
@@ -49,12 +51,12 @@ def view(outputs: Sequence[Any], *, max_chars: int, max_images: int, max_image_b
         max_chars: most characters of `text`.
         max_images: most images; further ones are named in the text.
         max_image_bytes: most bytes of an image before base64; a larger one, or one over 1568 px, is scaled down.
-        handle: what to read for the rest, as the reader calls it.
+        more: the call that shows the text from an offset of `plain_text` on, as the reader writes it.
     """
     images: list[Image] = []
     blocks, cut = _blocks(outputs, images, max_images, max_image_bytes)
     blocks = [block for block in blocks if block.text and not block.text.isspace()]
-    offsets = _Offsets(outputs, handle)
+    offsets = _Offsets(outputs, more)
     blocks, note = _few_enough(blocks, max_chars, offsets)
     _share(blocks, max_chars - (len(note) + 1 if note else 0), offsets)
     texts = [block.shown for block in blocks]
@@ -85,14 +87,14 @@ def is_heavy(outputs: Sequence[Any], *, max_image_bytes: int) -> bool:
 class _Offsets:
     """Where each output begins in the plain text; counted only as far as somebody asks."""
 
-    def __init__(self, outputs: Sequence[Any], handle: str) -> None:
+    def __init__(self, outputs: Sequence[Any], call: Callable[[int], str]) -> None:
         self._outputs = outputs
-        self._handle = handle
+        self._call = call
         self._starts = [0]
         self._ended = True
 
     def where(self, index: int) -> Where:
-        return Where(self._handle, lambda: self._start(index))
+        return Where(self._call, lambda: self._start(index))
 
     def _start(self, index: int) -> int:
         for output in self._outputs[len(self._starts) - 1 : index]:
@@ -172,7 +174,7 @@ def _few_enough(blocks: list[_Block], budget: int, offsets: _Offsets) -> tuple[l
     kept = [block for index, block in enumerate(blocks) if index in keep]
     first_gap = next(index for index in range(len(blocks)) if index not in keep)
     where = offsets.where(blocks[first_gap].index)
-    note = f"… {len(blocks) - len(kept):,} outputs omitted; read {where.handle} with cursor {where.offset()} …"
+    note = f"… {len(blocks) - len(kept):,} outputs omitted; {where.call(where.offset())} …"
     return kept, note if len(note) < budget // 2 else ""
 
 

@@ -88,9 +88,11 @@ async def test_resources_prompts_and_completion(transport: str, mode: str, tmp_p
     async with connected(transport, mode, tmp_path, server) as client:
         await text_of(client, "create_notebook", notebook_path=path)
         text = await text_of(client, "append_execute_code_cell", cell_source="print('x' * 20_000)", notebook_path=path)
-        handle = re.search(r"output://\w+", text)
-        assert handle
-        first = (await client.read_resource(handle[0])).contents[0].text
+        rest = re.search(r'get_execution\(execution_id="(\w+)", cursor=(\d+)\)', text)
+        assert rest
+        page = await text_of(client, "get_execution", execution_id=rest[1], cursor=int(rest[2]))
+        assert page.split("\n")[1].startswith("xxxx")
+        first = (await client.read_resource(f"output://{rest[1]}")).contents[0].text
         following = re.search(r"output://\w+/\d+$", first)
         assert following
         assert "xxxx" in (await client.read_resource(following[0])).contents[0].text

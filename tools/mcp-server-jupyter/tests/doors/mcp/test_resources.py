@@ -83,8 +83,9 @@ async def test_every_listed_notebook_has_a_uri_that_older_clients_accept_and_tha
 @pytest.mark.parametrize("name", NAMES)
 async def test_the_handle_of_a_cell_is_read_page_by_page(client: Client, name: str) -> None:
     shown = await text_of(client, "read_cell", notebook_path=name, cell_index=1)
-    handle, cursor = re.search(r"read (\S+) with cursor (\d+)", shown).groups()  # type: ignore[union-attr]
-    whole, uri = "", handle
+    cursor = re.search(r"read_cell\(.*, cursor=(\d+)\)", shown).group(1)  # type: ignore[union-attr]
+    cell = re.search(r" id=(\S+) ", shown).group(1)  # type: ignore[union-attr]
+    whole, uri = "", (handle := cell_uri(name, cell))
     while uri:
         page, _, last = (await read(client, uri)).rpartition("\n")
         uri = last if last.startswith("notebook://") else ""
