@@ -96,7 +96,7 @@ def test_an_option_may_stand_before_the_command_and_after_it_wins(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "arguments", [["serve", "--port=http"], ["--root=/nowhere"], ["serve", "--host=0.0.0.0", "--no-auth"]]
+    "arguments", [["serve", "--port=http"], ["kernels", "--root=/nowhere"], ["serve", "--host=0.0.0.0", "--no-auth"]]
 )
 def test_a_wrong_setting_is_one_line_and_exit_code_2(tmp_path: Path, arguments: list[str]) -> None:
     ended = run(tmp_path, *arguments)
@@ -414,16 +414,33 @@ def test_a_doctor_without_temporary_folder_says_so(tmp_path: Path) -> None:
     assert "Traceback" not in ended.stderr
 
 
-def test_a_server_makes_the_root_that_is_not_there_and_a_client_does_not(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", [[], ["up"], ["serve", "--port=0"], ["--embedded"]])
+def test_whatever_serves_a_root_makes_it(command: list[str], tmp_path: Path) -> None:
     missing = tmp_path / "data" / "notebooks"
-    refused = run(tmp_path, f"--root={missing}")
-    assert refused.returncode == 2
-    assert not missing.exists()
-    server = Server(tmp_path)
-    server.root.rmdir()
-    server.start()
+    own = [f"--root={missing}", f"--state-dir={tmp_path / 'state'}"]
+    made = subprocess.Popen(
+        [*COMMAND, *command, *own],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=clean_environment(),
+        text=True,
+    )
     try:
-        assert server.call("list_notebooks")["is_error"] is False
-        assert "Made the root" in server.log.read_text()
+        assert made.stderr is not None
+        assert made.stderr.readline() == f"Made the root {missing}.\n"
+        assert missing.is_dir()
     finally:
-        server.stop()
+        if command[:1] == ["serve"]:
+            made.terminate()
+        made.communicate(timeout=30)
+        run(tmp_path, "down", *own)
+
+
+@pytest.mark.parametrize("command", [["down"], ["kernels"], ["doctor"]])
+def test_what_only_looks_at_a_root_does_not_make_it(command: list[str], tmp_path: Path) -> None:
+    missing = tmp_path / "data" / "notebooks"
+    refused = run(tmp_path, *command, f"--root={missing}", f"--state-dir={tmp_path / 'state'}")
+    assert refused.returncode == 2
+    assert "is not a folder" in refused.stderr
+    assert not missing.exists()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import secrets
 import socket
@@ -21,7 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import InvalidRequest, Unavailable
-from .settings import Settings
+from .settings import PREFIX, Settings
+
+logger = logging.getLogger(__name__)
 
 LOCK = "server.lock"
 RECORD = "server.json"
@@ -258,22 +261,50 @@ def wait_until_gone(settings: Settings, pid: object, seconds: float) -> bool:
 
 
 def load_token(settings: Settings) -> str | None:
-    """The bearer token of the HTTP doors: the one set, else the one kept in the state directory, made if need be."""
+    """The bearer token of the HTTP doors: the one set, else the one kept in the state directory, made if need be.
+
+    Raises:
+        InvalidRequest: the one that is kept cannot be read, or none can be kept.
+    """
     if settings.no_auth:
         return None
     if settings.token:
         return settings.token
     path = settings.state_dir / TOKEN
     try:
+        kept = _kept_token(path)
+        if kept:
+            return kept
+        token = secrets.token_urlsafe(32)
+        _write_private(path, token)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidRequest(
+            f"The token cannot be kept in {path}: {getattr(error, 'strerror', None) or 'it is no text'}.",
+            hint=f"Give one by {PREFIX}TOKEN or --token (from a Secret, in a cluster), or remove that file.",
+        ) from error
+    return token
+
+
+def _kept_token(path: Path) -> str:
+    try:
         kept = path.read_text(encoding="ascii").strip()
     except FileNotFoundError:
-        kept = ""
-    if len(kept) >= 32:
+        return ""
+    if len(kept) < 32:
+        return ""
+    try:
+        # A volume's group (`fsGroup` in a cluster) widens the modes of what is on it with every start.
         path.chmod(0o600)
-        return kept
-    token = secrets.token_urlsafe(32)
-    _write_private(path, token)
-    return token
+    except PermissionError:
+        mode = path.stat().st_mode & 0o777
+        if mode & 0o077:
+            logger.warning(
+                "the token in %s may be read by others (mode %o) and belongs to another user: give one by %sTOKEN",
+                path,
+                mode,
+                PREFIX,
+            )
+    return kept
 
 
 def read_record(folder: Path) -> RunningServer | None:
@@ -328,7 +359,9 @@ def make_private(folder: Path) -> None:
     try:
         for part in (folder.parent.parent, folder.parent, folder):
             part.mkdir(parents=True, exist_ok=True, mode=0o700)
-        folder.chmod(0o700)
+        with suppress(PermissionError):
+            # On a volume that another user has made, what we may do there is up to its group.
+            folder.chmod(0o700)
         if not os.access(folder, os.W_OK):
             raise PermissionError(folder)
     except OSError as error:

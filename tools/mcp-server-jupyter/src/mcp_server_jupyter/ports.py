@@ -64,8 +64,8 @@ class Death:
 class KernelStats:
     """What listings show. `memory_bytes` is the resident set of the kernel and its children, None when unknown.
 
-    `limit_bytes` is the memory it may have, None where it has no limit of its own; `where` it runs (a pod and its node)
-    is for people, empty for this machine.
+    `limit_bytes` is the memory it may have, maybe shared with others, None where only the machine's limits it; `where`
+    it runs (a pod and its node) is for people, empty for this machine.
     """
 
     memory_bytes: int | None = None
@@ -237,6 +237,8 @@ class Kernels(AbstractAsyncContextManager["Kernels", None], Protocol):
         Those that have ended meanwhile are among them: `state` is "dead", `death` says how they ended as far as that is
         known, `wait_dead` returns at once and `resume` answers what had been recorded. They can be restarted, which
         raises their epoch, and are kept, for a later server too, until they are restarted or shut down.
+
+        Those that cannot be reached now are among them, too, with `unreachable_since`; nobody waits for them here.
 
         Raises:
             Unavailable: a record cannot be read now. All kernels are left as they were.

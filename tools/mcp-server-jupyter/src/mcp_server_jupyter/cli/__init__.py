@@ -17,7 +17,6 @@ from .options import (
     GroupedOptions,
     asked,
     given,
-    is_a_service,
     load_settings,
     merged_options,
     with_settings,
@@ -42,7 +41,7 @@ def commands(context: click.Context, /, **options: Any) -> None:
     """
     if context.invoked_subcommand is not None:
         return
-    settings = load_settings(context, options, make_root=is_a_service(context, options))
+    settings = load_settings(context, options, make_root=True)
     if settings.transport == "streamable-http":
         servers.run_server(settings, sample=False)
     else:
@@ -65,7 +64,7 @@ def up(context: click.Context, /, **options: Any) -> None:
     """Start the root's server, if none runs, and print where it is, as JSON."""
     import json  # noqa: PLC0415 - `--help` loads nothing it does not need
 
-    settings = load_settings(context, options)
+    settings = load_settings(context, options, make_root=True)
     record, _ = servers.record_of(settings, asked(settings, merged_options(context, options)))
     click.echo(json.dumps(record, indent=2))
 

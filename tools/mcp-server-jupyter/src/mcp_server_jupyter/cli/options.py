@@ -87,14 +87,8 @@ def load_settings(context: click.Context, options: Mapping[str, Any], *, make_ro
     return Settings.load(merged)
 
 
-def is_a_service(context: click.Context, options: Mapping[str, Any]) -> bool:
-    """Whether the bare command is started as a container does it."""
-    settings = Settings.load({**merged_options(context, options), "root": Path.cwd()})
-    return settings.embedded or settings.transport == "streamable-http"
-
-
 def _make_root(root: str | None) -> None:
-    """Where nobody could make the folder before, as in a container, the server makes it."""
+    """Whatever serves a root makes it: on a fresh volume of a container nobody else can."""
     if root and not (folder := Path(root).expanduser()).exists():
         try:
             folder.mkdir(parents=True)

@@ -23,6 +23,7 @@ from ..ports import Kernels
 from ..services import Services, open_kernels, open_services, open_services_over
 from ..settings import Settings
 from ..tasks import plain_errors
+from .http.readiness import unready
 from .mcp.server import create_mcp
 from .stdio.detach import bound_log
 from .stdio.server import RootServer
@@ -92,6 +93,7 @@ async def _serve_opened(
     say: Callable[[str, str | None], object],
 ) -> None:
     settings, token = services.settings, load_token(services.settings)
+    await _tell_unready(settings)
     mcp = create_mcp(services)
     server = RootServer(services, mcp, held, is_detached=False)
     async with door.serving(services, mcp, token), anyio.create_task_group() as tasks:
@@ -187,6 +189,7 @@ async def serve_embedded(settings: Settings, held: Held, listener: socket.socket
 @asynccontextmanager
 async def _root_server(services: Services, held: Held, *, is_detached: bool) -> AsyncIterator[RootServer]:
     """A root's server that opens its HTTP door when it is asked to, and closes it in order."""
+    await _tell_unready(services.settings)
     mcp = create_mcp(services)
     async with anyio.create_task_group() as doors:
         server = RootServer(services, mcp, held, is_detached=is_detached)
@@ -214,6 +217,12 @@ async def _serve_http(
         server.has_work_elsewhere = lambda: door.has_work
         task_status.started((door.endpoint, token))
         await server.ended.wait()
+
+
+async def _tell_unready(settings: Settings) -> None:
+    """Say at the start what readiness would say, for those who only read the log."""
+    for reason in await anyio.to_thread.run_sync(unready, settings.root_state):
+        logger.error("not ready: %s", reason)
 
 
 async def _when(waiting: Callable[[], object], scope: anyio.CancelScope) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from dataclasses import dataclass, field
 from typing import Literal
 
 import anyio
 
-from ..errors import KernelDead
+from ..errors import JupyterMcpError, KernelDead
 from ..journal import KernelEnd
 from ..ports import Death, Kernel
 
@@ -38,6 +39,27 @@ class News:
 
 
 @dataclass(eq=False)
+class Restart:
+    """The restart of a kernel, which goes on when the call that asked for it has been answered."""
+
+    since: float = field(default_factory=time.monotonic)
+    error: JupyterMcpError | None = None
+    ended: anyio.Event = field(default_factory=anyio.Event)
+
+    async def wait(self, seconds: float) -> bool:
+        """Whether it is done within `seconds`.
+
+        Raises:
+            KernelDead, KernelStartFailed, NotFound, Unavailable: it failed; see `Sessions.restart`.
+        """
+        with anyio.move_on_after(seconds):
+            await self.ended.wait()
+        if self.error is not None:
+            raise copy.copy(self.error)
+        return self.ended.is_set()
+
+
+@dataclass(eq=False)
 class Session:
     """One kernel and the notebook it belongs to (None for a kernel of its own)."""
 
@@ -49,6 +71,8 @@ class Session:
     watch: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     lock: anyio.Lock = field(default_factory=anyio.Lock)
     """Held while the kernel's process is replaced or ended."""
+    restart: Restart | None = None
+    """The restart that goes on."""
     failed: Death | None = None
     """Set after a restart that failed: there is no process, whatever the kernel itself knows of it."""
     ends_at: float | None = None

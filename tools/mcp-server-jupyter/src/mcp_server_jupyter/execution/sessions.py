@@ -9,13 +9,13 @@ from pathlib import PurePosixPath
 
 import anyio
 
-from ..errors import AlreadyExists, JupyterMcpError, NotFound
+from ..errors import AlreadyExists, JupyterMcpError, KernelStartFailed, NotFound
 from ..events import Events
 from ..journal import Binding, Journal, KernelEventKind
 from ..ports import Death, Kernel, Kernels
 from ..tasks import Tasks
 from .culling import Culling
-from .session import News, Session, cause_of, describe, require_alive
+from .session import News, Restart, Session, cause_of, describe, require_alive
 from .start import Start, Starts
 
 logger = logging.getLogger(__name__)
@@ -215,6 +215,25 @@ class Sessions:
                 exit_code=death.exit_code,
                 reason=death.reason,
             )
+
+    def begin_restart(self, session: Session, by: str = "") -> Restart:
+        """`restart` it, whoever waits for that; one that goes on is joined."""
+        if session.restart is None:
+            session.restart = Restart()
+            self._tasks.start_soon(self._carry_out, session, session.restart, by)
+        return session.restart
+
+    async def _carry_out(self, session: Session, restart: Restart, by: str) -> None:
+        try:
+            await self.restart(session, by)
+        except JupyterMcpError as error:
+            restart.error = error
+        except BaseException:
+            restart.error = KernelStartFailed("The restart was cut short.", hint="list_kernels says what there is.")
+            raise
+        finally:
+            session.restart = None
+            restart.ended.set()
 
     async def restart(self, session: Session, by: str = "") -> None:
         """A new process for the same session; its epoch rises and its variables are gone. `by` is who asked.

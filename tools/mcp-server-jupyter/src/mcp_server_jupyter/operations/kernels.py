@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import InvalidRequest, JupyterMcpError, KernelStarting
 from ..execution.session import Session, describe, require_alive
 from ..execution.start import Start
-from ..ports import Kernel
+from ..ports import Kernel, KernelStats
 from .call import Answer, Call
 
 STOP_SECONDS = 5.0
@@ -56,16 +56,28 @@ async def interrupt_kernel(call: Call, notebook_path: str = "", kernel_id: str =
 
 
 async def restart_kernel(call: Call, notebook_path: str = "", kernel_id: str = "") -> Answer:
-    """Start the kernel's process anew. All variables are lost; the answer names the cells that had run."""
+    """Start the kernel's process anew. All variables are lost; the answer names the cells that had run.
+
+    A restart that takes longer than the call goes on; the same call joins it, and what is run meanwhile waits for it.
+    """
     services = call.services
     session = find_session(call, notebook_path, kernel_id)
     cells = await _ran(call, session)
     await _stop_work(call, session)
-    await services.sessions.restart(session, by=call.author)
+    restart = services.sessions.begin_restart(session, by=call.author)
+    done = await restart.wait(call.answers.wait_seconds - call.seconds)
     text = f"Restarted kernel {session.id}: epoch {session.kernel.epoch}, all variables are gone."
+    if not done:
+        text = (
+            f"Kernel {session.id} is restarting, since {time.monotonic() - restart.since:.0f} s"
+            f"{unreachable(session.kernel)}: all variables are gone. The same call joins this restart; "
+            "what is run meanwhile waits for it."
+        )
     if cells:
         text += f" To rebuild, run again cells {', '.join(map(str, cells))} (run_all_cells runs all)."
-    return Answer(text, {"kernel_id": session.id, "kernel_epoch": session.kernel.epoch, "cells_to_rerun": cells})
+    state = "idle" if done else "restarting"
+    epoch = session.kernel.epoch
+    return Answer(text, {"kernel_id": session.id, "state": state, "kernel_epoch": epoch, "cells_to_rerun": cells})
 
 
 async def _stop_work(call: Call, session: Session) -> None:
@@ -115,7 +127,7 @@ async def list_kernels(call: Call) -> Answer:
 
 async def _listed(call: Call, session: Session) -> tuple[str, dict[str, Any]]:
     kernel = session.kernel
-    stats = await kernel.stats()
+    stats = KernelStats() if kernel.unreachable_since is not None else await kernel.stats()
     memory = _megabytes(stats.memory_bytes) if stats.memory_bytes is not None else "-"
     if stats.limit_bytes is not None:
         memory += f" of {_megabytes(stats.limit_bytes)}"

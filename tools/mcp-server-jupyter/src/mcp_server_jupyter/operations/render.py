@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +79,7 @@ async def executed(execution: Execution, answers: Answers, *, index: int | None 
         f"kernel_epoch={execution.kernel_epoch}",
         execution_data(execution, index),
     )
-    for text in (execution.note, *execution.warnings.values()):
+    for text in (execution.note, *execution.warnings.values(), _unreachable(execution)):
         if text:
             answer.text += f"\n! {text}"
     outputs = execution.outputs()
@@ -87,6 +88,16 @@ async def executed(execution: Execution, answers: Answers, *, index: int | None 
         answer.links.append(Link(output_uri(execution.id), f"all outputs of execution {execution.id}"))
     answer.text += _next_step(execution)
     return answer
+
+
+def _unreachable(execution: Execution) -> str:
+    since = None if execution.finished else execution.kernel.unreachable_since
+    if since is None:
+        return ""
+    return (
+        f"The kernel cannot be reached, since {max(0, time.time() - since):.0f} s; that is no sign that it ended. "
+        "The execution is kept and goes on where it is; its output comes once the kernel is reached again."
+    )
 
 
 def _hash(execution: Execution) -> str:
@@ -127,6 +138,8 @@ def execution_data(execution: Execution, index: int | None = None) -> dict[str, 
         }
     if execution.input_request is not None:
         data["input_prompt"] = execution.input_prompt
+    if _unreachable(execution):
+        data["unreachable_since"] = execution.kernel.unreachable_since
     if execution.reducer.ename:
         data |= {"ename": execution.reducer.ename, "evalue": execution.reducer.evalue}
     return data

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -479,3 +481,30 @@ def test_a_token_of_ones_own_is_not_printed(server: Server) -> None:
     printed = server.log.read_text()
     assert server.address in printed
     assert "secret-token" not in printed
+
+
+def test_a_server_without_a_temporary_folder_says_so_at_its_start(tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    code = (
+        "import tempfile\n"
+        "def refuse(*a, **k): raise FileNotFoundError(2, 'No usable temporary directory')\n"
+        "tempfile.TemporaryFile = refuse\n"
+        "from mcp_server_jupyter.cli import main; main()"
+    )
+    command = [sys.executable, "-c", code, "serve", "--port=0", "--kernels=memory"]
+    command += [f"--root={tmp_path / 'root'}", f"--state-dir={tmp_path / 'state'}"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "no writable temporary directory: set TMPDIR to one" in line:
+                break
+        else:
+            raise AssertionError("it was not said")
+        process.terminate()
+        process.communicate(timeout=20)
+
+
+async def test_metrics_tell_the_memory_there_is(client: httpx2.AsyncClient) -> None:
+    lines = dict(line.rsplit(" ", 1) for line in (await client.get("/metrics")).text.splitlines() if line[0] != "#")
+    used, limit = (float(lines[f"mcp_jupyter_memory_{what}_bytes"]) for what in ("used", "limit"))
+    assert 0 < used < limit

@@ -330,6 +330,44 @@ def test_a_token_is_made_once_and_nobody_else_may_read_it(tmp_path: Path) -> Non
     assert not (own.root_state / "server.json").exists()
 
 
+def test_modes_that_a_volume_has_widened_are_narrowed_again(tmp_path: Path) -> None:
+    own = settings(tmp_path)
+    with owned(own):
+        token = load_token(own)
+    kept = own.state_dir / "token"
+    kept.chmod(0o660)
+    own.root_state.chmod(0o2770)
+    with owned(own):
+        assert load_token(own) == token
+        assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+        assert stat.S_IMODE(own.root_state.stat().st_mode) & 0o777 == 0o700
+
+
+def test_a_token_of_another_user_is_used_and_what_to_do_about_it_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = settings(tmp_path)
+    with owned(own):
+        token = load_token(own)
+    (own.state_dir / "token").chmod(0o640)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")  # as for whoever does not own the file
+
+    monkeypatch.setattr(Path, "chmod", refuse)
+    with owned(own):
+        assert load_token(own) == token
+    assert "may be read by others (mode 640) and belongs to another user: give one by MCP_JUPYTER_TOKEN" in caplog.text
+
+
+def test_a_token_that_cannot_be_kept_says_how_to_give_one(tmp_path: Path) -> None:
+    own = settings(tmp_path)
+    with owned(own):
+        (own.state_dir / "token").mkdir()
+        with pytest.raises(InvalidRequest, match="Give one by MCP_JUPYTER_TOKEN or --token"):
+            load_token(own)
+
+
 def test_a_given_token_is_not_written_down(tmp_path: Path) -> None:
     own = settings(tmp_path, token="mine")
     with owned(own):

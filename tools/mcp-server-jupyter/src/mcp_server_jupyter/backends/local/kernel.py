@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 
+from ...control_group import memory
 from ...errors import JupyterMcpError, KernelDead, KernelStartFailed
 from ...ports import Death, KernelStats, Replay
 from ...settings import Settings
@@ -100,8 +101,10 @@ class LocalKernel(DispatchedKernel):
     async def stats(self) -> KernelStats:
         """See `ports.Kernel.stats`."""
         pid = self._process.pid if self._process is not None and self._death is None else None
-        memory = await anyio.to_thread.run_sync(resident_bytes, pid) if pid is not None else None
-        return KernelStats(memory_bytes=memory, pid=pid)
+        if pid is None:
+            return KernelStats()
+        used, limit = await anyio.to_thread.run_sync(_memory, pid)
+        return KernelStats(memory_bytes=used, pid=pid, limit_bytes=limit)
 
     async def resume(self, msg_id: str) -> Replay:
         """See `ports.Kernel.resume`."""
@@ -299,3 +302,9 @@ class LocalKernel(DispatchedKernel):
 
 async def _wait_for(future: asyncio.Future[Any], seconds: float) -> None:
     await asyncio.wait([future], timeout=seconds)
+
+
+def _memory(pid: int) -> tuple[int | None, int | None]:
+    """What a kernel uses, and the limit it shares with the server and the other kernels; None for the machine's."""
+    there_is = memory()
+    return resident_bytes(pid), None if there_is is None or there_is.is_machines else there_is.limit

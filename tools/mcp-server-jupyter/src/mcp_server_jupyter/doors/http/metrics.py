@@ -6,11 +6,13 @@ from collections import Counter as Tally
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import anyio.to_thread
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, Metric, exposition
 from starlette.requests import Request
 from starlette.responses import Response
 
 from ... import __version__
+from ...control_group import memory
 from ...events import Event
 from ...services import Services
 
@@ -49,6 +51,9 @@ class Metrics:
         self._changes = Counter(f"{name}_notebook_changes", "Changes of notebooks.", registry=self.registry)
         self._kernels = Gauge(f"{name}_kernels", "Kernels by state.", ["state"], registry=self.registry)
         self._active = Gauge(f"{name}_executions_active", "Executions queued or running.", registry=self.registry)
+        where = "Bytes of memory %s by the server's control group, or the machine where no group limits it."
+        self._memory_used = Gauge(f"{name}_memory_used_bytes", where % "used", registry=self.registry)
+        self._memory_limit = Gauge(f"{name}_memory_limit_bytes", where % "to be had", registry=self.registry)
         Info(name, "The server.", registry=self.registry).info({"version": __version__})
 
     @contextmanager
@@ -78,5 +83,9 @@ class Metrics:
         for state in ("starting", "idle", "busy", "dead"):
             self._kernels.labels(state).set(states[state])
         self._active.set(len(self._services.executions.active()))
+        found = await anyio.to_thread.run_sync(memory)
+        if found is not None:
+            self._memory_used.set(found.used)
+            self._memory_limit.set(found.limit)
         encoder, kind = exposition.choose_encoder(request.headers.get("accept", ""))
         return Response(encoder(self.registry), headers={"content-type": kind})

@@ -20,6 +20,11 @@ from .readiness import unready
 NAME = "mcp-server-jupyter"
 
 
+def alive() -> Response:
+    """What `/health` answers, whatever the state of the server."""
+    return Json({"status": "ok", "service": NAME, "version": __version__, "api": API})
+
+
 class Rest:
     def __init__(self, services: Services, mcp: MCPServer, token: str | None, port: int) -> None:
         self._services = services
@@ -28,7 +33,7 @@ class Rest:
         self._port = port
 
     async def health(self, request: Request) -> Response:
-        return Json({"status": "ok", "service": NAME, "version": __version__, "api": API})
+        return alive()
 
     async def healthz(self, request: Request) -> Response:
         return Json({"status": "healthy", "kernel_status": self._services.kernel_status()})

@@ -9,11 +9,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from ... import __version__
 from ...errors import Unavailable
 from ...settings import Settings
 from .json_text import Json
-from .rest import NAME
+from .rest import alive
 from .security import Guard, error_response
 
 _RETRY_SECONDS = 2
@@ -29,16 +28,16 @@ class Waiting:
                 Route("/health", self._health),
                 Route("/api/healthz", self._healthz),
                 Route("/api/readyz", self._readyz),
-                Route("/{path:path}", _Refusal(self)),
             ],
             middleware=[Middleware(Guard, settings=settings, token=None, port=port)],
         )
+        self._app.router.default = self._refuse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, send)
 
     async def _health(self, request: Request) -> Response:
-        return Json({"status": "ok", "service": NAME, "version": __version__})
+        return alive()
 
     async def _healthz(self, request: Request) -> Response:
         return Json({"status": "healthy", "kernel_status": "none"})
@@ -46,13 +45,7 @@ class Waiting:
     async def _readyz(self, request: Request) -> Response:
         return Json({"status": "not_ready", "reasons": [self.why]}, status_code=503)
 
-
-class _Refusal:
-    """Every other route, whatever its method."""
-
-    def __init__(self, waiting: Waiting) -> None:
-        self._waiting = waiting
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        error = Unavailable(self._waiting.why, hint="Try again soon; /api/readyz says when it is ready.")
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Every other route, whatever its method."""
+        error = Unavailable(self.why, hint="Try again soon; /api/readyz says when it is ready.")
         await error_response(error, {"retry-after": str(_RETRY_SECONDS)})(scope, receive, send)
