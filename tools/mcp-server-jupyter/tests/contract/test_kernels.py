@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
-from fake_cluster import PodsHere
+from fake_cluster import Pods, PodsHere
 from mcp_server_jupyter.backends import local, memory
 from mcp_server_jupyter.errors import KernelDead, NotFound, OutsideRoot, Unavailable
 from mcp_server_jupyter.ports import Kernel, Kernels, Message
@@ -33,8 +33,7 @@ def settings(tmp_path: Path) -> Settings:
 @pytest.fixture(params=["memory", "local", "pods"])
 async def kernels(request: pytest.FixtureRequest, settings: Settings) -> AsyncIterator[Kernels]:
     backends = {"memory": memory.open_kernels, "local": local.open_kernels, "pods": PodsHere}
-    opened: Kernels = backends[request.param](settings)
-    async with opened:
+    async with backends[request.param](settings) as opened:
         yield opened
 
 
@@ -394,7 +393,7 @@ def kill(kernels: Kernels) -> Killer:
             pid = kernel._process.pid if kernel._process else None
             assert pid is not None
             os.kill(pid, signal.SIGKILL)
-        elif isinstance(kernels, PodsHere):
+        elif isinstance(kernels, Pods):
             kernels.kill(kernel)
         else:
             kernel.die(-9)  # type: ignore[attr-defined]

@@ -7,6 +7,6 @@ it. The real thing is tried by `make e2e-cluster`.
 from .cluster import Cluster, FakeApi
 from .dns_server import DnsServer
 from .node import Node
-from .pods import PodsHere
+from .pods import Lab, Pods, PodsHere, open_lab, pod_name
 
-__all__ = ["Cluster", "DnsServer", "FakeApi", "Node", "PodsHere"]
+__all__ = ["Cluster", "DnsServer", "FakeApi", "Lab", "Node", "Pods", "PodsHere", "open_lab", "pod_name"]

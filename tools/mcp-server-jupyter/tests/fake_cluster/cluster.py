@@ -41,6 +41,8 @@ class Cluster:
         """Told of every new pod: the scheduler and the kubelet."""
         self.on_delete: Callable[[Json], None] = lambda pod: None
         """Told of every pod that is to end."""
+        self.forwarded: dict[str, str] = {}
+        """Where a pod really is."""
         self._version = itertools.count(1)
         self._history: list[tuple[int, str, str, Json]] = []
         self._oldest = 0
@@ -145,6 +147,7 @@ class FakeApi:
         app.router.add_route("POST", base, self._create)
         app.router.add_route("*", base + "/{name}", self._one)
         app.router.add_get(base + "/{name}/log", self._log)
+        app.router.add_get(base + "/{name}/portforward", self._forward)
         app.router.add_post("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", self._review)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
@@ -266,6 +269,31 @@ class FakeApi:
         if refused := await self._admit(request, "get"):
             return refused
         return web.Response(text=self.cluster.objects["logs"].get(request.match_info["name"], {}).get("text", ""))
+
+    async def _forward(self, request: web.Request) -> web.StreamResponse:
+        if refused := await self._admit(request, "create"):
+            return refused
+        socket = web.WebSocketResponse(protocols=("v4.channel.k8s.io",))
+        await socket.prepare(request)
+        port = int(request.query["ports"])
+        address = self.cluster.forwarded[request.match_info["name"]]
+        reader, writer = await asyncio.open_connection(address, port)
+        number = port.to_bytes(2, "little")
+        await socket.send_bytes(b"\x00" + number)
+        await socket.send_bytes(b"\x01" + number)
+
+        async def down() -> None:
+            while data := await reader.read(1 << 16):
+                await socket.send_bytes(b"\x00" + data)
+            await socket.close()
+
+        task = asyncio.create_task(down())
+        async for message in socket:
+            writer.write(message.data[1:])
+            await writer.drain()
+        task.cancel()
+        writer.close()
+        return socket
 
     async def _review(self, request: web.Request) -> web.Response:
         attributes = (await request.json())["spec"]["resourceAttributes"]

@@ -38,9 +38,12 @@ class Node:
         self.images: set[str] | None = None
         """Those that can be pulled; None, every one."""
         self.schedulable = True
+        self.reachable = True
+        """Whether pods are at the address that the API server says."""
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._scratch: list[str] = []
+        self._reasons: dict[str, str] = {}
 
     async def __aenter__(self) -> Node:
         self.cluster.on_create = self._created
@@ -55,9 +58,10 @@ class Node:
         for folder in self._scratch:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def kill(self, pod_name: str) -> None:
+    def kill(self, pod_name: str, reason: str = "Error") -> None:
         """End a container and everything in it at once."""
-        process = self.processes.pop(pod_name, None)
+        self._reasons[pod_name] = reason
+        process = self.processes.get(pod_name)
         if process is None:
             return
         with suppress(psutil.Error):
@@ -107,8 +111,10 @@ class Node:
         number = next(_NUMBERS)
         ip = f"127.{64 + os.getpid() % 64}.{number // 250 % 250}.{number % 250 + 1}"
         process = self.processes[name] = self._start(pod, ip)
+        self.cluster.forwarded[name] = ip
+        told = ip if self.reachable else "127.0.0.9"
         self.cluster.set_status(
-            name, phase="Running", podIP=ip, containerStatuses=[_state(running={"startedAt": "now"})]
+            name, phase="Running", podIP=told, containerStatuses=[_state(running={"startedAt": "now"})]
         )
         # A process of others' cannot be waited for without a thread of its own.
         while process.poll() is None:  # noqa: ASYNC110
@@ -116,7 +122,8 @@ class Node:
         if self.processes.get(name) is process:
             del self.processes[name]
         code = process.returncode
-        ended = {"exitCode": code if code >= 0 else 128 - code, "reason": "Error" if code else "Completed"}
+        reason = self._reasons.pop(name, "Error" if code else "Completed")
+        ended = {"exitCode": code if code >= 0 else 128 - code, "reason": reason}
         phase = "Failed" if code else "Succeeded"
         self.cluster.set_status(name, phase=phase, containerStatuses=[_state(terminated=ended)])
 
@@ -148,10 +155,16 @@ class Node:
         if not os.path.isdir(config["launch"]["cwd"]):
             config["launch"]["cwd"] = str(place / "home")
         (place / "agent.json").write_text(json.dumps(config))
-        entry = pod["spec"]["containers"][0]["command"][2].removeprefix("/opt/mcp-jupyter/")
+        python, _, path, _ = pod["spec"]["containers"][0]["command"]
+        entry = path.removeprefix("/opt/mcp-jupyter/")
         with (self.folder / f"{name}.log").open("wb") as log:
             return subprocess.Popen(
-                [sys.executable, "-I", str(place / "code" / entry), str(place / "agent.json")],
+                [
+                    sys.executable if python == "python3" else python,
+                    "-I",
+                    str(place / "code" / entry),
+                    str(place / "agent.json"),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fake_cluster import Cluster, DnsServer, FakeApi, Node
+from fake_cluster import Cluster, DnsServer, FakeApi, Lab, Pods, open_lab
 from mcp_server_jupyter.backends.kubernetes.api import Api, open_api
-from mcp_server_jupyter.backends.kubernetes.kernels import PodKernels
 from mcp_server_jupyter.settings import Settings
 
 
@@ -47,13 +46,14 @@ async def api(settings: Settings) -> AsyncIterator[Api]:
 
 
 @pytest.fixture
-async def node(cluster: Cluster, tmp_path: Path) -> AsyncIterator[Node]:
-    async with Node(cluster, tmp_path) as running:
-        yield running
+async def lab(tmp_path: Path) -> AsyncIterator[Lab]:
+    async with open_lab(tmp_path / "lab") as opened:
+        yield opened
 
 
 @pytest.fixture
-async def kernels(settings: Settings, node: Node, dns_server: DnsServer) -> AsyncIterator[PodKernels]:
-    async with PodKernels(settings, resolver=dns_server.resolver(), lease_scale=0.04) as opened:
+async def pods(settings: Settings, lab: Lab) -> AsyncIterator[Pods]:
+    """The kernels of one server that leads."""
+    async with lab.kernels(settings) as opened:
         await opened.lead(lambda _: None)
         yield opened

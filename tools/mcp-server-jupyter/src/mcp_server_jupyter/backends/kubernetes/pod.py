@@ -330,16 +330,16 @@ class PodHost:
 
     async def remove(self) -> None:
         """See `host.Host.remove`."""
+        # The anchor first: should it be all that can be deleted, the cluster removes what it owns.
+        left = (("secrets", self.identity.secret), ("pods", self.identity.pod), ("services", self.identity.service))
         with anyio.CancelScope(shield=True):
-            try:
-                # The anchor first: should this be all that can be done, the cluster removes what it owns.
-                await self._cluster.api.delete("secrets", self.identity.secret)
-                await self._end_pod()
-                await self._cluster.api.delete("services", self.identity.service)
-            except JupyterMcpError as error:
-                logger.warning("what is left of kernel %s goes with the next sweep: %s", self.id, error)
-        if self._forwards is not None:
-            await self._forwards.close(self.identity.pod)
+            for resource, name in left:
+                try:
+                    await self._cluster.api.delete(resource, name, grace_seconds=_REMOVE_GRACE_SECONDS)
+                except JupyterMcpError as error:
+                    logger.warning("%s %s goes with the next sweep: %s", resource, name, error)
+            if self._forwards is not None:
+                await self._forwards.close(self.identity.pod)
 
     async def _end_pod(self) -> None:
         await self._cluster.api.delete("pods", self.identity.pod, grace_seconds=_REMOVE_GRACE_SECONDS)
