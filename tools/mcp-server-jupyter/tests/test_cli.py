@@ -7,6 +7,7 @@ import json
 import socket
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +115,8 @@ def test_a_configuration_for_every_client_starts_this_very_server(tmp_path: Path
     assert set(cli.CLIENTS) == set(config.CLIENTS)
     ended = run(tmp_path, "config", client)
     assert ended.returncode == 0
-    servers = json.loads(ended.stdout)
-    entry = servers["servers" if client == "vscode" else "mcpServers"]["jupyter"]
+    servers = tomllib.loads(ended.stdout) if client == "codex" else json.loads(ended.stdout)
+    entry = servers[{"vscode": "servers", "codex": "mcp_servers"}.get(client, "mcpServers")]["jupyter"]
     started = subprocess.run(
         [entry["command"], *entry["args"]], stdin=subprocess.DEVNULL, capture_output=True, timeout=30, check=False,
         env={**clean_environment(), "XDG_STATE_HOME": str(tmp_path / "state")},
@@ -129,6 +130,19 @@ def test_a_configuration_for_a_running_server_holds_its_address_and_token(client
     assert "http://127.0.0.1:4040/mcp" in text
     assert "Bearer the-token" in text
     assert "Authorization" not in json.dumps(config.http_config(client, "http://127.0.0.1:4040/mcp", None))
+
+
+def test_a_configuration_may_name_a_program_that_stays_where_it_is(tmp_path: Path) -> None:
+    program = '/opt/with "quotes"/mcp-server-jupyter'
+    ended = run(tmp_path, "config", "codex", f"--command={program}")
+    entry = tomllib.loads(ended.stdout)["mcp_servers"]["jupyter"]
+    assert entry == {"command": program, "args": ["--root", str(tmp_path / "root")]}
+
+
+def test_codex_sends_the_token_as_its_own_configuration_says() -> None:
+    text = config.as_text("codex", config.http_config("codex", "http://127.0.0.1:4040/mcp", "the-token"))
+    entry = tomllib.loads(text)["mcp_servers"]["jupyter"]
+    assert entry == {"url": "http://127.0.0.1:4040/mcp", "http_headers": {"Authorization": "Bearer the-token"}}
 
 
 def test_a_client_that_only_starts_servers_is_told_so() -> None:

@@ -156,7 +156,7 @@ export function pipArguments(bundle: Bundle, scratch: string, offline: boolean):
   const from = offline && bundle.wheelhouse !== undefined ? ["--no-index", "--find-links", bundle.wheelhouse] : [];
   return [
     "-I", join(bundle.pip, "pip"), "install", "--no-input", "--disable-pip-version-check", "--no-cache-dir", "--progress-bar", "off",
-    "--only-binary", ":all:", "--require-hashes", "--no-deps", "--retries", "1", "--timeout", "15", ...from, "-r", join(scratch, "requirements.txt"),
+    "--only-binary", ":all:", "--require-hashes", "--no-deps", "--no-compile", "--quiet", "--retries", "1", "--timeout", "15", ...from, "-r", join(scratch, "requirements.txt"),
   ];
 }
 

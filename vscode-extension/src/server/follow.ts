@@ -19,7 +19,8 @@ const PAUSES = [0, 250, 1_000, 2_000, 5_000];
 export async function follow(options: Followed): Promise<void> {
   const { signal } = options;
   let lastId: string | undefined;
-  for (let attempt = 0; !signal.aborted; attempt++) {
+  const isOver = (): boolean => signal.aborted;
+  for (let attempt = 0; !isOver(); attempt++) {
     try {
       await sleep(PAUSES[Math.min(attempt, PAUSES.length - 1)], undefined, { signal });
       const client = await options.connect(attempt);
@@ -30,7 +31,7 @@ export async function follow(options: Followed): Promise<void> {
       }
       options.onState(false);
     } catch (error) {
-      if (signal.aborted) return;
+      if (isOver()) return;
       options.onState(false, error);
       if (error instanceof Refused && error.status < 500 && error.status !== 429) throw error;
     }

@@ -77,6 +77,12 @@ export async function checkApi(client: Client, record: ServerRecord): Promise<vo
   if (api !== API) throw new OtherApi(record.version, api);
 }
 
+/** End the root's server and its kernels. */
+export async function down(python: string, root: string): Promise<void> {
+  const ended = await run(python, ["-I", "-m", "mcp_server_jupyter", "down", "--root", root], { timeout: 60_000, env: isolated(process.env) });
+  if (ended.code !== 0) throw new StartFailed(lastWords(ended.stderr) ?? `down ended with ${String(ended.code)}`);
+}
+
 /** Whether `one` is an earlier version than `other`, by numbers. */
 export function isOlder(one: string, other: string): boolean {
   const [left, right] = [numbers(one), numbers(other)];

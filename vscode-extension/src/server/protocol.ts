@@ -107,9 +107,9 @@ export interface State {
   readonly server: { readonly api: number; readonly version: string; readonly root: string; readonly detached: boolean };
   readonly kernels: readonly Kernel[];
   readonly executions: readonly Execution[];
-  readonly approvals: readonly Approval[];
-  readonly agents: Agents;
-  readonly leases: readonly Lease[];
+  readonly approvals?: readonly Approval[];
+  readonly agents?: Agents;
+  readonly leases?: readonly Lease[];
 }
 
 export type CellType = "code" | "markdown" | "raw";

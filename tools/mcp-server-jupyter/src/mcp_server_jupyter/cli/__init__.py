@@ -22,7 +22,7 @@ from .options import (
     with_settings,
 )
 
-CLIENTS = ("vscode", "claude", "claude-desktop", "cursor", "windsurf", "generic")
+CLIENTS = ("vscode", "claude", "claude-desktop", "codex", "cursor", "windsurf", "generic")
 _PORT_CHANGES = (
     "Warning: this server takes any free port, another one when it is started again. `mcp-server-jupyter serve --port "
     "PORT` in the foreground keeps its port: run it and then this again, or leave --http out."
@@ -149,12 +149,11 @@ def stop(context: click.Context, /, *, kernel_id: str) -> None:
 @commands.command(cls=GroupedOptions)
 @click.argument("client", type=click.Choice(CLIENTS))
 @click.option("--http", is_flag=True, help="For the root's server, with its token, instead of stdio.")
+@click.option("--command", metavar="PROGRAM", help="What starts the server, instead of this interpreter.")
 @with_settings()
 @click.pass_context
-def config(context: click.Context, /, *, client: str, http: bool, **options: Any) -> None:
+def config(context: click.Context, /, *, client: str, http: bool, command: str | None, **options: Any) -> None:
     """Print the configuration that CLIENT takes, ready to paste; where it goes is said on standard error."""
-    import json  # noqa: PLC0415 - `--help` loads nothing it does not need
-
     from ..commands import config  # noqa: PLC0415
 
     settings = load_settings(context, options)
@@ -163,11 +162,11 @@ def config(context: click.Context, /, *, client: str, http: bool, **options: Any
         record, keeps_port = servers.record_of(settings, asked(settings, merged_options(context, options)))
         entry = config.http_config(client, record["url"], record["token"])
     else:
-        entry = config.stdio_config(client, settings)
+        entry = config.stdio_config(client, settings, command)
     click.echo(f"For {config.CLIENTS[client]}:", err=True)
     if not keeps_port:
         click.echo(_PORT_CHANGES, err=True)
-    click.echo(json.dumps(entry, indent=2))
+    click.echo(config.as_text(client, entry))
 
 
 # --------------------------------------------------------------------------- the entry point

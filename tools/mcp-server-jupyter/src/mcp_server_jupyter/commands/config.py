@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import Any
 
@@ -13,18 +14,21 @@ CLIENTS = {
     "vscode": ".vscode/mcp.json of the workspace",
     "claude": ".mcp.json of the project (Claude Code)",
     "claude-desktop": "claude_desktop_config.json (Settings, Developer, Edit Config)",
+    "codex": "~/.codex/config.toml, or .codex/config.toml of the project (Codex)",
     "cursor": ".cursor/mcp.json of the project",
     "windsurf": "mcp_config.json (Settings, Cascade, MCP servers)",
     "generic": "most other clients",
 }
 
 
-def stdio_config(client: str, settings: Settings) -> dict[str, Any]:
-    """Start the server on standard input and output, with this interpreter and root."""
-    arguments = ["-m", "mcp_server_jupyter", "--root", str(settings.root)]
+def stdio_config(client: str, settings: Settings, command: str | None = None) -> dict[str, Any]:
+    """Start the server on standard input and output, for this root: by `command`, else with this interpreter."""
+    arguments = ["--root", str(settings.root)]
     if settings.notebook:
         arguments += ["--notebook", settings.notebook]
-    entry: dict[str, Any] = {"command": sys.executable, "args": arguments}
+    if command is None:
+        arguments = ["-m", "mcp_server_jupyter", *arguments]
+    entry: dict[str, Any] = {"command": command or sys.executable, "args": arguments}
     if client == "vscode":
         entry = {"type": "stdio", **entry}
     return _wrapped(client, entry)
@@ -45,9 +49,29 @@ def http_config(client: str, url: str, token: str | None) -> dict[str, Any]:
     if client in ("vscode", "claude", "generic"):
         entry = {"type": "http", **entry}
     if token:
-        entry["headers"] = {"Authorization": f"Bearer {token}"}
+        entry["http_headers" if client == "codex" else "headers"] = {"Authorization": f"Bearer {token}"}
     return _wrapped(client, entry)
 
 
+def as_text(client: str, configuration: dict[str, Any]) -> str:
+    """The configuration as the client's file has it: TOML for Codex, JSON for all others."""
+    if client != "codex":
+        return json.dumps(configuration, indent=2)
+    tables = configuration["mcp_servers"].items()
+    return "\n".join(f"[mcp_servers.{name}]\n{_toml_lines(entry)}" for name, entry in tables)
+
+
+def _toml_lines(entry: dict[str, Any]) -> str:
+    return "\n".join(f"{key} = {_toml(value)}" for key, value in entry.items())
+
+
+def _toml(value: Any) -> str:
+    """Strings and lists are written as in JSON; a table as an inline one."""
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{key} = {_toml(one)}' for key, one in value.items())} }}"
+    return json.dumps(value, ensure_ascii=False)
+
+
 def _wrapped(client: str, entry: dict[str, Any]) -> dict[str, Any]:
-    return {"servers" if client == "vscode" else "mcpServers": {NAME: entry}}
+    key = {"vscode": "servers", "codex": "mcp_servers"}.get(client, "mcpServers")
+    return {key: {NAME: entry}}

@@ -1,0 +1,172 @@
+import * as vscode from "vscode";
+import { Cancelled, Problem } from "../errors";
+import type { Log } from "../log";
+import { probe } from "../python/find";
+import { isolated, run } from "../python/process";
+import type { Installation } from "../python/installation";
+import type { Client } from "../server/client";
+import type { JsonObject, Kernel } from "../server/protocol";
+import type { RootServer } from "../server/root";
+import type { Choice } from "./controllers";
+import type { Documents } from "./documents";
+import type { SharedDocument } from "./document";
+import { cellType, ownId, toMetadata } from "./nbformat";
+import { docCell } from "./document";
+import type { Runs } from "./runs";
+
+const { t } = vscode.l10n;
+
+/** Running, stopping and choosing kernels, for whoever asks in this window. */
+export class Kernels {
+  constructor(
+    private readonly installation: Installation,
+    private readonly documents: Documents,
+    private readonly runs: Runs,
+    private readonly log: Log,
+  ) {}
+
+  /** The server's environment, for what a person asked for. */
+  async setUp(): Promise<void> {
+    await this.installation.ensure(true);
+  }
+
+  /**
+   * Run cells as one batch; returns once they are submitted, since their ends are told by events.
+   *
+   * @throws Problem, Cancelled, Refused; then nothing runs.
+   */
+  async run(cells: readonly vscode.NotebookCell[], notebook: vscode.NotebookDocument, choice: Choice): Promise<void> {
+    await this.setUp();
+    const code = cells.filter((cell) => cellType(docCell(cell)) === "code" && cell.document.getText().trim() !== "");
+    if (code.length === 0) return;
+    if (notebook.isUntitled) await this.runUntitled(code, notebook, choice);
+    else await this.runShared(code, notebook, choice);
+  }
+
+  private async runShared(cells: readonly vscode.NotebookCell[], notebook: vscode.NotebookDocument, choice: Choice): Promise<void> {
+    const shared = await this.documents.share(notebook);
+    if (shared === undefined) return;
+    const { server } = shared;
+    const client = await server.ready();
+    await shared.setShared(true);
+    await shared.flush();
+    await this.fit(shared, client, choice);
+    const asked = cells.map((cell) => ({ cell_id: shared.idOf(cell), source: source(cell) }));
+    const answer = await client.execute({ notebook_path: shared.path, cells: asked, stop_on_error: true });
+    for (const { cell_id, execution_id } of answer.executions) {
+      const cell = cells[asked.findIndex((one) => one.cell_id === cell_id)];
+      if (cell !== undefined) this.runs.submitted(server, execution_id, cell);
+    }
+  }
+
+  /** Without a file there is no path: the cells are code for a kernel that the first save binds to the file. */
+  private async runUntitled(cells: readonly vscode.NotebookCell[], notebook: vscode.NotebookDocument, choice: Choice): Promise<void> {
+    const server = this.documents.serverOf(notebook);
+    const client = await server.ready();
+    let kernelId = this.documents.untitledKernel(notebook);
+    if (kernelId === undefined || !server.state.kernels.has(kernelId)) {
+      const answer = await client.perform("start_kernel", await this.startArguments(choice, notebook), { timeout: 120_000 });
+      kernelId = answer.data["kernel_id"] as string;
+      this.documents.setUntitledKernel(notebook, server, kernelId);
+    }
+    const asked = cells.map((cell, at) => ({ cell_id: ownId(cell.metadata) ?? `cell-${String(at)}`, source: source(cell) }));
+    const answer = await client.execute({ kernel_id: kernelId, cells: asked, stop_on_error: true });
+    answer.executions.forEach(({ execution_id }, at) => {
+      const cell = cells[at];
+      if (cell !== undefined) this.runs.submitted(server, execution_id, cell);
+    });
+  }
+
+  /** The notebook's kernel is the one chosen: started where there is none, another where another was chosen. */
+  private async fit(shared: SharedDocument, client: Client, choice: Choice): Promise<void> {
+    const kernel = shared.server.state.kernelOf(shared.path);
+    const running = kernel !== undefined && kernel.state !== "dead" ? kernel : undefined;
+    if (choice.kind === "own" || (running !== undefined && fits(running, choice))) return;
+    if (running !== undefined) {
+      const answer = await vscode.window.showWarningMessage(
+        t("{0} runs on {1}. Run it on another kernel? Its variables stay in the old one, which goes on without a notebook.", shared.path, running.display_name ?? running.name),
+        { modal: true }, t("Run on Another Kernel"),
+      );
+      if (answer === undefined) throw new Cancelled(t("Cancelled."));
+      await client.bind(shared.path, null);
+    }
+    await client.perform("start_kernel", { ...(await this.startArguments(choice, shared.document)), notebook_path: shared.path }, { timeout: 120_000 });
+  }
+
+  private async startArguments(choice: Choice, notebook: vscode.NotebookDocument): Promise<JsonObject> {
+    if (choice.kind === "python") {
+      await this.needIpykernel(choice.python);
+      return { python: choice.python };
+    }
+    if (choice.kind === "spec") return { kernel_name: choice.name };
+    const spec = toMetadata(notebook.metadata)["kernelspec"] as { name?: string } | undefined;
+    return spec?.name === undefined ? {} : { kernel_name: spec.name };
+  }
+
+  /** The user's environment is changed only after asking. */
+  private async needIpykernel(python: string): Promise<void> {
+    const interpreter = await probe(python);
+    if (interpreter === undefined) throw new Problem(t("{0} does not start.", python));
+    if (interpreter.hasIpykernel) return;
+    const install = t("Install");
+    const answer = await vscode.window.showWarningMessage(
+      t("{0} has no ipykernel, which a kernel needs. Install it there?", python), { modal: true, detail: `${python} -m pip install ipykernel` }, install,
+    );
+    if (answer !== install) throw new Cancelled(t("Cancelled."));
+    await vscode.window.withProgress({ location: vscode.ProgressLocation.Notification, title: t("Installing ipykernel"), cancellable: true }, async (_, token) => {
+      const abort = new AbortController();
+      token.onCancellationRequested(() => abort.abort(new Cancelled(t("Cancelled."))));
+      const ended = await run(python, ["-m", "pip", "install", "--no-input", "ipykernel"], {
+        signal: abort.signal, env: isolated(process.env), onLine: (line) => this.log.info(line),
+      });
+      if (ended.code === 0) return;
+      this.log.warn(ended.stderr);
+      throw new Problem(t("ipykernel could not be installed: {0}", ended.stderr.trim().split("\n").at(-1) ?? ""), { title: t("Show Log"), command: "mcp-server-jupyter.showLog" });
+    });
+  }
+
+  // ------------------------------------------------------------------ what is running
+
+  kernelOf(notebook: vscode.NotebookDocument): { server: RootServer; kernel: Kernel } | undefined {
+    const { root, path } = this.documents.place(notebook);
+    const server = this.documents.get(notebook)?.server ?? this.documents.serverOf(notebook);
+    const untitled = this.documents.untitledKernel(notebook);
+    const kernel = untitled === undefined ? server.state.kernelOf(path) : server.state.kernels.get(untitled);
+    return kernel === undefined || server.root !== root ? undefined : { server, kernel };
+  }
+
+  async interrupt(notebook: vscode.NotebookDocument): Promise<string> {
+    return await this.perform(notebook, "interrupt_kernel");
+  }
+
+  async restart(notebook: vscode.NotebookDocument): Promise<string> {
+    return await this.perform(notebook, "restart_kernel");
+  }
+
+  async stop(notebook: vscode.NotebookDocument): Promise<string> {
+    return await this.perform(notebook, "shutdown_kernel");
+  }
+
+  private async perform(notebook: vscode.NotebookDocument, operation: string): Promise<string> {
+    const found = this.kernelOf(notebook);
+    if (found === undefined) throw new Problem(t("This notebook has no kernel. Running a cell starts one."));
+    const client = await found.server.ready();
+    return (await client.perform(operation, { kernel_id: found.kernel.kernel_id }, { timeout: 60_000 })).text;
+  }
+
+  /** This notebook uses a kernel that runs already, together with the others that do. */
+  async attach(notebook: vscode.NotebookDocument, kernelId: string): Promise<void> {
+    const shared = await this.documents.share(notebook);
+    if (shared === undefined) throw new Problem(t("Save the notebook first: a kernel is bound to a file."));
+    await (await shared.server.ready()).bind(shared.path, kernelId);
+  }
+}
+
+function fits(kernel: Kernel, choice: Choice): boolean {
+  if (choice.kind === "spec") return kernel.name === choice.name;
+  return choice.kind === "own" || kernel.name === choice.python;
+}
+
+function source(cell: vscode.NotebookCell): string {
+  return cell.document.getText().replaceAll("\r\n", "\n");
+}

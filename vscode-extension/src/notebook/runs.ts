@@ -1,0 +1,164 @@
+import * as vscode from "vscode";
+import { Emitter, type Disposable } from "../emitter";
+import { words } from "../errors";
+import type { Log } from "../log";
+import { type Execution, isDone, type Op, type OutputEvent } from "../server/protocol";
+import type { RootServer } from "../server/root";
+import type { OutputWriter } from "./document";
+import { toEditorOutput } from "./edits";
+import { type Begin, CellRun } from "./run";
+
+/** Where executions without a path belong, and where those with one do. */
+export interface CellFinder {
+  cellOf(server: RootServer, execution: Pick<Execution, "notebook" | "cell_id">): vscode.NotebookCell | undefined;
+}
+
+const SETTLES = 1_500;
+
+/** Everybody's runs, each in its cell. */
+export class Runs implements OutputWriter, Disposable {
+  private readonly runs = new Map<string, CellRun>();
+  private readonly wrotes = new WeakMap<vscode.NotebookCell, number>();
+  private readonly late = new Map<string, NodeJS.Timeout>();
+  private readonly cells = new Map<string, vscode.NotebookCell>();
+  private readonly asked = new Emitter<{ server: RootServer; execution: Execution; mine: boolean }>();
+  /** A run wants an answer. */
+  readonly onInput = this.asked.on;
+  private readonly finished = new Emitter<{ cell: vscode.NotebookCell; execution: Execution }>();
+  readonly onFinished = this.finished.on;
+
+  constructor(
+    private readonly finder: CellFinder,
+    private readonly begin: Begin,
+    private readonly log: Log,
+  ) {}
+
+  /** Follow one server's executions. */
+  follow(server: RootServer): void {
+    server.onExecution((execution) => void this.told(server, execution));
+    server.onOutput((event) => this.output(server, event));
+    server.onState(() => void this.reattach(server));
+  }
+
+  /** Cells that this window submits wait from this moment on. */
+  submitted(server: RootServer, executionId: string, cell: vscode.NotebookCell): void {
+    this.cells.set(executionId, cell);
+    void this.runOf(server, { execution_id: executionId, notebook: null, cell_id: null })?.prepare();
+  }
+
+  /** What lives already in a notebook that was just opened. */
+  async opened(server: RootServer, path: string): Promise<void> {
+    for (const execution of server.state.executions.values()) {
+      if (execution.notebook === path) await this.catchUp(server, execution);
+    }
+  }
+
+  closed(notebook: vscode.NotebookDocument): void {
+    for (const [id, run] of this.runs) if (run.cell.notebook === notebook) this.runs.delete(id);
+    for (const [id, cell] of this.cells) if (cell.notebook === notebook) this.cells.delete(id);
+  }
+
+  liveIn(cell: vscode.NotebookCell): Execution | undefined {
+    return [...this.runs.values()].find((run) => run.cell === cell && !run.isDone)?.last;
+  }
+
+  wrote(cell: vscode.NotebookCell): boolean {
+    if ([...this.runs.values()].some((run) => run.cell === cell && !run.isDone)) return true;
+    return cell.outputs.length > 0 && Date.now() - (this.wrotes.get(cell) ?? 0) < SETTLES;
+  }
+
+  async writeOutputs(cell: vscode.NotebookCell, op: Extract<Op, { op: "outputs" }>): Promise<void> {
+    this.wrotes.set(cell, Date.now());
+    const execution = await this.begin(cell);
+    if (execution === undefined) return;
+    const order = op.execution_count ?? undefined;
+    execution.executionOrder = order;
+    execution.start(cell.executionSummary?.timing?.startTime);
+    await execution.replaceOutput(op.outputs.map(toEditorOutput));
+    execution.end(cell.executionSummary?.success, cell.executionSummary?.timing?.endTime);
+    this.wrotes.set(cell, Date.now());
+  }
+
+  dispose(): void {
+    for (const timer of this.late.values()) clearTimeout(timer);
+    for (const run of this.runs.values()) run.abandon();
+  }
+
+  private runOf(server: RootServer, told: Pick<Execution, "execution_id" | "notebook" | "cell_id">): CellRun | undefined {
+    const there = this.runs.get(told.execution_id);
+    if (there !== undefined) return there;
+    const cell = this.cells.get(told.execution_id) ?? this.finder.cellOf(server, told);
+    if (cell === undefined) return undefined;
+    const run = new CellRun(told.execution_id, cell, server, this.begin, this.log);
+    this.runs.set(told.execution_id, run);
+    return run;
+  }
+
+  private async told(server: RootServer, execution: Execution): Promise<void> {
+    // One that ended before this window knew of it is in the document already.
+    if (isDone(execution.status) && !this.runs.has(execution.execution_id) && !this.cells.has(execution.execution_id)) return;
+    const run = this.runOf(server, execution);
+    if (run === undefined) return;
+    const mine = this.cells.has(execution.execution_id);
+    try {
+      await run.update(execution);
+    } catch (error) {
+      this.log.error(`Run ${execution.execution_id}`, error);
+    }
+    if (execution.status === "waiting_input") this.asked.fire({ server, execution, mine });
+    if (run.isDone) await this.done(run, execution, mine);
+  }
+
+  private async done(run: CellRun, execution: Execution, mine: boolean): Promise<void> {
+    if (!this.runs.has(run.id)) return;
+    this.wrotes.set(run.cell, Date.now());
+    this.runs.delete(run.id);
+    this.cells.delete(run.id);
+    this.finished.fire({ cell: run.cell, execution });
+    const { notebook } = run.cell;
+    const othersRun = [...this.runs.values()].some(({ cell }) => cell.notebook === notebook);
+    if (!mine && run.wasClean && notebook.isDirty && !othersRun && !notebook.isClosed) await notebook.save();
+  }
+
+  private output(server: RootServer, event: OutputEvent): void {
+    const run = this.runs.get(event.execution_id);
+    if (run !== undefined) {
+      run.output(event);
+      return;
+    }
+    // A thread that prints on after its run: the cell is written anew once it pauses.
+    const cell = this.finder.cellOf(server, event);
+    if (cell === undefined || server.state.executions.has(event.execution_id)) return;
+    clearTimeout(this.late.get(event.execution_id));
+    this.late.set(event.execution_id, setTimeout(() => void this.writeLate(server, event.execution_id, cell), 150));
+  }
+
+  private async writeLate(server: RootServer, id: string, cell: vscode.NotebookCell): Promise<void> {
+    this.late.delete(id);
+    try {
+      const { outputs, execution_count } = await (await server.ready()).outputs(id);
+      await this.writeOutputs(cell, { op: "outputs", id: "", outputs, execution_count });
+    } catch (error) {
+      this.log.info(`Late output of ${id}: ${words(error)}`);
+    }
+  }
+
+  /** After a gap: what still lives goes on, what ended meanwhile is completed. */
+  private async reattach(server: RootServer): Promise<void> {
+    const live = server.state.executions;
+    for (const execution of live.values()) await this.catchUp(server, execution);
+    for (const run of [...this.runs.values()]) {
+      if (live.has(run.id) || run.last === undefined || run.server !== server) continue;
+      const status = await run.refresh();
+      if (status === undefined) run.abandon();
+      if (run.isDone) await this.done(run, run.last, this.cells.has(run.id));
+    }
+  }
+
+  private async catchUp(server: RootServer, execution: Execution): Promise<void> {
+    const run = this.runOf(server, execution);
+    if (run === undefined) return;
+    await this.told(server, execution);
+    if (execution.started_at !== null && !run.isDone) await run.refresh();
+  }
+}

@@ -1,0 +1,21 @@
+import { homedir, userInfo } from "node:os";
+
+/**
+ * A text that may be shown to others: no tokens, no names of users, folders or hosts beyond this machine.
+ *
+ * @param secrets tokens that are known, whatever they look like.
+ */
+export function redact(text: string, secrets: readonly string[], home = homedir(), user = userInfo().username): string {
+  let safe = text;
+  for (const secret of secrets) if (secret !== "") safe = safe.replaceAll(secret, "[token]");
+  if (home !== "" && home !== "/") safe = safe.replaceAll(home, "~");
+  if (user.length > 2) safe = safe.replace(new RegExp(`(?<=[/\\\\])${escaped(user)}(?=[/\\\\]|$)`, "gm"), "[user]");
+  return safe
+    .replace(/\b(bearer|token|password|passwd|secret|api[_-]?key|authorization)(["']?\s*[:=]\s*["']?|\s+)(?!\[)[^\s"',;&]{6,}/gi, "$1$2[hidden]")
+    .replace(/(\w+:\/\/)[^\s/@]+@/g, "$1[hidden]@")
+    .replace(/(https?:\/\/)(?!127\.0\.0\.1|localhost|\[hidden\])[^\s/"'<>)]+/g, "$1[host]");
+}
+
+function escaped(text: string): string {
+  return text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
+}
