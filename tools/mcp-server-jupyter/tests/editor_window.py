@@ -63,12 +63,12 @@ class Window:
                         return data
                 await self._news.wait()
 
-    async def post(self, path: str, **body: Any) -> Any:
+    async def post(self, path: str, /, **body: Any) -> Any:
         answer = await self.http.post(path, json=body)
         assert answer.status_code == 200, answer.text
         return answer.json()
 
-    async def say(self, type: str, **body: Any) -> Any:
+    async def say(self, type: str, /, **body: Any) -> Any:
         return await self.post(f"/api/editor/{self.id}", type=type, **body)
 
     async def run(self, *sources: str, path: str = "a.ipynb", **more: Any) -> list[str]:

@@ -8,6 +8,7 @@ JupyterMcpError
 ├── NotFound                  a notebook, cell, kernel, kernelspec or execution that is not there (404)
 ├── AlreadyExists             a notebook or a file that would be overwritten (409)
 ├── Conflict                  the same cell was changed twice; carries a diff (409)
+│   └── Stale                what an editor says of a notebook that the server knows otherwise (409)
 ├── InvalidNotebook           a file that is not a notebook we can edit without damage (422)
 ├── Unsupported               the backend cannot do this (501)
 ├── Unavailable               a backend that does not answer (503)
@@ -94,6 +95,15 @@ class Conflict(JupyterMcpError):
     def __str__(self) -> str:
         text = super().__str__()
         return f"{text}\n{self.diff}" if self.diff else text
+
+
+class Stale(Conflict):
+    """What an editor says does not fit what the server knows of its notebook: the editor opens it again."""
+
+    code = "stale"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, hint="Open the notebook again, with what the editor has.")
 
 
 class InvalidNotebook(JupyterMcpError):

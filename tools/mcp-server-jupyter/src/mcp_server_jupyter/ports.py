@@ -327,7 +327,7 @@ class Contents(AbstractAsyncContextManager["Contents", None], Protocol):
             NotFound, OutsideRoot, InvalidNotebook
         """
 
-    def edit(self, path: str, *, durable: bool = True) -> AbstractAsyncContextManager[NotebookNode]:
+    def edit(self, path: str, *, durable: bool = True, author: str = "") -> AbstractAsyncContextManager[NotebookNode]:
         """Change a notebook: `async with contents.edit(path) as notebook: ...`
 
         The body gets a copy whose `cells` list may be changed; nothing happens if it raises. Edits of one path wait
@@ -336,6 +336,7 @@ class Contents(AbstractAsyncContextManager["Contents", None], Protocol):
         Args:
             durable: True returns when the change would survive a power cut; False may be written up to 250 ms
                 later (streamed outputs), for big notebooks up to a second. `flush` waits for it.
+            author: whose edit it is, for whoever shows it.
 
         Raises:
             Conflict: a person changed the same cell in another way; nothing was written.
@@ -390,3 +391,68 @@ class Finding:
     def __str__(self) -> str:
         mark = "ok  " if self.fine else "FAIL"
         return f"{mark}  {self.text}" + (f"\n      {self.advice}" if self.advice else "")
+
+
+# --------------------------------------------------------------------------- notebooks that are open in editors
+
+EditorListener = Callable[[str, dict[str, Any], str | None], None]
+"""Called with an event's kind, its data and the one window it is for, None for all; neither waits nor raises."""
+
+
+class Editors(Protocol):
+    """The windows' side of `Contents` that lie under editors' buffers. docs/editor-protocol.md says what they mean.
+
+    A window is known by its id. What it has open, and the first of those who have it open owns, is the notebook.
+    """
+
+    def listen(self, listener: EditorListener) -> Callable[[], None]:
+        """Call `listener` with what windows are to be told ("edit", "lease"); returns what ends it."""
+
+    def leases(self) -> Mapping[str, str]:
+        """Who owns what: windows by path."""
+
+    def is_shared(self, path: str) -> bool:
+        """False if its owner runs it on a kernel that is not ours."""
+
+    @property
+    def is_anybody_here(self) -> bool:
+        """Whether any window has a stream."""
+
+    def joined(self, window: str) -> None:
+        """A window has a stream."""
+
+    def left(self, window: str) -> None:
+        """A window's stream was lost: what it owns waits for it."""
+
+    async def open(
+        self, window: str, path: str, *, shared: bool = True, notebook: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """A window has a notebook open, with what it has of it where that is not the file's. Answers what to do.
+
+        Raises:
+            NotFound, OutsideRoot, InvalidNotebook, InvalidRequest
+        """
+
+    async def change(self, window: str, path: str, *, base: int, version: int, ops: Sequence[Mapping[str, Any]]) -> int:
+        """The person has changed a notebook; the version the server knows then.
+
+        Raises:
+            Stale: that does not fit what the server knows: the window opens the notebook again.
+            InvalidRequest: that is no change.
+        """
+
+    async def saved(self, window: str, path: str, version: int) -> int:
+        """A window has saved a notebook."""
+
+    async def renamed(self, window: str, path: str, to: str) -> tuple[str, str]:
+        """A window has given a notebook another path; both paths in their canonical spelling."""
+
+    async def close(self, window: str, path: str) -> None:
+        """A window has closed a notebook: it is another window's, or the file's, which gets what it lacks."""
+
+    def reply(self, window: str, request_id: str, *, is_applied: bool, version: int) -> int:
+        """What became of an edit that a window was asked for.
+
+        Raises:
+            Stale: nobody waits for it any more.
+        """

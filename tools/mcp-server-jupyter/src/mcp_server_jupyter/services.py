@@ -21,7 +21,7 @@ from .execution.recovery import recover
 from .execution.sessions import Sessions
 from .journal import Journal, open_journal
 from .notebooks import new_notebook
-from .ports import Contents, Kernels
+from .ports import Contents, Editors, Kernels
 from .settings import Settings
 from .tasks import Tasks, plain_errors
 
@@ -46,6 +46,7 @@ class Services:
     events: Events
     sessions: Sessions
     executions: Executions
+    editors: Editors
     default_notebook: str | None = None
     retire: Callable[[bool], Awaitable[None]] | None = None
     """End this server, now or once nothing runs, and leave its kernels to the next; None where it is somebody's own."""
@@ -137,7 +138,8 @@ async def open_services_over(
     """The same over kernels that are open, and led."""
     async with AsyncExitStack() as stack:
         journal = stack.enter_context(open_journal(settings.root_state / "journal.sqlite3"))
-        opened_contents: Contents = contents or _backend("contents", settings.contents, settings)
+        below: Contents = contents or _backend("contents", settings.contents, settings)
+        opened_contents = _backend("contents", "live", settings, below)
         await stack.enter_async_context(opened_contents)
         group = await stack.enter_async_context(anyio.create_task_group())
         tasks = Tasks(group)
@@ -148,7 +150,8 @@ async def open_services_over(
             kernels, journal, events, tasks, settings.python or settings.kernel_name, settings.cull_idle_seconds
         )
         executions = Executions(opened_contents, journal, events, tasks, settings.max_output_bytes or None)
-        services = Services(settings, opened_contents, kernels, journal, events, sessions, executions)
+        editors: Editors = opened_contents.windows
+        services = Services(settings, opened_contents, kernels, journal, events, sessions, executions, editors)
         try:
             if settings.notebook:
                 await _open_default(services, settings.notebook)
@@ -224,10 +227,10 @@ async def _keep_small(journal: Journal, settings: Settings) -> None:
             logger.warning("%s", error)
 
 
-def _backend(port: str, name: str, settings: Settings) -> Any:
-    """Open a backend by the name of its entry point."""
+def _backend(port: str, name: str, settings: Settings, *below: Any) -> Any:
+    """Open a backend by the name of its entry point, over another one if it is given that."""
     group = f"mcp_server_jupyter.{port}"
     for point in entry_points(group=group, name=name):
-        return point.load()(settings)
+        return point.load()(settings, *below)
     known = ", ".join(sorted(point.name for point in entry_points(group=group)))
     raise InvalidRequest(f"No {port} backend {name!r}.", hint=f"Installed: {known}.")

@@ -15,7 +15,7 @@ from mcp_server_jupyter import notebooks
 from mcp_server_jupyter.errors import AlreadyExists, InvalidRequest, NotFound, OutsideRoot
 from mcp_server_jupyter.settings import Settings
 
-BACKENDS = ("memory", "files")
+BACKENDS = ("memory", "files", "live")
 pytestmark = pytest.mark.anyio
 
 

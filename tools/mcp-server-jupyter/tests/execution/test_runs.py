@@ -105,9 +105,9 @@ class RefusingContents(MemoryContents):
     refuse = False
 
     @asynccontextmanager
-    async def edit(self, path: str, *, durable: bool = True) -> AsyncIterator[Any]:
+    async def edit(self, path: str, *, durable: bool = True, author: str = "") -> AsyncIterator[Any]:
         before = await self.read(path)
-        async with super().edit(path, durable=durable) as notebook:
+        async with super().edit(path, durable=durable, author=author) as notebook:
             yield notebook
         if self.refuse:
             self._notebooks[self.resolve(path)] = before

@@ -41,7 +41,7 @@ async def journaled_edit(
     edit: Edit | None = None
     written = False
     try:
-        async with contents.edit(path, durable=durable) as notebook:
+        async with contents.edit(path, durable=durable, author=author) as notebook:
             edit = Edit(notebook)
             yield edit
             if any(row.turn is None for row in edit.rows):

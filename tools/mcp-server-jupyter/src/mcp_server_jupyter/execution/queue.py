@@ -225,6 +225,10 @@ class Executions:
         """Tells what cells put out."""
         return self._runner.delivery.feed
 
+    def renamed(self, notebook: str, to: str) -> None:
+        """A notebook has another path: what runs in it goes on there."""
+        self._recent.renamed(notebook, to)
+
     def active(self) -> Sequence[Execution]:
         return self._recent.live
 

@@ -61,6 +61,17 @@ class Recent(Mapping[str, Execution]):
                 before.superseded = True
             self._of_cell[key] = execution
 
+    def renamed(self, notebook: str, to: str) -> None:
+        """A notebook has another path: its executions are that one's, and their outputs go there."""
+        for key, execution in [(key, each) for key, each in self._of_cell.items() if key[0] == notebook]:
+            del self._of_cell[key]
+            self._of_cell[to, key[1]] = execution
+        for execution in self._by_id.values():
+            if execution.notebook == notebook:
+                execution.notebook, execution.sink = to, None
+            if execution.home == notebook:
+                execution.home = to
+
     def recall(self, execution: Execution) -> None:
         """Take back one that was forgotten, or that an earlier server ran."""
         self._by_id[execution.id] = execution

@@ -47,9 +47,8 @@ async def recover(
 
 def _rebind(adopted: dict[str, Kernel], journal: Journal, sessions: Sessions) -> None:
     bindings = journal.bindings()
-    notebooks = {binding.kernel_id: binding.notebook for binding in bindings}
     for kernel in adopted.values():
-        sessions.adopt(kernel, notebooks.get(kernel.id))
+        sessions.adopt(kernel, *(binding.notebook for binding in bindings if binding.kernel_id == kernel.id))
     for binding in bindings:
         if binding.kernel_id not in adopted:
             sessions.lose(binding)

@@ -61,7 +61,7 @@ class Restart:
 
 @dataclass(eq=False)
 class Session:
-    """One kernel and the notebook it belongs to (None for a kernel of its own)."""
+    """One kernel and the notebook it belongs to (None for a kernel of its own); `others` share it."""
 
     kernel: Kernel
     notebook: str | None = None
@@ -77,12 +77,30 @@ class Session:
     """Set after a restart that failed: there is no process, whatever the kernel itself knows of it."""
     ends_at: float | None = None
     """When it is to be shut down unless something runs in it, in seconds since the epoch; None while that is far."""
+    others: list[str] = field(default_factory=list)
     _callers: set[str] = field(default_factory=set)
     _idle_since: float | None = field(default_factory=time.monotonic)
 
     @property
     def id(self) -> str:
         return self.kernel.id
+
+    @property
+    def notebooks(self) -> tuple[str, ...]:
+        """All notebooks that run on it; the first is the one it belongs to."""
+        return () if self.notebook is None else (self.notebook, *self.others)
+
+    def join(self, notebook: str) -> None:
+        """One notebook more runs on it."""
+        if self.notebook is None:
+            self.notebook = notebook
+        elif notebook not in self.notebooks:
+            self.others.append(notebook)
+
+    def leave(self, notebook: str) -> None:
+        """One notebook runs on it no longer."""
+        rest = [each for each in self.notebooks if each != notebook]
+        self.notebook, self.others = (rest[0], rest[1:]) if rest else (None, [])
 
     @property
     def death(self) -> Death | None:

@@ -166,9 +166,61 @@ class Sessions:
                 logger.warning("the dead kernel %s could not be removed: %s", present.id, error)
         return session
 
-    def adopt(self, kernel: Kernel, notebook: str | None) -> Session:
+    def bind(self, notebook: str, session: Session | None) -> None:
+        """Run a notebook on a kernel that others may run on too; None, on none. The kernel that it had goes on.
+
+        Raises:
+            KernelDead
+            AlreadyExists: a kernel of its own is starting.
+            Unavailable: that cannot be written down; nothing has changed.
+        """
+        start = self.starts.of(notebook)
+        if start is not None and start.goes_on:
+            raise AlreadyExists(
+                f"A kernel for {notebook} is starting: {start.about()}.", hint="Wait for it, or shut it down."
+            )
+        present = self.find(notebook)
+        if session is present:
+            return
+        if session is None:
+            self._journal.unbind(notebook)
+        else:
+            require_alive(session)
+            kernel = session.kernel
+            self._journal.bind(notebook, kernel.id, kernel.name, kernel.epoch, kernel.cwd)
+        if present is not None:
+            present.leave(notebook)
+            del self._notebooks[notebook]
+        if session is not None:
+            session.join(notebook)
+            self._notebooks[notebook] = session.id
+            self._gone.pop(notebook, None)
+        for each in (present, session):
+            if each is not None:
+                self._events.publish("kernel.bound", kernel_id=each.id, notebook=each.notebook)
+
+    def renamed(self, notebook: str, to: str) -> None:
+        """A notebook has another path: its kernel and what is known of it go with it.
+
+        Raises:
+            Unavailable: that cannot be written down; nothing has changed.
+        """
+        self._journal.renamed(notebook, to)
+        session = self.find(notebook)
+        if session is not None:
+            del self._notebooks[notebook]
+            self._notebooks[to] = session.id
+            names = [to if each == notebook else each for each in session.notebooks]
+            session.notebook, session.others = names[0], names[1:]
+            self._events.publish("kernel.bound", kernel_id=session.id, notebook=session.notebook)
+        if notebook in self._gone:
+            self._gone[to] = self._gone.pop(notebook)
+
+    def adopt(self, kernel: Kernel, *notebooks: str) -> Session:
         """Take over a kernel that an earlier server left, also one that has ended meanwhile."""
-        session = Session(kernel, notebook)
+        session = Session(kernel)
+        for notebook in notebooks:
+            session.join(notebook)
         self._journal.kernel_event(kernel.id, kernel.epoch, "adopt", "")
         self._add(session)
         return session
@@ -182,15 +234,15 @@ class Sessions:
 
     def _add(self, session: Session) -> None:
         self._bind(session, session.kernel.epoch)
-        if session.notebook is not None:
-            self._notebooks[session.notebook] = session.id
+        for notebook in session.notebooks:
+            self._notebooks[notebook] = session.id
         self._sessions[session.id] = session
         self._start_watching(session)
 
     def _bind(self, session: Session, epoch: int) -> None:
-        if session.notebook is not None:
-            kernel = session.kernel
-            self._journal.bind(session.notebook, kernel.id, kernel.name, epoch, kernel.cwd)
+        kernel = session.kernel
+        for notebook in session.notebooks:
+            self._journal.bind(notebook, kernel.id, kernel.name, epoch, kernel.cwd)
 
     # ------------------------------------------------------------------ ending
 
@@ -294,9 +346,10 @@ class Sessions:
         if self._sessions.pop(session.id, None) is None:
             return False
         death = session.death
-        if session.notebook is not None and self._notebooks.get(session.notebook) == session.id:
-            del self._notebooks[session.notebook]
-            self._gone[session.notebook] = session.lost(describe(death) if death else how, by=by)
+        for notebook in session.notebooks:
+            if self._notebooks.get(notebook) == session.id:
+                del self._notebooks[notebook]
+                self._gone[notebook] = session.lost(describe(death) if death else how, by=by)
         session.ending = session.ending or "shut down"
         return True
 

@@ -40,6 +40,21 @@ class Kernels(Tables):
                 (notebook, kernel_id, kernel_name, epoch, cwd),
             )
 
+    def unbind(self, notebook: str) -> None:
+        """Say that a notebook runs on no kernel."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM bindings WHERE notebook = ?", (notebook,))
+
+    def renamed(self, notebook: str, to: str) -> None:
+        """A notebook has another path: what is known of it is known of that."""
+        with self._transaction() as db:
+            db.execute(
+                "DELETE FROM bindings WHERE notebook = ? AND EXISTS (SELECT 1 FROM bindings WHERE notebook = ?)",
+                (to, notebook),
+            )
+            for table in ("bindings", "executions", "edits"):
+                db.execute(f"UPDATE {table} SET notebook = ? WHERE notebook = ?", (to, notebook))
+
     def bindings(self) -> list[Binding]:
         """The last kernel of every notebook that has had one, gone or not."""
         rows = self._query("SELECT notebook, kernel_id, kernel_name, epoch, cwd FROM bindings ORDER BY notebook")

@@ -24,6 +24,7 @@ async def run_cells(services: Services, caller: Caller, body: Mapping[str, Any])
 
     Raises:
         InvalidRequest, NotFound, KernelDead, KernelStartFailed
+        KernelStarting: the kernel is not up within the setting `wait_seconds`; its start goes on.
     """
     cells = _cells(body)
     call = Call(services, caller)
@@ -38,7 +39,7 @@ async def run_cells(services: Services, caller: Caller, body: Mapping[str, Any])
     else:
         path = call.path(_text(body, "notebook_path"))
         found = _find(await services.contents.read(path), cells)
-        session = await notebook_session(call, path)
+        session = await notebook_session(call, path, seconds=call.answers.wait_seconds)
         # Read again: starting a kernel takes long enough for somebody to change a cell.
         found = _find(await services.contents.read(path), cells)
         require_alive(session)

@@ -101,7 +101,7 @@ class FilesContents:
                 return await self._refreshed(state)
 
     @contextlib.asynccontextmanager
-    async def edit(self, path: str, *, durable: bool = True) -> AsyncIterator[NotebookNode]:
+    async def edit(self, path: str, *, durable: bool = True, author: str = "") -> AsyncIterator[NotebookNode]:
         """See `ports.Contents.edit`."""
         with self._using(path) as state:
             async with state.editing:

@@ -89,7 +89,7 @@ class MemoryContents:
         return self._notebooks[name]
 
     @contextlib.asynccontextmanager
-    async def edit(self, path: str, *, durable: bool = True) -> AsyncIterator[NotebookNode]:
+    async def edit(self, path: str, *, durable: bool = True, author: str = "") -> AsyncIterator[NotebookNode]:
         """See `ports.Contents.edit`."""
         name = self.resolve(path)
         async with self._locks.setdefault(name, anyio.Lock()):

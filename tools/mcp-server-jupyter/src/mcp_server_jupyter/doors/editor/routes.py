@@ -20,6 +20,7 @@ from ..http.body import read_object
 from ..http.events import HEADERS
 from ..http.json_text import Json
 from . import shapes
+from .messages import field, said
 from .stream import WindowEvents
 from .windows import Windows
 
@@ -56,8 +57,10 @@ class EditorRoutes:
     def routes(self) -> list[Route]:
         return [
             Route("/api/editor/{window}", self.stream, methods=["GET"]),
+            Route("/api/editor/{window}", self.say, methods=["POST"]),
             Route("/api/executions", self.run, methods=["POST"]),
             Route("/api/executions/{id}/outputs", self.outputs, methods=["GET"]),
+            Route("/api/notebooks/{path:path}/kernel", self.bind, methods=["PUT"]),
             Route("/api/shutdown", self.shutdown, methods=["POST"]),
         ]
 
@@ -74,10 +77,30 @@ class EditorRoutes:
         stream = self._events.stream(window.id, request.headers.get("last-event-id"), lambda: window.is_open)
         return _Stream(stream, lambda: self._windows.close(window))
 
+    async def say(self, request: Request) -> Response:
+        """What a window says of the notebooks it has open: opened, changed, saved, renamed, closed, and replies."""
+        window = self._windows.get(request.path_params["window"])
+        if window is None:
+            raise NotFound("This window has no stream.", hint="GET the same path first, and keep it open.")
+        body = await read_object(request, self._limit)
+        async with window.speaking:
+            return Json(await said(self._services, window.id, body))
+
     async def run(self, request: Request) -> Response:
         """Run cells as one batch; their executions at once."""
         body = await read_object(request, self._limit)
         return Json(await run_cells(self._services, PERSON, body))
+
+    async def bind(self, request: Request) -> Response:
+        """Run a notebook on a kernel that other notebooks may run on too, or on none."""
+        services = self._services
+        body = await read_object(request, self._limit)
+        path = services.path(request.path_params["path"])
+        kernel_id = field(body, "kernel_id", str, "")
+        await services.contents.read(path)
+        session = services.sessions.get(kernel_id) if kernel_id else None
+        services.sessions.bind(path, session)
+        return Json(None if session is None else shapes.kernel(session, await self._events.names()))
 
     async def outputs(self, request: Request) -> Response:
         """All outputs of an execution, and the number of the last `output` event that is in them."""

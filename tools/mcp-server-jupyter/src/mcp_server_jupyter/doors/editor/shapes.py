@@ -34,6 +34,7 @@ def state(services: Services, names: Mapping[str, tuple[str, str]]) -> dict[str,
         },
         "kernels": [kernel(session, names) for session in services.sessions.all()],
         "executions": [execution.event() for execution in services.executions.active()],
+        "leases": [{"path": path, "owner": owner} for path, owner in services.editors.leases().items()],
     }
 
 
@@ -49,7 +50,7 @@ def kernel(session: Session, names: Mapping[str, tuple[str, str]], change: str |
         "language": own.language or language,
         "state": "dead" if death else own.state,
         "kernel_epoch": own.epoch,
-        "notebooks": [] if session.notebook is None else [session.notebook],
+        "notebooks": list(session.notebooks),
         "death": describe(death) if death else None,
     }
     return found if change is None else {**found, "change": change}

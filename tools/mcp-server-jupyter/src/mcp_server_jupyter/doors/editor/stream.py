@@ -54,7 +54,11 @@ class WindowEvents:
     @contextmanager
     def following(self) -> Iterator[None]:
         """Tell what happens meanwhile."""
-        stops = (self._services.events.listen(self._happened), self._services.executions.feed.listen(self._put_out))
+        stops = (
+            self._services.events.listen(self._happened),
+            self._services.executions.feed.listen(self._put_out),
+            self._services.editors.listen(self.send),
+        )
         try:
             yield
         finally:
@@ -72,6 +76,11 @@ class WindowEvents:
         while len(self._kept) > self._most or (self._bytes > self._most_bytes and len(self._kept) > 1):
             self._bytes -= len(self._kept.popleft().data)
         self._news.set()
+
+    async def names(self) -> dict[str, tuple[str, str]]:
+        """Display names and languages of kernelspecs."""
+        self._names = {spec.name: (spec.display_name, spec.language) for spec in await self._services.kernels.specs()}
+        return self._names
 
     def wake(self) -> None:
         """Let every stream look whether it goes on."""
@@ -102,7 +111,7 @@ class WindowEvents:
     async def stream(self, window: str, last_id: str | None, is_open: Callable[[], bool]) -> AsyncIterator[bytes]:
         """What a window is told after `last_id`, as long as `is_open` says so."""
         self._is_used = True
-        self._names = {spec.name: (spec.display_name, spec.language) for spec in await self._services.kernels.specs()}
+        await self.names()
         yield framed(retry=1000)
         after = self._position(last_id)
         while is_open():

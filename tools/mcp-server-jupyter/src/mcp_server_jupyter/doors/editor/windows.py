@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import anyio
 
 from ...errors import InvalidRequest
 from ...services import Services
@@ -18,6 +20,8 @@ class Window:
 
     id: str
     is_open: bool = True
+    speaking: anyio.Lock = field(default_factory=anyio.Lock)
+    """Held while something that the window has said is taken in: one at a time, in order."""
 
 
 class Windows:
@@ -42,6 +46,7 @@ class Windows:
         if earlier is not None:
             earlier.is_open = False
             self._events.wake()
+        self._services.editors.joined(window_id)
         self._services.events.publish("window.opened", window=window_id)
         return window
 
@@ -50,6 +55,7 @@ class Windows:
         window.is_open = False
         if self._windows.get(window.id) is window:
             del self._windows[window.id]
+            self._services.editors.left(window.id)
             self._services.events.publish("window.closed", window=window.id)
 
     def get(self, window_id: str) -> Window | None:
