@@ -13,8 +13,8 @@ import pytest
 from execution.desk import Desk, open_desk, settings_of
 from mcp_server_jupyter.backends.memory.kernels import MemoryKernel
 from mcp_server_jupyter.errors import KernelError, NotFound
-from mcp_server_jupyter.events import Event
-from mcp_server_jupyter.execution.culling import in_words
+from mcp_server_jupyter.events import Event, Events
+from mcp_server_jupyter.execution.culling import Culling, in_words
 from mcp_server_jupyter.execution.session import Session
 
 pytestmark = pytest.mark.anyio
@@ -25,6 +25,17 @@ CULL = 0.5
 @pytest.fixture
 async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
     async with open_desk(settings_of(tmp_path, cull_idle_seconds=CULL)) as desk:
+        yield desk
+
+
+NOTICE, NOTICED_CULL = 1.5, 1.8
+
+
+@pytest.fixture
+async def noticed(tmp_path: Path) -> AsyncIterator[Desk]:
+    """One whose notice is long enough to do something in it."""
+    async with open_desk(settings_of(tmp_path, cull_idle_seconds=NOTICED_CULL)) as desk:
+        desk.services.sessions._culling._notice = NOTICE
         yield desk
 
 
@@ -55,7 +66,8 @@ def only(desk: Desk) -> Session:
     return session
 
 
-async def test_an_idle_kernel_is_told_of_and_then_shut_down(desk: Desk) -> None:
+async def test_an_idle_kernel_is_told_of_and_then_shut_down(noticed: Desk) -> None:
+    desk = noticed
     heard = Heard(desk)
     await desk.call("execute_code", code="x = 1")
     idle = time.monotonic()
@@ -64,10 +76,11 @@ async def test_an_idle_kernel_is_told_of_and_then_shut_down(desk: Desk) -> None:
     ended, stopped = await heard.first("kernel.stopped")
 
     assert notice.data["notebook"] == stopped.data["notebook"] == "a.ipynb"
-    assert 0 < notice.data["seconds_left"] <= CULL / 10 + 0.01
-    assert "! The kernel is idle and will be shut down in 0 s, unless something runs in it." in told
+    assert 0 < notice.data["seconds_left"] <= NOTICE + 0.01
+    assert "! The kernel is idle and will be shut down in " in told
+    assert " s, unless something runs in it." in told
     assert warned < ended
-    assert ended - idle >= CULL - 0.05
+    assert ended - idle >= NOTICED_CULL - 0.2
     assert stopped.data["how"] == "cull"
     assert desk.services.sessions.all() == ()
 
@@ -116,7 +129,8 @@ async def test_a_kernel_with_something_to_do_is_left_alone(desk: Desk, what: str
     assert ended - done >= CULL - 0.1
 
 
-async def test_running_something_in_the_notice_keeps_the_kernel(desk: Desk) -> None:
+async def test_running_something_in_the_notice_keeps_the_kernel(noticed: Desk) -> None:
+    desk = noticed
     heard = Heard(desk)
     await desk.call("execute_code", code="x = 1")
     await heard.first("kernel.culling")
@@ -126,7 +140,7 @@ async def test_running_something_in_the_notice_keeps_the_kernel(desk: Desk) -> N
     assert answer.data["status"] == "ok"
     assert "will be shut down" not in answer.text
     ended, _ = await heard.first("kernel.stopped")
-    assert ended - done >= CULL - 0.1
+    assert ended - done >= NOTICED_CULL - 0.2
 
 
 async def test_looking_at_variables_counts_as_use(desk: Desk) -> None:
@@ -164,14 +178,22 @@ async def test_a_kernel_out_of_reach_is_not_taken_for_idle(desk: Desk) -> None:
     await heard.first("kernel.stopped")
 
 
-async def test_a_restarted_kernel_has_the_whole_time_again(desk: Desk) -> None:
+async def test_a_restarted_kernel_has_the_whole_time_again(noticed: Desk) -> None:
+    desk = noticed
     heard = Heard(desk)
     await desk.call("execute_code", code="x = 1")
     await heard.first("kernel.culling")
     await desk.call("restart_kernel")
     done = time.monotonic()
     ended, _ = await heard.first("kernel.stopped")
-    assert ended - done >= CULL - 0.1
+    assert ended - done >= NOTICED_CULL - 0.2
+
+
+def test_the_notice_is_a_tenth_of_the_time_and_a_minute_at_most() -> None:
+    def of(seconds: float) -> float:
+        return Culling(seconds, Events(), lambda session, idle: None)._notice
+
+    assert (of(20), of(300), of(86_400)) == (2, 30, 60)
 
 
 async def test_nothing_is_shut_down_unless_it_is_asked_for(tmp_path: Path) -> None:

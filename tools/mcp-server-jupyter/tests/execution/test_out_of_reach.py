@@ -95,7 +95,7 @@ async def test_a_restart_that_takes_longer_than_its_call_goes_on_and_is_joined(
         await desk.call("append_execute_code_cell", cell_source="x = 1")
         for _ in range(2):
             answer = await invoke(desk.services, "restart_kernel", {}, caller=Caller("tester", SHORT))
-            assert "is restarting, since 0 s: all variables are gone. The same call joins this restart" in answer.text
+            assert ": all variables are gone. The same call joins this restart" in answer.text
             assert (answer.data["state"], answer.data["cells_to_rerun"]) == ("restarting", [0])
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(lambda: desk.call("append_execute_code_cell", cell_source="y = 2"))
