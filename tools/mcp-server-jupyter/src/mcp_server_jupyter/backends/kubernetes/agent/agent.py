@@ -27,6 +27,8 @@ from .protocol import KINDS
 from .record import Record
 
 _BATCH = 4 << 20
+# Up to this, one write of joined parts is cheaper than several.
+_JOINED = 256 << 10
 _TICK_SECONDS = 5.0
 # How long an ended kernel's connection may still bring what it had sent.
 _DRAIN_SECONDS = 1.0
@@ -48,8 +50,9 @@ class Agent:
         self.stopping = self._told_to_stop = False
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGTERM, self._terminated)
-        for ignored in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
-            signal.signal(ignored, signal.SIG_IGN)
+        # Handled, not ignored: what is ignored, the kernel would inherit.
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda *_: None)
         adopt_orphans()
         with suppress(OSError):
             os.set_blocking(1, False)
@@ -64,7 +67,7 @@ class Agent:
         self.state = "starting"
         self.ended: dict[str, Any] | None = None
         self.asked = False
-        self._batch: list[bytes] = []
+        self._batch: list[list[bytes]] = []
         self._batch_bytes = 0
         self._steps: list[tuple[float, int]] = []
         self._drained_by = 0.0
@@ -89,9 +92,17 @@ class Agent:
         """Put a message into the stream; `flush` writes it."""
         if channel == "iopub":
             self._track(frames)
-        body = KINDS[channel] + b"".join(recording.LENGTH.pack(len(part)) + part for part in frames)
-        self._batch.append(recording.LENGTH.pack(len(body)) + body)
-        self._batch_bytes += len(body)
+        size = 1 + sum(recording.LENGTH.size + len(part) for part in frames)
+        head = recording.LENGTH.pack(size) + KINDS[channel]
+        if size < _JOINED:
+            one = [head + b"".join(recording.LENGTH.pack(len(part)) + part for part in frames)]
+        else:
+            # Not copied: what a kernel shows may be as big as what its container has left.
+            one = [head]
+            for part in frames:
+                one += (recording.LENGTH.pack(len(part)), part)
+        self._batch.append(one)
+        self._batch_bytes += size
         if self._batch_bytes >= _BATCH:
             self.flush()
 
@@ -103,12 +114,14 @@ class Agent:
         """Write what was taken."""
         if not self._batch:
             return
-        batch, self._batch, self._batch_bytes = self._batch, [], 0
-        if self.record.append(b"".join(batch)):
+        batch, size = self._batch, self._batch_bytes
+        self._batch, self._batch_bytes = [], 0
+        parts = [part for one in batch for part in one]
+        if self.record.append([b"".join(parts)] if size < _JOINED else parts):
             return
         for one in batch:
             if not self.record.append(one):
-                self.tell("dropped", bytes=len(one))
+                self.tell("dropped", bytes=sum(map(len, one)))
 
     def _track(self, frames: list[bytes]) -> None:
         # Of the frames behind the delimiter: header, parent header, metadata, content.
