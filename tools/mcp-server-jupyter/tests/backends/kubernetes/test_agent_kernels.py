@@ -439,7 +439,7 @@ async def test_an_agent_that_has_no_cpu_for_a_while_costs_no_line(kernel: PodKer
     agent = host_of(kernel).process
     assert agent is not None
     code = "import os, time\nwhile not os.path.exists('go'): time.sleep(0.01)\n"
-    code += "for n in range(5000): print(n, flush=True)\nopen('printed', 'w').close()"
+    code += "for n in range(2500): print(n, flush=True)\nopen('printed', 'w').close()"
     stream = kernel.request("execute_request", content(code))
     await anext(stream)
     agent.send_signal(signal.SIGSTOP)
@@ -449,7 +449,7 @@ async def test_an_agent_that_has_no_cpu_for_a_while_costs_no_line(kernel: PodKer
     with anyio.fail_after(20):
         messages = [message async for message in stream]
 
-    assert printed(messages).split() == [str(number) for number in range(5000)]
+    assert printed(messages).split() == [str(number) for number in range(2500)]
 
 
 async def test_a_message_too_big_for_the_record_is_told_of_and_costs_nothing_else(settings: Settings) -> None:

@@ -72,7 +72,9 @@ class Agent:
         self._steps: list[tuple[float, int]] = []
         self._drained_by = 0.0
         self._leave_at: float | None = None
-        self._tick_at = time.monotonic() + _TICK_SECONDS
+        # Whoever waits for a short time looks more often.
+        self._tick_seconds = min(_TICK_SECONDS, max(0.05, config["orphan_seconds"] / 4))
+        self._tick_at = time.monotonic() + self._tick_seconds
         # Of this container's group alone: /proc/vmstat counts for the whole node.
         groups = recording.memory_groups(config["control_groups"], config["group_root"])
         self.counters = [next((name for name in group if os.path.exists(name)), group[0]) for group in groups]
@@ -295,7 +297,7 @@ class Agent:
 
     def _look_after(self) -> None:
         """Now and then: tell of children killed for want of memory; end an idle kernel that nobody asks for."""
-        self._tick_at = time.monotonic() + min(_TICK_SECONDS, max(0.05, self.config["orphan_seconds"] / 4))
+        self._tick_at = time.monotonic() + self._tick_seconds
         kills = self.oom_kills()
         if kills > self.oom_told and self.process is not None and not self.process.zombie:
             self.tell("oom", kills=kills - self.oom_told)
