@@ -329,6 +329,7 @@ async def test_another_server_is_asked_for_the_input_that_still_waits_and_for_no
 async def test_a_kernel_that_ended_between_two_servers_is_adopted_dead_with_its_record(
     kernel: PodKernel, kernels: AgentKernels
 ) -> None:
+    await run(kernel, "print('ended before')", msg_id="ended")
     code = "print('last words', flush=True)\nimport os, time; time.sleep(0.2); os._exit(3)"
     kernel.request("execute_request", content(code), msg_id="ends")
     await anyio.sleep(0.05)
@@ -340,13 +341,22 @@ async def test_a_kernel_that_ended_between_two_servers_is_adopted_dead_with_its_
         death = await found.wait_dead()
         replay = await found.resume("ends")
         messages, error = await until_dead(replay.messages)
+        ended = await found.resume("ended")
+        before = [message async for message in ended.messages]
     assert (found.state, death.exit_code, death.reason) == ("dead", 3, "exit code 3")
     assert replay.complete
+    assert ended.complete
+    assert printed(before) == "ended before\n"
     assert printed(messages) == "last words\n"
     assert error.exit_code == 3
     with anyio.fail_after(20):
         await found.restart()
+        # Both are of an earlier process now; what ended in it has ended.
+        ended, replay = await found.resume("ended"), await found.resume("ends")
+        assert printed([message async for message in ended.messages]) == "ended before\n"
+        messages, error = await until_dead(replay.messages)
     assert (found.epoch, host_of(found).created) == (2, 1)
+    assert (printed(messages), error.reason) == ("last words\n", "restarted")
 
 
 async def test_a_kernel_out_of_reach_is_adopted_as_such_and_met_when_it_is_back(
