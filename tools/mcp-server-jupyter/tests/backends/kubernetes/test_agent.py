@@ -23,7 +23,7 @@ from agents import AgentHost, AgentKernels, children, deliver
 from local_kernels import content, printed, until
 from mcp_server_jupyter.backends.kubernetes.agent.protocol import FROM_AGENT, TO_AGENT, seal, unseal
 from mcp_server_jupyter.backends.kubernetes.delivery import ENTRY, agent_files
-from mcp_server_jupyter.backends.kubernetes.host import Keys
+from mcp_server_jupyter.backends.kubernetes.host import Keys, Launch
 from mcp_server_jupyter.backends.kubernetes.kernel import PodKernel
 from mcp_server_jupyter.backends.kubernetes.link import Link
 from mcp_server_jupyter.settings import Settings
@@ -265,22 +265,52 @@ async def test_a_kernel_that_ignores_every_request_to_end_is_killed_within_the_g
     assert death.exit_code == -signal.SIGKILL
 
 
-async def test_an_idle_kernel_that_no_server_asks_for_is_ended_and_a_busy_one_is_not(settings: Settings) -> None:
-    async with AgentKernels(settings, orphan_seconds=0.6) as kernels:
-        with anyio.fail_after(30):
-            idle, busy = await kernels.start("python3"), await kernels.start("python3")
-        busy.request("execute_request", content("while True: pass"))
-        await until(lambda: busy.state == "busy")
-        gone, stays = host_of(idle), host_of(busy)
-        assert gone.process is not None
-        assert stays.process is not None
-        idle.release()
-        busy.release()
-        await until(lambda: gone.process is not None and gone.process.poll() is not None)
-        await anyio.sleep(0.3)
+IDLE = "import time; time.sleep(300)"
+BUSY = """
+import json, sys, time, zmq
+info = json.load(open(sys.argv[1]))
+socket = zmq.Context().socket(zmq.XPUB)
+socket.bind(f"ipc://{info['ip']}-{info['iopub_port']}")
+socket.recv()
+parent, state = b'{"msg_type": "execute_request"}', b'{"execution_state": "busy"}'
+socket.send_multipart([b"status", b"<IDS|MSG>", b"", b"{}", parent, b"{}", state])
+time.sleep(300)
+"""
 
-        assert (gone.process.returncode, stays.process.poll()) == (0, None)
-        await gone.remove()
+
+async def state_of(host: AgentHost) -> str:
+    key = host.keys.key.encode()
+    client = Raw(host, "agent", host.keys.public)
+    try:
+        client.socket.send_multipart(seal(key, TO_AGENT, {"do": "hello", "id": 1, "lease": 1}))
+        said = unseal(key, FROM_AGENT, await client.heard(10) or [])
+        return "" if said is None else str(said[0]["state"])
+    finally:
+        client.close()
+
+
+async def test_an_idle_kernel_that_no_server_asks_for_is_ended_and_a_busy_one_is_not(
+    settings: Settings, tmp_path: Path
+) -> None:
+    hosts = {}
+    for name, code in (("idle", IDLE), ("busy", BUSY)):
+        host = hosts[name] = AgentHost(tmp_path, settings, "python3", orphan_seconds=0.5)
+        argv = (sys.executable, "-c", code, "{connection_file}")
+        await host.create(Launch("python3", "python", argv, str(tmp_path)), str)
+    idle, busy = (host.process for host in hosts.values())
+    assert idle is not None
+    assert busy is not None
+    try:
+        with anyio.fail_after(20):
+            while await state_of(hosts["busy"]) != "busy":  # noqa: ASYNC110
+                await anyio.sleep(0.02)
+            await until(lambda: idle.poll() is not None)
+        await anyio.sleep(1.0)
+        assert (idle.returncode, busy.poll()) == (0, None)
+        assert json.loads((hosts["idle"].folder / "last_word").read_bytes())["exit_code"] == -signal.SIGINT
+    finally:
+        for host in hosts.values():
+            await host.remove()
 
 
 async def test_processes_that_the_kernel_leaves_behind_are_collected(kernel: PodKernel) -> None:

@@ -329,6 +329,7 @@ async def test_another_server_is_asked_for_the_input_that_still_waits_and_for_no
 async def test_a_kernel_that_ended_between_two_servers_is_adopted_dead_with_its_record(
     kernel: PodKernel, kernels: AgentKernels
 ) -> None:
+    await run(kernel, "print('ended before')", msg_id="ended")
     code = "print('last words', flush=True)\nimport os, time; time.sleep(0.2); os._exit(3)"
     kernel.request("execute_request", content(code), msg_id="ends")
     await anyio.sleep(0.05)
@@ -340,13 +341,22 @@ async def test_a_kernel_that_ended_between_two_servers_is_adopted_dead_with_its_
         death = await found.wait_dead()
         replay = await found.resume("ends")
         messages, error = await until_dead(replay.messages)
+        ended = await found.resume("ended")
+        before = [message async for message in ended.messages]
     assert (found.state, death.exit_code, death.reason) == ("dead", 3, "exit code 3")
     assert replay.complete
+    assert ended.complete
+    assert printed(before) == "ended before\n"
     assert printed(messages) == "last words\n"
     assert error.exit_code == 3
     with anyio.fail_after(20):
         await found.restart()
+        # Both are of an earlier process now; what ended in it has ended.
+        ended, replay = await found.resume("ended"), await found.resume("ends")
+        assert printed([message async for message in ended.messages]) == "ended before\n"
+        messages, error = await until_dead(replay.messages)
     assert (found.epoch, host_of(found).created) == (2, 1)
+    assert (printed(messages), error.reason) == ("last words\n", "restarted")
 
 
 async def test_a_kernel_out_of_reach_is_adopted_as_such_and_met_when_it_is_back(
@@ -391,6 +401,14 @@ async def test_a_server_that_another_has_overtaken_is_told_so(kernel: PodKernel,
     host_of(kernel).lease = 5
 
     assert set(kernels.higher) == {5}
+    kernels.higher.clear()
+    host_of(kernel).lease = 6
+    other = await kernels.take_over(kernel)
+    host_of(kernel).lease = 5
+    # Also without a word of its own.
+    await until(lambda: 6 in kernels.higher)
+    kernel.release()
+    kernel, host_of(other).lease = other, 6
     assert printed(await run(kernel, "print('refused' in globals())")) == "False\n"
 
 
@@ -427,6 +445,38 @@ async def test_a_slow_server_is_told_what_it_missed_and_waits_for_nothing_that_c
     assert (replay.complete, "first messages were dropped" in replay.lost) == (False, True)
 
 
+async def test_an_agent_that_has_no_cpu_for_a_while_costs_no_line(kernel: PodKernel, settings: Settings) -> None:
+    agent = host_of(kernel).process
+    assert agent is not None
+    code = "import os, time\nwhile not os.path.exists('go'): time.sleep(0.01)\n"
+    code += "for n in range(2500): print(n, flush=True)\nopen('printed', 'w').close()"
+    stream = kernel.request("execute_request", content(code))
+    await anext(stream)
+    agent.send_signal(signal.SIGSTOP)
+    (settings.root / "go").touch()
+    await until(lambda: (settings.root / "printed").exists())
+    agent.send_signal(signal.SIGCONT)
+    with anyio.fail_after(20):
+        messages = [message async for message in stream]
+
+    assert printed(messages).split() == [str(number) for number in range(2500)]
+
+
+async def test_a_message_too_big_for_the_record_is_told_of_and_costs_nothing_else(settings: Settings) -> None:
+    async with AgentKernels(settings, segment_bytes=20_000, segments=3) as kernels:
+        with anyio.fail_after(30):
+            kernel = await kernels.start("python3")
+        code = "print('a', flush=True)\nprint('x' * 100_000, flush=True)\nprint('b')"
+        messages = await run(kernel, code, msg_id="big")
+        replay = await kernel.resume("big")
+        again = [message async for message in replay.messages]
+
+    text = printed(messages)
+    assert (text[:2], text[-2:]) == ("a\n", "b\n")
+    assert "bytes was too big for the kernel's record" in text
+    assert "too big for the kernel's record" in printed(again)
+
+
 # --------------------------------------------------------------------------- other kernels
 
 
@@ -442,6 +492,17 @@ async def test_an_interrupt_reaches_a_child_of_the_kernel(kernel: PodKernel) -> 
 
     assert reply.content["ename"] == "KeyboardInterrupt"
     await until(lambda: len(children(host_of(kernel).process.pid)) == 1)  # type: ignore[union-attr]
+
+
+async def test_a_kernel_inherits_no_signal_that_is_ignored(
+    kernels: AgentKernels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    kernelspec(tmp_path, "shell", ["sh", "-c", "grep SigIgn /proc/self/status; exit 3"])
+    with anyio.fail_after(20), pytest.raises(KernelStartFailed, match="exit code 3") as caught:
+        await kernels.start("shell")
+
+    assert int(caught.value.log.split()[1], 16) == 0
 
 
 async def test_a_kernel_of_another_language_needs_nothing_but_its_own(

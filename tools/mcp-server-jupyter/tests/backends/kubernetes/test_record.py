@@ -29,7 +29,7 @@ def test_what_is_kept_reads_as_it_was_written_and_begins_at_a_whole_one(parts: l
         record = Record(folder, 100, 4)
         whole, starts = b"", [0]
         for part in parts:
-            assert record.append(part)
+            assert record.append([part])
             whole += part
             starts.append(len(whole))
             assert record.end == len(whole)
@@ -42,9 +42,9 @@ def test_what_is_kept_reads_as_it_was_written_and_begins_at_a_whole_one(parts: l
 
 def test_a_record_over_the_bounds_is_refused_and_nothing_changes(tmp_path: Path) -> None:
     record = Record(str(tmp_path), 100, 4)
-    assert record.append(b"a" * 50)
-    assert not record.append(b"b" * 201)
-    assert record.append(b"c" * 200)
+    assert record.append([b"a" * 50])
+    assert not record.append([b"b" * 201])
+    assert record.append([b"c" * 200])
     assert read_all(record, 0) == b"a" * 50 + b"c" * 200
 
 
@@ -59,7 +59,7 @@ def test_where_the_disk_takes_no_more_memory_does_within_its_bounds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record = Record(str(tmp_path), 1000, 4)
-    assert record.append(b"on disk ")
+    assert record.append([b"on disk "])
     full = OSError(28, "No space left on device")
     room = os.pwrite
 
@@ -69,12 +69,12 @@ def test_where_the_disk_takes_no_more_memory_does_within_its_bounds(
     monkeypatch.setattr(module.os, "pwrite", refuse)
     monkeypatch.setattr(module, "_MEMORY_SEGMENT", 100)
     for number in range(5):
-        assert record.append(b"%04d" % number * 20)
+        assert record.append([b"%04d" % number * 20])
     assert read_all(record, 0) == b"on disk " + b"".join(b"%04d" % number * 20 for number in range(5))
     for number in range(5, 40):
-        assert record.append(b"%04d" % number * 20)
+        assert record.append([b"%04d" % number * 20])
     assert record.end - record.first <= 100 * module._MEMORY_SEGMENTS
     assert read_all(record, record.first).endswith(b"0039" * 20)
     monkeypatch.setattr(module.os, "pwrite", room)
-    assert record.append(b"back on disk")
+    assert record.append([b"back on disk"])
     assert read_all(record, record.first).endswith(b"back on disk")

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from mcp_server_jupyter.backends.local import recorder
 from mcp_server_jupyter.backends.local.process import _zmq_path
+from mcp_server_jupyter.backends.shared import recording
 from support import eventually
 
 
@@ -226,6 +227,27 @@ def test_the_systems_oom_counters_are_found() -> None:
     if not sys.platform.startswith("linux"):
         pytest.skip("counters of Linux")
     assert recorder.oom_kills()
+
+
+@pytest.mark.parametrize(
+    ("groups", "own"),
+    [
+        ("12:pids:/x\n5:cpu,memory:/pods/a\n0::/y\n", "memory/pods/a/memory.oom_control"),
+        ("0::/pods/a\n", "pods/a/memory.events"),
+        ("5:memory:/elsewhere\n", "memory/memory.oom_control"),
+        ("0::/elsewhere\n", "memory.events"),
+        ("1:pids:/x\n", None),
+    ],
+)
+def test_the_counters_of_a_group_are_its_own_or_its_containers(tmp_path: Path, groups: str, own: str | None) -> None:
+    (tmp_path / "groups").write_text(groups)
+    if own is not None:
+        (tmp_path / "fs" / own).parent.mkdir(parents=True)
+        (tmp_path / "fs" / own).write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 3\n")
+    files = recording.memory_groups(str(tmp_path / "groups"), str(tmp_path / "fs"))
+    counted = recording.counted([name for group in files for name in group])
+
+    assert counted == ({str(tmp_path / "fs" / own): 3} if own is not None else {})
 
 
 def test_zmq_is_found_without_site_packages() -> None:

@@ -20,7 +20,7 @@ from ...ports import Channel, Death, KernelStats, Replay
 from ..zmq.dispatch import Dispatch, is_big
 from ..zmq.kernel import FAST_ARGUMENTS, START_SECONDS, DispatchedKernel, fast_request, named
 from .host import Host, Launch
-from .link import Link, Refused, event
+from .link import Link, Refused, event, report
 from .replay import replay
 
 if TYPE_CHECKING:
@@ -301,6 +301,7 @@ class PodKernel(DispatchedKernel):
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(report)
 
     def _let_go(self) -> None:
         for task in tuple(self._tasks):
@@ -402,6 +403,10 @@ class PodKernel(DispatchedKernel):
                 self._started.set()
         elif told["event"] == "exited" and told["epoch"] == self.epoch:
             self._exited(told)
+        elif self._is_current() and told["event"] == "oom":
+            self._current.remark("The system killed a process of this kernel for want of memory.")
+        elif self._is_current() and told["event"] == "dropped":
+            self._current.remark(f"A message of {told['bytes']:,} bytes was too big for the kernel's record.")
 
     def _exited(self, told: dict[str, Any]) -> None:
         self._log = told["log"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
@@ -22,6 +23,8 @@ from .host import Keys
 
 if TYPE_CHECKING:
     import zmq
+
+logger = logging.getLogger(__name__)
 
 _BURST = 64
 # After it the address is asked for again.
@@ -114,6 +117,7 @@ class Link:
         """Begin to connect. The stream is read from its beginning, or from what is its end at the first `hello`."""
         self._from_end = from_end
         self._task = asyncio.create_task(self._stay_connected(), name="link to a kernel's agent")
+        self._task.add_done_callback(report)
 
     def close(self) -> None:
         """Stop listening; the agent goes on. What waits for an answer is told that none will come."""
@@ -389,6 +393,12 @@ class Link:
         header = {"do": "read", "id": 0, "lease": self._lease(), "from": self._acknowledged, "stream": self._stream}
         self._socket.send_multipart(seal(self._key, TO_AGENT, header), self._noblock)
         self._loop.call_soon(self._drain)
+
+
+def report(task: asyncio.Task[None]) -> None:
+    """A defect in what works for a kernel unseen must be seen."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.error("%s failed", task.get_name(), exc_info=error)
 
 
 def event(frames: list[bytes]) -> dict[str, Any]:

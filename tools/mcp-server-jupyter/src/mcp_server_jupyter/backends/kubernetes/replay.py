@@ -62,22 +62,35 @@ async def _patiently(link: Link, do: str, **fields: Any) -> tuple[dict[str, Any]
                 raise
 
 
-async def _messages(live: Request, past: AsyncIterator[Message] | None) -> AsyncIterator[Message]:
-    had = 0
+async def _messages(live: Request, past: AsyncIterator[Message | None] | None) -> AsyncIterator[Message]:
+    had, over = 0, False
     try:
         if past is not None:
             async for message in past:
-                had |= _part(message)
-                yield message
+                if message is None:
+                    over = True
+                else:
+                    had |= _part(message)
+                    yield message
+        is_whole = had == REPLY | IDLE
         live.already(had)
-        async for message in live:
-            yield message
+        if over:
+            # Of the kernel it is now, which says so itself, or of an earlier one.
+            live.finish(lambda: KernelDead("The kernel was restarted.", reason="restarted"))
+        try:
+            async for message in live:
+                yield message
+        except KernelDead:
+            # A request that had ended before is none that the kernel took with it.
+            if not is_whole:
+                raise
     finally:
         await live.aclose()
 
 
-async def _past(stream: AgentStream, link: Link, live: Request, start: int, end: int) -> AsyncIterator[Message]:
-    """The recorded messages of one request; of questions for input only one that still waits."""
+async def _past(stream: AgentStream, link: Link, live: Request, start: int, end: int) -> AsyncIterator[Message | None]:
+    """The recorded messages of one request, of questions for input only one that still waits; None where its process
+    ended."""
     asked: Message | None = None
     async for kind, frames in _records(link, start, end):
         if kind == "event":
@@ -87,12 +100,11 @@ async def _past(stream: AgentStream, link: Link, live: Request, start: int, end:
             if told == "dropped":
                 yield _said(live.msg_id, "A part of the output was too big for the kernel's record.")
             if told == "exited":
-                # Of the kernel it is now, or of an earlier one: then nothing more can come.
-                live.finish(lambda: KernelDead("The kernel was restarted.", reason="restarted"))
+                yield None
                 return
         elif kind is None:
             yield _said(live.msg_id, "A part of the output was dropped from the kernel's record.")
-        elif live.msg_id.encode() in frames[frames.index(DELIMITER) + 3]:
+        elif _names(frames, live.msg_id.encode()):
             decoded = stream.codec.decode(kind, frames)
             if decoded is None or decoded[0].parent_id != live.msg_id:
                 continue
@@ -122,6 +134,11 @@ async def _records(
             done = offset
             yield cast(Channel, NAMES.get(body[:1], "event")), recording.frames(body[1:])
         del buffer[:done]
+
+
+def _names(frames: list[bytes], parent: bytes) -> bool:
+    """Whether a message may have this parent: cheaper than unpacking all of them."""
+    return DELIMITER in frames and parent in b"".join(frames[frames.index(DELIMITER) + 3 :][:1])
 
 
 def _part(message: Message) -> int:

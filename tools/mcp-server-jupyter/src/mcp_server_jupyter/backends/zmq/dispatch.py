@@ -113,6 +113,11 @@ class Dispatch(ABC):
             request.missed(what)
         self.probe()
 
+    def remark(self, what: str) -> None:
+        """Tell every cell that runs or waits something that the kernel itself does not say."""
+        for request in tuple(self._requests.values()):
+            request.remark(what)
+
     def send(
         self,
         channel: Channel,

@@ -22,6 +22,7 @@ from IPython.core.getipython import get_ipython
 _STREAM = ("_flush_pending", "_schedule_flush")
 _DESCRIPTOR = ("_original_stdstream_copy", "_original_stdstream_fd", "_should_watch", "watch_fd_thread")
 _AT_MOST = 1 << 20
+_WAITING_MESSAGES = 100_000
 _PAUSE = 0.0005
 _PUBLISH_SECONDS = 0.05
 
@@ -36,6 +37,18 @@ def install() -> None:
             _quicken(stream, None)
         elif _has(stream, _DESCRIPTOR):
             _quicken(stream, _watch_descriptor(stream))
+
+
+def keep_messages() -> None:
+    """Let more than the usual thousand messages wait for a reader: ZMQ drops what is published beyond that.
+
+    A reader that has no CPU for a moment is enough for it.
+    """
+    thread: Any = getattr(getattr(get_ipython(), "kernel", None), "iopub_thread", None)
+    socket = getattr(thread, "socket", None)
+    if socket is not None and hasattr(thread, "schedule"):
+        # By the thread whose socket it is.
+        thread.schedule(lambda: setattr(socket, "sndhwm", _WAITING_MESSAGES))
 
 
 def keep_streams() -> None:
@@ -153,4 +166,5 @@ def _watch_descriptor(stream: Any) -> Any:
 
 
 install()
+keep_messages()
 keep_streams()

@@ -118,9 +118,14 @@ class Request:
             self.finish(lambda: Unavailable(f"{what} What the kernel answered was among it.", hint="Ask again."))
             return
         self._gap = True
-        content = {"name": "stderr", "text": f"\n[{what}]\n"}
-        self._messages.append(Message("iopub", "stream", uuid.uuid4().hex, self.msg_id, content))
-        self._wake()
+        self.remark(what)
+
+    def remark(self, what: str) -> None:
+        """Show a cell a sentence among its outputs; other requests show nothing."""
+        if self.msg_type in ("execute_request", "") and self.channel == "shell":
+            content = {"name": "stderr", "text": f"\n[{what}]\n"}
+            self._messages.append(Message("iopub", "stream", uuid.uuid4().hex, self.msg_id, content))
+            self._wake()
 
     def already(self, had: int) -> None:
         """What of REPLY and IDLE has come to somebody else before."""

@@ -27,6 +27,8 @@ from .protocol import KINDS
 from .record import Record
 
 _BATCH = 4 << 20
+# Up to this, one write of joined parts is cheaper than several.
+_JOINED = 256 << 10
 _TICK_SECONDS = 5.0
 # How long an ended kernel's connection may still bring what it had sent.
 _DRAIN_SECONDS = 1.0
@@ -48,8 +50,9 @@ class Agent:
         self.stopping = self._told_to_stop = False
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGTERM, self._terminated)
-        for ignored in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
-            signal.signal(ignored, signal.SIG_IGN)
+        # Handled, not ignored: what is ignored, the kernel would inherit.
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda *_: None)
         adopt_orphans()
         with suppress(OSError):
             os.set_blocking(1, False)
@@ -64,12 +67,14 @@ class Agent:
         self.state = "starting"
         self.ended: dict[str, Any] | None = None
         self.asked = False
-        self._batch: list[bytes] = []
+        self._batch: list[list[bytes]] = []
         self._batch_bytes = 0
         self._steps: list[tuple[float, int]] = []
         self._drained_by = 0.0
         self._leave_at: float | None = None
-        self._tick_at = time.monotonic() + _TICK_SECONDS
+        # Whoever waits for a short time looks more often.
+        self._tick_seconds = min(_TICK_SECONDS, max(0.05, config["orphan_seconds"] / 4))
+        self._tick_at = time.monotonic() + self._tick_seconds
         # Of this container's group alone: /proc/vmstat counts for the whole node.
         groups = recording.memory_groups(config["control_groups"], config["group_root"])
         self.counters = [next((name for name in group if os.path.exists(name)), group[0]) for group in groups]
@@ -89,9 +94,17 @@ class Agent:
         """Put a message into the stream; `flush` writes it."""
         if channel == "iopub":
             self._track(frames)
-        body = KINDS[channel] + b"".join(recording.LENGTH.pack(len(part)) + part for part in frames)
-        self._batch.append(recording.LENGTH.pack(len(body)) + body)
-        self._batch_bytes += len(body)
+        size = 1 + sum(recording.LENGTH.size + len(part) for part in frames)
+        head = recording.LENGTH.pack(size) + KINDS[channel]
+        if size < _JOINED:
+            one = [head + b"".join(recording.LENGTH.pack(len(part)) + part for part in frames)]
+        else:
+            # Not copied: what a kernel shows may be as big as what its container has left.
+            one = [head]
+            for part in frames:
+                one += (recording.LENGTH.pack(len(part)), part)
+        self._batch.append(one)
+        self._batch_bytes += size
         if self._batch_bytes >= _BATCH:
             self.flush()
 
@@ -103,12 +116,14 @@ class Agent:
         """Write what was taken."""
         if not self._batch:
             return
-        batch, self._batch, self._batch_bytes = self._batch, [], 0
-        if self.record.append(b"".join(batch)):
+        batch, size = self._batch, self._batch_bytes
+        self._batch, self._batch_bytes = [], 0
+        parts = [part for one in batch for part in one]
+        if self.record.append([b"".join(parts)] if size < _JOINED else parts):
             return
         for one in batch:
             if not self.record.append(one):
-                self.tell("dropped", bytes=len(one))
+                self.tell("dropped", bytes=sum(map(len, one)))
 
     def _track(self, frames: list[bytes]) -> None:
         # Of the frames behind the delimiter: header, parent header, metadata, content.
@@ -282,7 +297,7 @@ class Agent:
 
     def _look_after(self) -> None:
         """Now and then: tell of children killed for want of memory; end an idle kernel that nobody asks for."""
-        self._tick_at = time.monotonic() + min(_TICK_SECONDS, max(0.05, self.config["orphan_seconds"] / 4))
+        self._tick_at = time.monotonic() + self._tick_seconds
         kills = self.oom_kills()
         if kills > self.oom_told and self.process is not None and not self.process.zombie:
             self.tell("oom", kills=kills - self.oom_told)

@@ -12,6 +12,7 @@ import os
 import socket as sockets
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import zmq
@@ -68,6 +69,7 @@ class Channels:
         self._connected = self._heard = False
         self._welcomes: list[bytes] = []
         self._subscribers = 0
+        self._paths: list[str] = []
         for channel in CHANNELS:
             kind = zmq.XPUB if channel == "iopub" else zmq.ROUTER
             socket = self._front[channel] = context.socket(kind)
@@ -102,6 +104,8 @@ class Channels:
     def connect(self, info: dict[str, Any]) -> None:
         """Connect to a kernel that may not listen yet."""
         self._heard = False
+        ipc = info["transport"] == "ipc"
+        self._paths = [f"{info['ip']}-{number}" for number in range(1, len(CHANNELS) + 1)] if ipc else []
         # In the order in which they are read: what a cell shows comes before its reply, as a rule.
         for channel in ("iopub", *(name for name in CHANNELS if name != "iopub")):
             socket = self._inner[channel] = self._context.socket(zmq.SUB if channel == "iopub" else zmq.DEALER)
@@ -115,7 +119,6 @@ class Channels:
                 # The same on each: a kernel asks for input under the name by which it was asked on shell.
                 socket.identity = b"agent"
             port = info[f"{channel}_port"]
-            ipc = info["transport"] == "ipc"
             socket.connect(f"ipc://{info['ip']}-{port}" if ipc else f"tcp://{info['ip']}:{port}")
             self._poller.register(socket, zmq.POLLIN)
 
@@ -129,6 +132,9 @@ class Channels:
             socket.close()
         self._inner, self._monitor = {}, None
         self._connected = False
+        for path in self._paths:
+            with suppress(OSError):
+                os.unlink(path)
 
     def may_have_more(self) -> bool:
         """Whether the kernel may have published something that has not been read from its connection yet."""

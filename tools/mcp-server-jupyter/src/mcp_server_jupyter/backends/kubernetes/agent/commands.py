@@ -88,6 +88,10 @@ class Commands:
             raise Refused("invalid")
         if lease < self.lease:
             raise Refused("lease", lease=self.lease)
+        if lease > self.lease and self._reader is not None:
+            # Who was served until now need not wait for its next command to learn it.
+            self._say(self._reader, {"id": None, "error": "lease", "lease": lease}, [])
+            self._reader = None
         self.lease = lease
         self.heard_at = time.monotonic()
 

@@ -27,7 +27,7 @@ class Process:
         self.zombie = False
         self.output, write = os.pipe()
         os.set_blocking(self.output, False)
-        file = os.path.join(folder, f"connection.{self.epoch}.json")
+        self._file = file = os.path.join(folder, f"connection.{self.epoch}.json")
         with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as opened:
             json.dump(connection, opened)
         argv = [part.replace("{connection_file}", file) for part in launch["argv"]]
@@ -80,8 +80,10 @@ class Process:
         self.maxrss = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
     def close(self) -> None:
-        """Let go of the pipe."""
+        """Let go of the pipe and the connection file."""
         os.close(self.output)
+        with suppress(OSError):
+            os.unlink(self._file)
 
     @property
     def exit_code(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 
 _MEMORY_SEGMENT, _MEMORY_SEGMENTS = 1 << 20, 8
@@ -19,19 +20,22 @@ class _Segment:
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
         self.file = os.open(path, flags, 0o600) if path is not None else -1
 
-    def append(self, data: bytes) -> None:
-        if self.file < 0:
-            self.memory += data
-        else:
-            written, view = 0, memoryview(data)
-            try:
-                while written < len(data):
-                    written += os.pwrite(self.file, view[written:], self.size + written)
-            except OSError:
-                with suppress(OSError):
-                    os.ftruncate(self.file, self.size)
-                raise
-        self.size += len(data)
+    def append(self, parts: Sequence[bytes]) -> None:
+        end = self.size
+        try:
+            for part in parts:
+                if self.file < 0:
+                    self.memory += part
+                    end += len(part)
+                view = memoryview(part)
+                while self.file >= 0 and view:
+                    written = os.pwrite(self.file, view, end)
+                    view, end = view[written:], end + written
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(self.file, self.size)
+            raise
+        self.size = end
 
     def read(self, at: int, most: int) -> bytes:
         most = min(most, self.size - at)
@@ -71,21 +75,22 @@ class Record:
         """The first place that can still be read; a record begins there."""
         return self._segments[0].start if self._segments else self.end
 
-    def append(self, data: bytes) -> bool:
-        """Take whole records. False: they are too big, and nothing was taken."""
-        if len(data) > 2 * self.segment_bytes:
+    def append(self, parts: Sequence[bytes]) -> bool:
+        """Take whole records, in parts that need not be joined. False: they are too big, and nothing was taken."""
+        size = sum(map(len, parts))
+        if size > 2 * self.segment_bytes:
             return False
         last = self._segments[-1] if self._segments else None
         bound = self.segment_bytes if last is None or last.file >= 0 else _MEMORY_SEGMENT
-        if last is None or last.size + len(data) > bound:
-            last = self._begin(len(data))
+        if last is None or last.size + size > bound:
+            last = self._begin(size)
         try:
-            last.append(data)
+            last.append(parts)
         except OSError:
             # A full disk must cost neither the kernel nor who listens now.
             last = self._in_memory()
-            last.append(data)
-        self.end += len(data)
+            last.append(parts)
+        self.end += size
         return True
 
     def read(self, at: int, most: int) -> bytes:
