@@ -152,6 +152,17 @@ OOM = container(terminated={"exitCode": 137, "reason": "OOMKilled"})
             Death(3, "exit code 3"),
         ),
         (
+            {
+                "phase": "Succeeded",
+                "containerStatuses": container(
+                    terminated={"exitCode": 0, "message": '{"epoch": 1, "exit_code": -15, "oom": false}'}
+                ),
+            },
+            None,
+            Death(-15, "SIGTERM"),
+        ),
+        ({"phase": "Running"}, Death(-9, "out of memory"), Death(-9, "out of memory, limit 512Mi")),
+        (
             {"phase": "Failed", "containerStatuses": container(terminated={"exitCode": 137, "reason": "Error"})},
             None,
             Death(-9, "SIGKILL"),

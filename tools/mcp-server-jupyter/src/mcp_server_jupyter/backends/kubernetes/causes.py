@@ -5,11 +5,13 @@ Source: kubernetes.io, "Pod Lifecycle" and "Disruptions" (the condition Disrupti
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ...ports import Death
+from ..zmq.kernel import named
 
 Json = dict[str, Any]
 
@@ -35,8 +37,6 @@ _DISRUPTIONS = {
 }
 OUT_OF_MEMORY = "out of memory"
 """The reason by which an agent tells that its kernel was ended for want of memory."""
-
-_SIGNALS = {137: "SIGKILL", 143: "SIGTERM", 139: "SIGSEGV", 134: "SIGABRT", 130: "SIGINT"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +96,7 @@ def death(pod: Json | None, last: Json, told: Death | None = None) -> Death:
     seen = pod or last
     status = seen.get("status") or {}
     ended = _terminated(seen)
+    told = told or _last_word(ended)
     code = told.exit_code if told is not None else _exit_code(ended)
     # A kernel may be ended for want of memory and its container live on (control groups, version 1).
     if ended.get("reason") == "OOMKilled" or (told is not None and told.reason == OUT_OF_MEMORY):
@@ -132,15 +133,26 @@ def _exit_reason(code: int | None, ended: Json, status: Json) -> str:
     if code is None:
         return str(status.get("message") or status.get("reason") or "its pod ended")
     if code < 0:
-        return _SIGNALS.get(128 - code, f"signal {-code}")
+        return named(code).reason
     return f"exit code {code}" + (f" ({ended['message']})" if ended.get("message") else "")
+
+
+def _last_word(ended: Json) -> Death | None:
+    """What the agent wrote of its kernel's end before it went itself, where the cluster shows it."""
+    try:
+        told = json.loads(ended.get("message") or "null")
+        code = int(told["exit_code"])
+        return Death(code, OUT_OF_MEMORY) if told["oom"] else named(code)
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _exit_code(ended: Json) -> int | None:
     code = ended.get("exitCode")
     if code is None:
         return None
-    return 128 - code if code in _SIGNALS else int(code)
+    # As shells say it: 128 and the signal's number.
+    return 128 - int(code) if 128 < code <= 128 + 64 else int(code)
 
 
 def _limit(pod: Json, resource: str) -> str:

@@ -310,15 +310,7 @@ class PodHost:
         if told is None:
             with anyio.move_on_after(_TOLD_SECONDS):
                 return await self.ended()
-        pod = self._pod()
-        if (
-            pod is not None
-            and told is not None
-            and not causes.over(pod)
-            and not pod["metadata"].get("deletionTimestamp")
-        ):
-            return told
-        return self._death(name, pod, told)
+        return self._death(name, self._pod(), told)
 
     def _death(self, name: str, pod: Json | None, told: Death | None) -> Death:
         last = self._cluster.pods.last(name) or self._seen
