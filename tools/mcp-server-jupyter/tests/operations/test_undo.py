@@ -331,8 +331,8 @@ async def test_an_edit_that_cannot_be_saved_leaves_no_entry_to_undo(
     edit = services.contents.edit
 
     @asynccontextmanager
-    async def full(path: str, *, durable: bool = True) -> AsyncIterator[Any]:
-        async with edit(path, durable=durable) as notebook:
+    async def full(path: str, *, durable: bool = True, author: str = "") -> AsyncIterator[Any]:
+        async with edit(path, durable=durable, author=author) as notebook:
             yield notebook
             raise Unavailable("No space left on device.")
 
