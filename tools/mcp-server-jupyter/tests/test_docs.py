@@ -173,6 +173,7 @@ def test_every_route_is_documented() -> None:
     routes = {route for file in files for route in re.findall(r'Route\(\s*"([^"]+)"', file.read_text())}
     assert {"/health", "/api/editor/{window}"} <= routes
     text = (TOP / "docs" / "http.md").read_text()
+    routes.discard("/{path:path}")  # refuses whatever is asked of a server that waits for its turn
     missing = {route for route in routes if not re.search(rf"[` ]{re.escape(route.rstrip('/') or '/')}`", text)}
     assert missing == set()
 

@@ -249,6 +249,13 @@ async def test_a_start_that_fails_leaves_adopted_kernels_running(tmp_path: Path)
         async def __aexit__(self, *_: Any) -> None:
             released.append("closed")
 
+        async def lead(self, waiting: Any) -> None:
+            return
+
+        async def superseded(self) -> str:
+            await anyio.sleep_forever()
+            raise AssertionError
+
         async def adopt(self) -> list[Any]:
             raise Unavailable("The journal cannot be written.")
 
@@ -340,7 +347,7 @@ async def undelivered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *source: 
                 (await call(services, "execute_cell_with_progress", cell_index=index)).data["execution_id"]
                 for index in range(len(source))
             ]
-            services.contents._open.clear()  # type: ignore[attr-defined]
+            services.contents.below._open.clear()  # type: ignore[attr-defined]
             kill(services)
     return ids
 
@@ -473,7 +480,7 @@ async def test_a_cell_that_had_not_reached_the_file_is_put_back(
     with full_disk(monkeypatch, ("replace",)):
         async with open_services(settings) as services:
             await call(services, "append_execute_code_cell", cell_source="1 + 1")
-            services.contents._open.clear()  # type: ignore[attr-defined]
+            services.contents.below._open.clear()  # type: ignore[attr-defined]
             kill(services)
     assert len(file(tmp_path)["cells"]) == 1
     async with open_services(settings) as services:
