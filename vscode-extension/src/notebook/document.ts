@@ -17,11 +17,14 @@ export interface OutputWriter {
   writeOutputs(cell: vscode.NotebookCell, op: Extract<Op, { op: "outputs" }>): Promise<void>;
   /** Whether the outputs that the cell has now came from the server. */
   wrote(cell: vscode.NotebookCell): boolean;
+  /** Whether any run is filling cells of the notebook. */
+  isBusy(notebook: vscode.NotebookDocument): boolean;
 }
 
 const TYPING_PAUSE = 80;
 const READ_AGAIN = 400;
 const MOST_READS = 20;
+const SETTLES = 150;
 
 /** An open notebook, and what the server knows of it: one version after the other. */
 export class SharedDocument implements Disposable {
@@ -36,6 +39,9 @@ export class SharedDocument implements Disposable {
   /** The server counts this window as the notebook's editor. */
   isOwner = false;
   shared = true;
+  /** Unsaved changes are the person's own: nothing is saved behind their back. */
+  private isPersons: boolean;
+  private saving: NodeJS.Timeout | undefined;
 
   constructor(
     readonly document: vscode.NotebookDocument,
@@ -43,7 +49,9 @@ export class SharedDocument implements Disposable {
     readonly path: string,
     private readonly writer: OutputWriter,
     private readonly log: Log,
-  ) {}
+  ) {
+    this.isPersons = document.isDirty;
+  }
 
   /** The cell's id, as server and file have it; made up for a cell that has none. */
   idOf(cell: vscode.NotebookCell): string {
@@ -82,7 +90,22 @@ export class SharedDocument implements Disposable {
     this.typing = setTimeout(() => this.inBackground(this.flush()), TYPING_PAUSE);
   }
 
+  /** The person runs cells: the outputs that come are theirs to save. */
+  touched(): void {
+    this.isPersons = true;
+  }
+
+  /** Save what agents have done, once it is quiet, if the person had nothing unsaved. */
+  saveForAgents(): void {
+    clearTimeout(this.saving);
+    this.saving = setTimeout(() => this.inBackground(this.work.do(async () => {
+      if (this.isPersons || this.isClosed || this.document.isClosed || !this.document.isDirty || this.writer.isBusy(this.document)) return;
+      await this.document.save();
+    })), SETTLES);
+  }
+
   saved(): void {
+    this.isPersons = false;
     this.inBackground(this.work.do(async () => {
       await this.tell();
       if (this.isOwner) await this.server.post({ type: "saved", path: this.path, version: this.version });
@@ -115,6 +138,7 @@ export class SharedDocument implements Disposable {
 
   dispose(): void {
     clearTimeout(this.typing);
+    clearTimeout(this.saving);
     this.isClosed = true;
   }
 
@@ -207,6 +231,7 @@ export class SharedDocument implements Disposable {
     this.cleared.clear();
     const ops = [...difference(this.known, sheet), ...cleared.flatMap(([id, cell]) => this.outputsOf(id, cell, sheet))];
     if (ops.length === 0) return;
+    this.isPersons = this.document.isDirty;
     try {
       await this.server.post({ type: "change", path: this.path, base: this.version, version: this.version + 1, ops, dirty: this.document.isDirty });
       this.version += 1;
@@ -235,7 +260,6 @@ export class SharedDocument implements Disposable {
 
   private async editNow(request: EditRequest): Promise<void> {
     if (!this.isOwner || this.isClosed || Date.now() / 1_000 > request.deadline) return;
-    const wasClean = !this.document.isDirty;
     let status: "applied" | "refused" = "applied";
     try {
       await this.tell();
@@ -253,7 +277,7 @@ export class SharedDocument implements Disposable {
       await this.openNow();
       return;
     }
-    if (status === "applied" && wasClean) await this.document.save();
+    if (status === "applied") this.saveForAgents();
   }
 
   /** Apply ops to the document; what was typed at the same moment stays untold until the next `tell`. */

@@ -102,6 +102,10 @@ export class Documents implements CellFinder, Disposable {
     return this.byPath(server, notebook)?.cellOf(cell_id);
   }
 
+  saveForAgents(notebook: vscode.NotebookDocument): void {
+    this.shared.get(notebook)?.saveForAgents();
+  }
+
   byPath(server: RootServer, path: string): SharedDocument | undefined {
     return this.all().find((shared) => shared.server === server && shared.path === path);
   }

@@ -42,7 +42,8 @@ export async function applyOps({ document, sheet, named }: Target, ops: readonly
     const [was, is] = [sheet.cells[index], after.get(sheet.cells[index]?.id ?? "")];
     if (was !== undefined && is !== undefined && was.source !== is.source) addText(edit, document.cellAt(index).document, was.source, is.source);
   }
-  if (edit.size > 0 && !(await vscode.workspace.applyEdit(edit))) throw new DoesNotFit("The notebook was changed at the same moment.");
+  // `size` counts edits of texts alone.
+  if ((structure.length > 0 || edit.size > 0) && !(await vscode.workspace.applyEdit(edit))) throw new DoesNotFit("The notebook was changed at the same moment.");
   if (!hasIds(document.metadata)) {
     next.cells.forEach((cell, index) => {
       if (index < document.cellCount) named(document.cellAt(index), cell.id);

@@ -50,6 +50,7 @@ export class Kernels {
     const client = await server.ready();
     await shared.setShared(true);
     await shared.flush();
+    shared.touched();
     await this.fit(shared, client, choice);
     const asked = cells.map((cell) => ({ cell_id: shared.idOf(cell), source: source(cell) }));
     const answer = await client.execute({ notebook_path: shared.path, cells: asked, stop_on_error: true });

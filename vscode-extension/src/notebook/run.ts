@@ -22,8 +22,6 @@ export class CellRun {
   private pumping: Promise<void> | undefined;
   private seq = 0;
   private readonly updates = new InOrder();
-  /** The document was clean when this began: it is saved when this ends. */
-  readonly wasClean: boolean;
   last: Execution | undefined;
 
   constructor(
@@ -32,9 +30,7 @@ export class CellRun {
     readonly server: { ready(): Promise<Client> },
     private readonly begin: Begin,
     private readonly log: Log,
-  ) {
-    this.wasClean = !cell.notebook.isDirty;
-  }
+  ) {}
 
   get isDone(): boolean {
     return this.isEnded;

@@ -11,6 +11,8 @@ import { type Begin, CellRun } from "./run";
 /** Where executions without a path belong, and where those with one do. */
 export interface CellFinder {
   cellOf(server: RootServer, execution: Pick<Execution, "notebook" | "cell_id">): vscode.NotebookCell | undefined;
+  /** What others have run is saved where the person had nothing unsaved. */
+  saveForAgents(notebook: vscode.NotebookDocument): void;
 }
 
 const SETTLES = 1_500;
@@ -18,7 +20,7 @@ const SETTLES = 1_500;
 /** Everybody's runs, each in its cell. */
 export class Runs implements OutputWriter, Disposable {
   private readonly runs = new Map<string, CellRun>();
-  private readonly wrotes = new WeakMap<vscode.NotebookCell, number>();
+  private readonly wrotes = new WeakMap<vscode.NotebookCell, { at: number; outputs: number }>();
   private readonly late = new Map<string, NodeJS.Timeout>();
   private readonly cells = new Map<string, vscode.NotebookCell>();
   private readonly asked = new Emitter<{ server: RootServer; execution: Execution; mine: boolean }>();
@@ -62,13 +64,19 @@ export class Runs implements OutputWriter, Disposable {
     return [...this.runs.values()].find((run) => run.cell === cell && !run.isDone)?.last;
   }
 
+  isBusy(notebook: vscode.NotebookDocument): boolean {
+    return [...this.runs.values()].some(({ cell }) => cell.notebook === notebook);
+  }
+
   wrote(cell: vscode.NotebookCell): boolean {
     if ([...this.runs.values()].some((run) => run.cell === cell && !run.isDone)) return true;
-    return cell.outputs.length > 0 && Date.now() - (this.wrotes.get(cell) ?? 0) < SETTLES;
+    const wrote = this.wrotes.get(cell);
+    return wrote !== undefined && Date.now() - wrote.at < SETTLES && wrote.outputs > 0 === cell.outputs.length > 0;
   }
 
   async writeOutputs(cell: vscode.NotebookCell, op: Extract<Op, { op: "outputs" }>): Promise<void> {
-    this.wrotes.set(cell, Date.now());
+    const note = (): unknown => this.wrotes.set(cell, { at: Date.now(), outputs: op.outputs.length });
+    note();
     const execution = await this.begin(cell);
     if (execution === undefined) return;
     const order = op.execution_count ?? undefined;
@@ -76,7 +84,7 @@ export class Runs implements OutputWriter, Disposable {
     execution.start(cell.executionSummary?.timing?.startTime);
     await execution.replaceOutput(op.outputs.map(toEditorOutput));
     execution.end(cell.executionSummary?.success, cell.executionSummary?.timing?.endTime);
-    this.wrotes.set(cell, Date.now());
+    note();
   }
 
   dispose(): void {
@@ -106,18 +114,16 @@ export class Runs implements OutputWriter, Disposable {
       this.log.error(`Run ${execution.execution_id}`, error);
     }
     if (execution.status === "waiting_input") this.asked.fire({ server, execution, mine });
-    if (run.isDone) await this.done(run, execution, mine);
+    if (run.isDone) this.done(run, execution, mine);
   }
 
-  private async done(run: CellRun, execution: Execution, mine: boolean): Promise<void> {
+  private done(run: CellRun, execution: Execution, mine: boolean): void {
     if (!this.runs.has(run.id)) return;
-    this.wrotes.set(run.cell, Date.now());
+    this.wrotes.set(run.cell, { at: Date.now(), outputs: run.cell.outputs.length });
     this.runs.delete(run.id);
     this.cells.delete(run.id);
     this.finished.fire({ cell: run.cell, execution });
-    const { notebook } = run.cell;
-    const othersRun = [...this.runs.values()].some(({ cell }) => cell.notebook === notebook);
-    if (!mine && run.wasClean && notebook.isDirty && !othersRun && !notebook.isClosed) await notebook.save();
+    if (!mine) this.finder.saveForAgents(run.cell.notebook);
   }
 
   private output(server: RootServer, event: OutputEvent): void {
@@ -151,7 +157,7 @@ export class Runs implements OutputWriter, Disposable {
       if (live.has(run.id) || run.last === undefined || run.server !== server) continue;
       const status = await run.refresh();
       if (status === undefined) run.abandon();
-      if (run.isDone) await this.done(run, run.last, this.cells.has(run.id));
+      if (run.isDone) this.done(run, run.last, this.cells.has(run.id));
     }
   }
 
