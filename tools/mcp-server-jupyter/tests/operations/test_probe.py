@@ -8,6 +8,8 @@ import sys
 from enum import IntEnum
 from typing import Any
 
+import numpy
+import pandas
 import pytest
 
 from mcp_server_jupyter.operations.probe import PROBE
@@ -153,6 +155,56 @@ def test_usual_values_read_as_usual() -> None:
 def test_a_missing_name_tells_similar_ones() -> None:
     missing = ask({"frame": 1}, what="inspect", name="frme", limit=100)["missing"]
     assert "similar: frame" in missing
+
+
+@pytest.mark.parametrize("text", ["x" * 10_000_000, b"\xff" * 10_000_000, bytearray(10_000_000)])
+def test_a_long_text_is_shown_by_its_beginning_and_its_end(text: Any) -> None:
+    shown = inspected(text, limit=500)["text"]
+    assert len(shown) < 650
+    assert "of 10000000 in all" in shown
+
+
+def test_a_frame_tells_nulls_extremes_and_head() -> None:
+    frame = pandas.DataFrame({"n": [1, 2, 7], "x": [0.5, None, -2.0], "s": ["a", None, "c"]})
+    shown = inspected(frame)["text"]
+    assert "n: int64  min 1, max 7" in shown
+    assert "x: float64  1 null, min -2.0, max 0.5" in shown
+    assert "1 null" in shown.partition("s: ")[2].partition("\n")[0]
+    assert "head:\n" in shown
+
+
+def test_a_frame_of_hundreds_of_columns_keeps_room_for_its_head() -> None:
+    frame = pandas.DataFrame({f"a column of number {at}": [1.0, 2.0] for at in range(300)})
+    shown = inspected(frame, limit=1_700)["text"]
+    assert "more columns" in shown or "…" in shown
+    assert "head:" in shown
+    assert len(shown) < 1_800
+
+
+def test_a_frame_with_two_columns_of_one_name_is_shown() -> None:
+    frame = pandas.DataFrame([[1, 2.5]], columns=["a", "a"])
+    assert "a: int64  min 1, max 1\n  a: float64  min 2.5, max 2.5" in inspected(frame)["text"]
+
+
+def test_a_series_tells_nulls_and_extremes() -> None:
+    assert "1 null, min 1.0, max 3.0" in inspected(pandas.Series([1.0, None, 3.0]))["text"]
+
+
+def test_an_array_tells_what_is_no_number() -> None:
+    shown = inspected(numpy.array([1.5, float("nan"), float("inf"), -3.0]))["text"]
+    assert "1 NaN, 1 inf, min -3.0, max inf" in shown
+    assert "min 0, max 11" in inspected(numpy.arange(12).reshape(3, 4))["text"]
+    assert "max" not in inspected(numpy.array([float("nan")] * 2))["text"]
+    assert "(cannot" not in inspected(numpy.array([]))["text"]
+    assert "(cannot" not in inspected(numpy.array(["a", "b"]))["text"]
+
+
+def test_a_class_is_shown_by_its_source_or_an_outline() -> None:
+    assert "return 10**30" in inspected(Long)["text"]
+    shown = inspected(subprocess.Popen, limit=600)["text"]
+    assert shown.startswith("class Popen\nExecute a child program")
+    assert "__init__(self, args" in shown
+    assert len(shown) < 650
 
 
 SLOW = """

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import ast
 import json
-from typing import Any
+from typing import Annotated, Any
 
 import anyio
 
 from ..errors import InvalidRequest, KernelError, NotFound, Unsupported
 from ..execution.session import Session, require_alive
-from .call import Answer, Call
+from .call import Answer, Call, Param
 from .kernels import find_session, unreachable
 from .probe import PROBE
 from .render import numbered
 
 ANSWER_SECONDS = 10.0
 LONGEST_NAME = 1_000
+USUAL_BYTES = 2_000
+"""How long an answer on one variable is unless more is asked for."""
+HEAD_BYTES = 300
 
 
 async def list_variables(call: Call, notebook_path: str = "", kernel_id: str = "") -> Answer:
@@ -31,8 +34,19 @@ async def list_variables(call: Call, notebook_path: str = "", kernel_id: str = "
     return Answer(text or "No variables.", {"variables": variables, "kernel_epoch": session.kernel.epoch})
 
 
-async def inspect_variable(call: Call, name: str, notebook_path: str = "", kernel_id: str = "") -> Answer:
-    """One variable, or a dotted or indexed part of it: DataFrames and arrays as shape, dtypes and head.
+async def inspect_variable(
+    call: Call,
+    name: str,
+    notebook_path: str = "",
+    kernel_id: str = "",
+    max_chars: Annotated[int, Param(ge=200)] | None = None,
+) -> Answer:
+    """One variable, or a dotted or indexed part of it.
+
+    Of frames and arrays the shape, the types, what is null or NaN, minimum, maximum and head; of classes an outline.
+
+    Args:
+        max_chars: how long the answer may be (default 2,000), in bytes, up to the setting of that name.
 
     Raises:
         NotFound: no such variable; the message names similar ones.
@@ -42,14 +56,22 @@ async def inspect_variable(call: Call, name: str, notebook_path: str = "", kerne
             f"{name[:100]!r} is not a variable, attribute or item.", hint="execute_code evaluates other expressions."
         )
     session = find_session(call, notebook_path, kernel_id)
-    found = await _ask(
-        call, session, {"what": "inspect", "name": name, "limit": max(200, call.answers.max_chars - 300)}
-    )
+    most = min(max_chars or USUAL_BYTES, call.answers.max_chars)
+    found = await _ask(call, session, {"what": "inspect", "name": name, "limit": max(100, most - 200)})
     if "failed" in found:
         raise KernelError(f"{name!r} could not be looked at: {found['failed']}.", hint="execute_code can try.")
     if "missing" in found:
         raise NotFound(f"No variable {name!r}: {found['missing']}.", hint="list_variables shows what there is.")
-    return Answer(f"{name}: {found['type']} {found['size']}\n{found['text']}", found)
+    text = f"{name}: {found['type']} {found['size']}\n{found['text']}"
+    if "…" in found["text"] and most < call.answers.max_chars:
+        more = f"\n(max_chars={call.answers.max_chars} shows more)"
+        return Answer(_within(text, most - len(more)) + more, found)
+    return Answer(_within(text, most), found)
+
+
+def _within(text: str, most: int) -> str:
+    """As much of a text as takes up to `most` bytes of UTF-8."""
+    return text if len(text) * 4 <= most else text.encode(errors="replace")[:most].decode(errors="ignore")
 
 
 def _is_reference(name: str) -> bool:
