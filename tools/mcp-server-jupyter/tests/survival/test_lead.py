@@ -159,6 +159,19 @@ def test_a_superseded_server_ends_at_once_and_leaves_its_kernels(tmp_path: Path)
             assert second.process.wait(20) == 0
 
 
+def test_a_server_that_cannot_open_says_why_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "holder").write_text("server-5f4d")
+    with replica(tmp_path, "--kernels=led") as waiting:
+        waiting.until(503)
+        [state] = (tmp_path / "state" / "roots").iterdir()
+        (state / "journal.sqlite3").mkdir()
+        (tmp_path / "holder").unlink()
+        assert waiting.process.wait(20) != 0
+        log = waiting.log.read_text()
+        assert "Traceback" not in log
+        assert log.splitlines()[-1].startswith("Error: ")
+
+
 @pytest.mark.anyio
 async def test_without_an_http_door_a_server_gives_up_after_a_while_and_names_the_holder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -142,10 +142,7 @@ class HttpDoor:
             await self._doorway.open(create_http(services, mcp, token, port=self._port))
             yield
         finally:
-            # Uvicorn ends by itself now; it logs an error when it is cancelled.
-            self.end()
-            with anyio.CancelScope(shield=True):
-                await self._ended.wait()
+            await self.close()
 
     @property
     def _port(self) -> int:
@@ -182,6 +179,14 @@ class HttpDoor:
         if self._server is not None:
             self._server.should_exit = True
 
+    async def close(self) -> None:
+        """`end`, and return once it has."""
+        self.end()
+        if self._server is not None:
+            # Uvicorn ends by itself now; it logs an error when it is cancelled.
+            with anyio.CancelScope(shield=True):
+                await self._ended.wait()
+
 
 @asynccontextmanager
 async def http_door(settings: Settings) -> AsyncIterator[HttpDoor]:
@@ -191,7 +196,7 @@ async def http_door(settings: Settings) -> AsyncIterator[HttpDoor]:
         try:
             yield door
         finally:
-            door.end()
+            await door.close()
 
 
 def endpoint(settings: Settings, listener: socket.socket) -> str:
