@@ -58,6 +58,7 @@ class Proxy:
 
     def __init__(self) -> None:
         self.away = False
+        self.mute = False
         self.cuts = 0
         self.port = 0
         self._target = 0
@@ -98,7 +99,7 @@ class Proxy:
                 writers.add(there[1])
                 if not writer.transport.is_closing():
                     self._open |= writers
-                    await asyncio.gather(self._pump(reader, there[1]), self._pump(there[0], writer))
+                    await asyncio.gather(self._pump(reader, there[1]), self._pump(there[0], writer, answers=True))
         except OSError:
             # Its end of the connection is gone, or nobody listens.
             return
@@ -108,10 +109,11 @@ class Proxy:
             for each in writers:
                 each.transport.abort()
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool = False) -> None:
         try:
             while data := await reader.read(1 << 14):
-                writer.write(data)
+                if not (answers and self.mute):
+                    writer.write(data)
                 await writer.drain()
         except OSError:
             return
@@ -175,6 +177,23 @@ async def test_requests_sent_while_the_network_is_cut_run_once_and_in_order(far:
             assert [m.content["status"] async for m in stream if m.channel == "shell"] == ["ok"]
 
     assert printed(await run(far, "print(seen == list(range(30)))")) == "True\n"
+
+
+async def test_what_was_done_but_not_answered_is_not_done_again(
+    far: PodKernel, proxy: Proxy, settings: Settings
+) -> None:
+    await run(far, "count = 0")
+    proxy.mute = True
+    stream = far.request("execute_request", content("count += 1; open('done', 'w').close()"))
+    await until(lambda: (settings.root / "done").exists())
+    proxy.mute = False
+    proxy.cut()
+    with anyio.fail_after(10):
+        assert [m.content["execution_count"] async for m in stream if m.channel == "shell"] == [2]
+
+    assert printed(await run(far, "print(count)")) == "1\n"
+    # This kernel would not have done it again either, and says so of what it gets twice.
+    assert "Duplicate Signature" not in (host_of(far).folder / "log").read_text()
 
 
 async def test_a_cell_that_ends_while_the_network_is_away_ends_when_it_is_back(far: PodKernel, proxy: Proxy) -> None:
