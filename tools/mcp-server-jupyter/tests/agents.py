@@ -190,6 +190,8 @@ class AgentKernels:
         self.kernels: dict[str, PodKernel] = {}
         self.higher: list[int] = []
         self.config = config
+        # See `AgentHost.through`.
+        self.through: Callable[[int], int] = lambda port: port
         self._released = False
 
     async def __aenter__(self) -> AgentKernels:
@@ -224,6 +226,7 @@ class AgentKernels:
     ) -> PodKernel:
         self.require_room()
         host = AgentHost(self.folder, self.settings, name, below(self.settings.root, cwd), **self.config)
+        host.through = self.through
         kernel = PodKernel(self, host, await host.plan(epoch))
         self.kernels[kernel.id] = kernel
         try:

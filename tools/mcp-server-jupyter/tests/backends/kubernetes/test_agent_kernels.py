@@ -58,6 +58,8 @@ class Proxy:
 
     def __init__(self) -> None:
         self.away = False
+        self.mute = False
+        self.swallowed: set[asyncio.StreamWriter] = set()
         self.cuts = 0
         self.port = 0
         self._target = 0
@@ -87,6 +89,10 @@ class Proxy:
         for writer in self._open:
             writer.transport.abort()
 
+    def swallow(self) -> None:
+        """Let nothing through any more on the connections there are, and say nothing."""
+        self.swallowed |= self._open
+
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
@@ -98,7 +104,7 @@ class Proxy:
                 writers.add(there[1])
                 if not writer.transport.is_closing():
                     self._open |= writers
-                    await asyncio.gather(self._pump(reader, there[1]), self._pump(there[0], writer))
+                    await asyncio.gather(self._pump(reader, there[1]), self._pump(there[0], writer, answers=True))
         except OSError:
             # Its end of the connection is gone, or nobody listens.
             return
@@ -108,10 +114,11 @@ class Proxy:
             for each in writers:
                 each.transport.abort()
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool = False) -> None:
         try:
             while data := await reader.read(1 << 14):
-                writer.write(data)
+                if not (answers and self.mute) and writer not in self.swallowed:
+                    writer.write(data)
                 await writer.drain()
         except OSError:
             return
@@ -125,18 +132,16 @@ async def proxy() -> AsyncIterator[Proxy]:
         yield opened
 
 
-@pytest.fixture
-async def far(kernels: AgentKernels, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> PodKernel:
+async def behind(kernels: AgentKernels, proxy: Proxy) -> PodKernel:
     """A kernel on the other side of a proxy."""
-    made = AgentHost.__init__
-
-    def behind(self: AgentHost, *args: Any, **more: Any) -> None:
-        made(self, *args, **more)
-        self.through = proxy.through
-
-    monkeypatch.setattr(AgentHost, "__init__", behind)
+    kernels.through = proxy.through
     with anyio.fail_after(30):
         return await kernels.start("python3")
+
+
+@pytest.fixture
+async def far(kernels: AgentKernels, proxy: Proxy) -> PodKernel:
+    return await behind(kernels, proxy)
 
 
 # --------------------------------------------------------------------------- the network
@@ -175,6 +180,45 @@ async def test_requests_sent_while_the_network_is_cut_run_once_and_in_order(far:
             assert [m.content["status"] async for m in stream if m.channel == "shell"] == ["ok"]
 
     assert printed(await run(far, "print(seen == list(range(30)))")) == "True\n"
+
+
+async def test_a_network_that_swallows_everything_is_noticed_and_another_way_taken(
+    kernels: AgentKernels, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcp_server_jupyter.backends.kubernetes.link._HEARTBEAT_MS", 100)
+    monkeypatch.setattr("mcp_server_jupyter.backends.kubernetes.link._SILENCE_MS", 400)
+    far = await behind(kernels, proxy)
+    proxy.swallow()
+    with anyio.fail_after(10):
+        assert printed(await run(far, "print('still there')")) == "still there\n"
+
+
+async def test_a_kernel_out_of_reach_can_be_given_up_at_once(far: PodKernel, proxy: Proxy) -> None:
+    proxy.away = True
+    proxy.cut()
+    await until(lambda: far.unreachable_since is not None)
+    with anyio.fail_after(3):
+        await far.shutdown()
+
+    assert far.state == "dead"
+    assert host_of(far).process.poll() is not None  # type: ignore[union-attr]
+
+
+async def test_what_was_done_but_not_answered_is_not_done_again(
+    far: PodKernel, proxy: Proxy, settings: Settings
+) -> None:
+    await run(far, "count = 0")
+    proxy.mute = True
+    stream = far.request("execute_request", content("count += 1; open('done', 'w').close()"))
+    await until(lambda: (settings.root / "done").exists())
+    proxy.mute = False
+    proxy.cut()
+    with anyio.fail_after(10):
+        assert [m.content["execution_count"] async for m in stream if m.channel == "shell"] == [2]
+
+    assert printed(await run(far, "print(count)")) == "1\n"
+    # This kernel would not have done it again either, and says so of what it gets twice.
+    assert "Duplicate Signature" not in (host_of(far).folder / "log").read_text()
 
 
 async def test_a_cell_that_ends_while_the_network_is_away_ends_when_it_is_back(far: PodKernel, proxy: Proxy) -> None:
@@ -413,18 +457,10 @@ async def test_a_server_that_another_has_overtaken_is_told_so(kernel: PodKernel,
 
 
 async def test_a_slow_server_is_told_what_it_missed_and_waits_for_nothing_that_cannot_come(
-    settings: Settings, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, proxy: Proxy
 ) -> None:
-    made = AgentHost.__init__
-
-    def behind(self: AgentHost, *args: Any, **more: Any) -> None:
-        made(self, *args, **more)
-        self.through = proxy.through
-
-    monkeypatch.setattr(AgentHost, "__init__", behind)
     async with AgentKernels(settings, segment_bytes=20_000, segments=3) as kernels:
-        with anyio.fail_after(30):
-            kernel = await kernels.start("python3")
+        kernel = await behind(kernels, proxy)
         code = "for n in range(2000): print('line', n, flush=True)\nopen('printed', 'w')"
         stream = kernel.request("execute_request", content(code), msg_id="much")
         async for message in stream:

@@ -32,6 +32,7 @@ _HELLO_SECONDS = 3.0
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.02, 2.0
 _KEEPALIVE_SECONDS = 30.0
 _ACKNOWLEDGE_SECONDS = 0.2
+_HEARTBEAT_MS, _SILENCE_MS = 5_000, 15_000
 _COMMAND_SECONDS = 10.0
 
 
@@ -211,8 +212,8 @@ class Link:
             socket.rcvhwm = socket.sndhwm = 0
             socket.identity = uuid.uuid4().bytes
             socket.reconnect_ivl, socket.reconnect_ivl_max = 50, 1000
-            # A peer that is cut off without a word is noticed by that; see `channels.secure`.
-            socket.heartbeat_ivl, socket.heartbeat_timeout = 5_000, 15_000
+            # A network that swallows everything is noticed by that.
+            socket.heartbeat_ivl, socket.heartbeat_timeout = _HEARTBEAT_MS, _SILENCE_MS
             socket.curve_serverkey = self._keys.public.encode()
             socket.curve_publickey, socket.curve_secretkey = zmq.curve_keypair()
             socket.ipv6 = ":" in ip
