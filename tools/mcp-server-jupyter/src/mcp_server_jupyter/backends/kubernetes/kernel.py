@@ -259,6 +259,19 @@ class PodKernel(DispatchedKernel):
                 hint="It may well be alive: wait, or give it up with shutdown_kernel.",
             )
 
+    async def signal(self, number: int) -> None:
+        """Send a signal to the kernel and its children.
+
+        Raises:
+            KernelDead, Unavailable
+        """
+        self._alive()
+        await self._signal(number)
+
+    async def gone(self) -> None:
+        """Return when this epoch's process has ended, asked or unasked."""
+        await self._over.wait()
+
     async def _signal(self, number: int) -> None:
         if self._link is None:
             return
