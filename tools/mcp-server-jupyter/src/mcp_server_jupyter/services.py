@@ -96,7 +96,7 @@ class Services:
 @asynccontextmanager
 async def open_kernels(settings: Settings, kernels: Kernels | None = None) -> AsyncIterator[Kernels]:
     """The kernels of the settings, or these. Before anything is done with them, `lead` says whether they are ours."""
-    opened: Kernels = kernels or _backend("kernels", settings.kernels, settings)
+    opened: Kernels = kernels or open_backend("kernels", settings.kernels, settings)
     async with opened:
         yield opened
 
@@ -138,8 +138,8 @@ async def open_services_over(
     """The same over kernels that are open, and led."""
     async with AsyncExitStack() as stack:
         journal = stack.enter_context(open_journal(settings.root_state / "journal.sqlite3"))
-        below: Contents = contents or _backend("contents", settings.contents, settings)
-        opened_contents = _backend("contents", "live", settings, below)
+        below: Contents = contents or open_backend("contents", settings.contents, settings)
+        opened_contents = open_backend("contents", "live", settings, below)
         await stack.enter_async_context(opened_contents)
         group = await stack.enter_async_context(anyio.create_task_group())
         tasks = Tasks(group)
@@ -227,7 +227,7 @@ async def _keep_small(journal: Journal, settings: Settings) -> None:
             logger.warning("%s", error)
 
 
-def _backend(port: str, name: str, settings: Settings, *below: Any) -> Any:
+def open_backend(port: str, name: str, settings: Settings, *below: Any) -> Any:
     """Open a backend by the name of its entry point, over another one if it is given that."""
     group = f"mcp_server_jupyter.{port}"
     for point in entry_points(group=group, name=name):

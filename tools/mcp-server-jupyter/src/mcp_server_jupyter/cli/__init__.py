@@ -146,6 +146,21 @@ def stop(context: click.Context, /, *, kernel_id: str) -> None:
     click.echo(servers.call(load_settings(context, {}), "shutdown_kernel", {"kernel_id": kernel_id}))
 
 
+@kernels.command(cls=GroupedOptions)
+@click.argument("profile")
+@click.option("--name", help="Of the kernelspec; absent, pod-PROFILE.")
+@click.option("--sys-prefix", is_flag=True, help="For this Python environment alone, not for the user.")
+@with_settings("Kubernetes")
+@click.pass_context
+def install(context: click.Context, /, *, profile: str, name: str | None, sys_prefix: bool, **options: Any) -> None:
+    """Write a kernelspec that starts the kernel profile PROFILE in a pod, for any Jupyter application."""
+    from ..commands.kernelspecs import install_kernelspec  # noqa: PLC0415 - `--help` loads nothing it does not need
+
+    click.echo(
+        install_kernelspec(load_settings(context, options), profile, name or f"pod-{profile}", sys_prefix=sys_prefix)
+    )
+
+
 @commands.command(cls=GroupedOptions)
 @click.argument("client", type=click.Choice(CLIENTS))
 @click.option("--http", is_flag=True, help="For the root's server, with its token, instead of stdio.")

@@ -19,7 +19,7 @@ import pytest
 from local_kernels import content, is_gone, kernelspec, printed, processes, run, until, until_dead
 from mcp_server_jupyter.backends.local import recorder
 from mcp_server_jupyter.backends.local.kernels import LocalKernels, open_kernels
-from mcp_server_jupyter.errors import InvalidRequest, KernelDead, KernelStartFailed, NotFound
+from mcp_server_jupyter.errors import InvalidRequest, KernelDead, KernelStartFailed, NotFound, Unsupported
 from mcp_server_jupyter.folders import runtime_folder
 from mcp_server_jupyter.ports import Death
 from mcp_server_jupyter.settings import Settings
@@ -509,3 +509,15 @@ def test_the_socket_folder_is_private_and_short(monkeypatch: pytest.MonkeyPatch,
 
     assert folder.stat().st_mode & 0o077 == 0
     assert len(os.fsencode(folder)) < 90
+
+
+async def test_a_kernelspec_of_another_provisioner_is_refused_and_not_listed(
+    kernels: LocalKernels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    kernelspec(tmp_path, "pod", [], metadata={"kernel_provisioner": {"provisioner_name": "mcp-kubernetes"}})
+
+    assert "pod" not in [spec.name for spec in await kernels.specs()]
+    with pytest.raises(Unsupported, match="'mcp-kubernetes'") as caught:
+        await kernels.start("pod")
+    assert "--kernels kubernetes" in str(caught.value.hint)

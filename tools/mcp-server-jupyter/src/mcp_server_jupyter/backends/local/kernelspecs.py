@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import InvalidRequest, NotFound
+from ...errors import InvalidRequest, NotFound, Unsupported
 from ...ports import Kernelspec
 
 if TYPE_CHECKING:
@@ -68,6 +68,8 @@ def listing(root: Path) -> list[Kernelspec]:
     found = []
     for name, entry in sorted(_manager().get_all_specs().items()):
         spec = entry["spec"]
+        if _foreign_provisioner(spec):
+            continue
         found.append(Kernelspec(name, spec["display_name"], spec["language"], tuple(spec["argv"])))
     if not any(spec.name == "python3" for spec in found):
         found.insert(0, _own_python())
@@ -128,7 +130,19 @@ def _manager() -> KernelSpecManager:
     return KernelSpecManager(kernel_dirs=[*jupyter_path("kernels"), str(ipython / "kernels")])
 
 
+def _foreign_provisioner(spec: Mapping[str, Any]) -> str:
+    """What starts a kernelspec elsewhere than on this machine (jupyter-client docs, "Kernel Provisioning"); or ""."""
+    provisioner = (spec.get("metadata") or {}).get("kernel_provisioner") or {}
+    name = str(provisioner.get("provisioner_name") or "")
+    return "" if name == "local-provisioner" else name
+
+
 def _recipe(name: str, spec: Mapping[str, Any], resource_dir: str) -> Recipe:
+    if provisioner := _foreign_provisioner(spec):
+        raise Unsupported(
+            f"The kernelspec {name!r} is started by the provisioner {provisioner!r}, not on this machine.",
+            hint="Give another kernelspec; for kernels in pods, start the server with --kernels kubernetes.",
+        )
     return Recipe(
         Kernelspec(name, spec["display_name"], spec["language"], tuple(spec["argv"])),
         env=spec.get("env") or {},
