@@ -259,14 +259,13 @@ class PodKernel(DispatchedKernel):
                 hint="It may well be alive: wait, or give it up with shutdown_kernel.",
             )
 
-<<<<<<< HEAD
     async def _end(self, *, restart: bool) -> None:
         self._asked = True
         # Out of reach, it cannot be asked for anything; its place can still be ended.
         if self.unreachable_since is None:
             with suppress(Unavailable):
                 await super()._end(restart=restart)
-=======
+
     async def signal(self, number: int) -> None:
         """Send a signal to the kernel and its children.
 
@@ -279,7 +278,6 @@ class PodKernel(DispatchedKernel):
     async def gone(self) -> None:
         """Return when this epoch's process has ended, asked or unasked."""
         await self._over.wait()
->>>>>>> pods
 
     async def _signal(self, number: int) -> None:
         if self._link is None:
