@@ -40,41 +40,41 @@ export interface Parts {
 
 type Command = (...args: never[]) => Promise<void> | void;
 
-/** Every command of the manifest, by its name without the prefix. */
+/** Every command of the manifest. */
 export function commands(parts: Parts): Record<string, Command> {
   return { ...setUpCommands(parts), ...kernelCommands(parts), ...agentCommands(parts), ...viewCommands(parts) };
 }
 
 export function registerCommands(parts: Parts): vscode.Disposable[] {
   return Object.entries(commands(parts)).map(([name, command]) =>
-    vscode.commands.registerCommand(`${SECTION}.${name}`, (...args: never[]) => parts.reporter.attempt(async () => await command(...args))),
+    vscode.commands.registerCommand(name, (...args: never[]) => parts.reporter.attempt(async () => await command(...args))),
   );
 }
 
 function setUpCommands({ context, installation, sharing, servers, documents, log }: Parts): Record<string, Command> {
   return {
-    setUp: async () => {
+    "mcp-server-jupyter.setUp": async () => {
       await installation.repair();
       for (const server of servers.all()) if (server.problem !== undefined) servers.forget(server);
       sharing.openAll();
       void vscode.window.showInformationMessage(t("The server is set up. Run a cell, or let an agent in."));
     },
-    showLog: () => log.show(),
-    showDiagnostics: async () => {
+    "mcp-server-jupyter.showLog": () => log.show(),
+    "mcp-server-jupyter.showDiagnostics": async () => {
       const version = (context.extension.packageJSON as { version: string }).version;
       const content = await diagnostics(installation, servers, documents, log, version);
       await vscode.window.showTextDocument(await vscode.workspace.openTextDocument({ language: "markdown", content }));
     },
-    openWalkthrough: async () => {
+    "mcp-server-jupyter.openWalkthrough": async () => {
       await vscode.commands.executeCommand("workbench.action.openWalkthrough", `${context.extension.id}#start`, false);
     },
-    copyMcpConfig: async () => {
+    "mcp-server-jupyter.copyMcpConfig": async () => {
       await copyMcpConfig(installation, context.globalStorageUri.fsPath, rootAtHand(documents));
     },
-    widgets: async () => {
+    "mcp-server-jupyter.widgets": async () => {
       await vscode.commands.executeCommand("workbench.action.openWalkthrough", { category: `${context.extension.id}#start`, step: "widgets" }, false);
     },
-    stopServer: async (root: string) => {
+    "mcp-server-jupyter.stopServer": async (root: string) => {
       const server = servers.get(root);
       await servers.end(root);
       if (server !== undefined) servers.forget(server);
@@ -87,11 +87,11 @@ function kernelCommands({ documents, controllers, kernels, sharing, reporter, ma
     void vscode.window.setStatusBarMessage(await work, 6_000);
   };
   return {
-    share: async () => {
+    "mcp-server-jupyter.share": async () => {
       await kernels.setUp();
       await sharing.share(notebookAtHand());
     },
-    attach: async () => {
+    "mcp-server-jupyter.attach": async () => {
       const notebook = notebookAtHand();
       await kernels.setUp();
       const server = documents.serverOf(notebook);
@@ -106,69 +106,69 @@ function kernelCommands({ documents, controllers, kernels, sharing, reporter, ma
       await kernels.attach(notebook, picked.kernel.kernel_id);
       await sharing.share(notebook, picked.kernel.name);
     },
-    interrupt: async () => told(kernels.interrupt(notebookAtHand())),
-    restart: async () => told(kernels.restart(notebookAtHand())),
-    restartAndRunAll: async () => {
+    "mcp-server-jupyter.interrupt": async () => told(kernels.interrupt(notebookAtHand())),
+    "mcp-server-jupyter.restart": async () => told(kernels.restart(notebookAtHand())),
+    "mcp-server-jupyter.restartAndRunAll": async () => {
       const notebook = notebookAtHand();
       if (kernels.kernelOf(notebook) !== undefined) await kernels.restart(notebook);
       await kernels.run(notebook.getCells(), notebook, controllers.choiceOf(notebook) ?? { kind: "own" });
     },
-    stop: async () => told(kernels.stop(notebookAtHand())),
-    rerunStale: async () => {
+    "mcp-server-jupyter.stop": async () => told(kernels.stop(notebookAtHand())),
+    "mcp-server-jupyter.rerunStale": async () => {
       const notebook = notebookAtHand();
       const stale = marks.staleCells(notebook);
       if (stale.length === 0) void vscode.window.showInformationMessage(t("No cell is out of date."));
       else await kernels.run(stale, notebook, controllers.choiceOf(notebook) ?? { kind: "own" });
     },
-    interruptKernel: async (node: KernelNode) => onKernel(node, "interrupt_kernel"),
-    restartKernel: async (node: KernelNode) => {
+    "mcp-server-jupyter.interruptKernel": async (node: KernelNode) => onKernel(node, "interrupt_kernel"),
+    "mcp-server-jupyter.restartKernel": async (node: KernelNode) => {
       if (await sure(t("Restart this kernel? All its variables are lost."), t("Restart"))) await onKernel(node, "restart_kernel");
     },
-    stopKernel: async (node: KernelNode) => {
+    "mcp-server-jupyter.stopKernel": async (node: KernelNode) => {
       if (await sure(t("Stop this kernel? All its variables are lost."), t("Stop"))) await onKernel(node, "shutdown_kernel");
     },
-    statusMenu: async () => reporter.attempt(() => statusMenu()),
+    "mcp-server-jupyter.statusMenu": async () => reporter.attempt(() => statusMenu()),
   };
 }
 
 function agentCommands({ servers, documents, approvals }: Parts): Record<string, Command> {
   return {
-    pauseAgents: async () => {
+    "mcp-server-jupyter.pauseAgents": async () => {
       const known = servers.all().filter(({ isWanted }) => isWanted);
       if (known.length === 0) throw new Problem(t("No server runs for this window: there are no agents to pause."));
       const paused = !known.every(({ state }) => state.agents.paused);
       for (const server of known) await (await server.ready()).setAgents({ paused });
       void vscode.window.showInformationMessage(paused ? t("Agents are paused: they change and run nothing. What runs goes on.") : t("Agents may go on."));
     },
-    agentsRun: async () => chooseAgentsRun(documents),
-    undoAgentChange: async () => {
+    "mcp-server-jupyter.agentsRun": async () => chooseAgentsRun(documents),
+    "mcp-server-jupyter.undoAgentChange": async () => {
       const { server, path } = await sharedAtHand(documents);
       const client = await server.ready();
       const last = lastAgentTurn(await client.activity(path, 1_000));
       if (last === undefined) throw new Problem(t("No agent has changed this notebook, or all of it is undone."));
       await undo(server, path, last.turn, last.author);
     },
-    undoTurn: async ({ server, activity }: ActivityNode) => {
+    "mcp-server-jupyter.undoTurn": async ({ server, activity }: ActivityNode) => {
       if (activity.kind === "edit" && activity.turn !== null && activity.notebook_path !== null) await undo(server, activity.notebook_path, activity.turn, activity.author);
     },
-    approve: async (root?: string, id?: string) => approvals.decide("approve", root, id),
-    deny: async (root?: string, id?: string) => approvals.decide("deny", root, id),
+    "mcp-server-jupyter.approve": async (root?: string, id?: string) => approvals.decide("approve", root, id),
+    "mcp-server-jupyter.deny": async (root?: string, id?: string) => approvals.decide("deny", root, id),
   };
 }
 
 function viewCommands({ servers, documents, kernels, kernelsView, activityView }: Parts): Record<string, Command> {
   return {
-    showActivity: async () => {
+    "mcp-server-jupyter.showActivity": async () => {
       await vscode.commands.executeCommand("mcp-server-jupyter.activity.focus");
     },
-    showVariables: async () => {
+    "mcp-server-jupyter.showVariables": async () => {
       const found = kernels.kernelOf(notebookAtHand());
       if (found === undefined) throw new Problem(t("This notebook has no kernel. Running a cell starts one."));
       await kernelsView.show(found.server, found.kernel.kernel_id);
     },
-    refreshKernels: () => kernelsView.refresh(),
-    refreshActivity: () => activityView.refresh(),
-    reveal: async (root: string, path: string | null, cellId: string | null) => {
+    "mcp-server-jupyter.refreshKernels": () => kernelsView.refresh(),
+    "mcp-server-jupyter.refreshActivity": () => activityView.refresh(),
+    "mcp-server-jupyter.reveal": async (root: string, path: string | null, cellId: string | null) => {
       const server = servers.get(root);
       const shared = server === undefined || path === null ? undefined : documents.byPath(server, path);
       const cell = cellId === null ? undefined : shared?.cellOf(cellId);

@@ -11,9 +11,10 @@ export function redact(text: string, secrets: readonly string[], home = homedir(
   if (home !== "" && home !== "/") safe = safe.replaceAll(home, "~");
   if (user.length > 2) safe = safe.replace(new RegExp(`(?<=[/\\\\])${escaped(user)}(?=[/\\\\]|$)`, "gm"), "[user]");
   return safe
+    .replace(/\b(bearer|basic|token)\s+[\w.~+/=-]{6,}/gi, "$1 [hidden]")
     .replace(/\b(bearer|token|password|passwd|secret|api[_-]?key|authorization)(["']?\s*[:=]\s*["']?|\s+)(?!\[)[^\s"',;&]{6,}/gi, "$1$2[hidden]")
     .replace(/(\w+:\/\/)[^\s/@]+@/g, "$1[hidden]@")
-    .replace(/(https?:\/\/)(?!127\.0\.0\.1|localhost|\[hidden\])[^\s/"'<>)]+/g, "$1[host]");
+    .replace(/(https?:\/\/(?:\[hidden\]@)?)(?!127\.0\.0\.1|localhost|\[)[^\s/"'<>)]+/g, "$1[host]");
 }
 
 function escaped(text: string): string {
