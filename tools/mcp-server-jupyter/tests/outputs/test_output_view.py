@@ -8,6 +8,7 @@ import random
 import re
 from typing import Any
 
+import pandas
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -442,6 +443,48 @@ def test_a_broken_image_is_said_to_be_broken(value: Any) -> None:
 def test_an_image_of_nothing_is_none(value: Any) -> None:
     result = seen(shown({"image/png": value, "text/plain": "a figure"}))
     assert (result.text, result.images) == ("a figure", [])
+
+
+# ------------------------------------------------------------------ tables and lines
+
+
+def frame(rows: int, columns: int, **options: Any) -> dict[str, Any]:
+    values = pandas.DataFrame({f"column {c}": [f"r{r}c{c}" for r in range(rows)] for c in range(columns)})
+    with pandas.option_context("display.max_rows", 1000, "display.max_columns", 1000, "display.width", 80):
+        return shown({"text/plain": repr(values), "text/html": values.to_html(**options)})
+
+
+def test_a_frame_that_fits_is_shown_as_it_is() -> None:
+    output = frame(5, 3)
+    assert seen(output).text == output["data"]["text/plain"]
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(300, 4), (300, 40), (40, 300), (6, 300)])
+def test_a_frame_that_does_not_fit_keeps_whole_rows_of_its_ends_and_its_shape(rows: int, columns: int) -> None:
+    text = seen(frame(rows, columns), chars=1_500).text
+    assert len(text) <= 1_500
+    lines = text.splitlines()
+    assert lines[0].split()[:2] == ["column", "0"]
+    assert lines[1].startswith("0 ")
+    assert "r0c0" in lines[1]
+    assert lines[-2].startswith(str(rows - 1))
+    assert f"r{rows - 1}c{columns - 1}" in lines[-2]
+    assert f"[{rows} rows × {columns} columns; {HANDLE}" in lines[-1]
+    assert all(
+        re.fullmatch(r"r\d+c\d+|\d+|…", word) for line in lines[1:-1] if "rows" not in line for word in line.split()
+    )
+
+
+def test_a_frame_keeps_the_shape_it_says_itself() -> None:
+    text = seen(frame(300, 4, max_rows=60, show_dimensions=True), chars=900).text
+    assert "[300 rows × 4 columns; " in text
+
+
+def test_a_page_ends_with_a_line() -> None:
+    text = "".join(f"line {at} of many\n" for at in range(1_000))
+    first, _, following = page([stream(text)], 0, max_chars=1_000, max_images=0, max_image_bytes=0)
+    assert first.endswith(" of many\n")
+    assert following == len(first)
 
 
 # ------------------------------------------------------------------ any outputs at all

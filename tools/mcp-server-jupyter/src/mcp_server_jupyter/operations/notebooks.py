@@ -213,7 +213,8 @@ async def _render_cell(
     cell = notebook.cells[index]
     source = cell.source
     if len(source) > answers.max_chars:
-        kept = answers.max_chars
+        kept = source.rfind("\n", answers.max_chars // 2, answers.max_chars)
+        kept = answers.max_chars if kept < 0 else kept
         source = f"{source[:kept]}\n… {len(cell.source) - kept} more characters of source in {path}"
     answer = Answer(f"{cell_header(index, cell)}\n{source}", cell_data(index, cell))
     if include_outputs and cell.get("outputs"):

@@ -186,6 +186,17 @@ async def remembered(row: ExecutionRow, answers: Answers) -> Answer:
     return answer
 
 
+def head_and_tail(text: str, limit: int) -> str:
+    """The first and the last lines of a text, within `limit` characters; of longer lines pieces."""
+    if len(text) <= limit:
+        return text
+    half = limit // 2
+    head, tail = text[:half], text[len(text) - half :]
+    head = head[: head.rfind("\n")] if "\n" in head else head
+    tail = tail[tail.find("\n") + 1 :] if "\n" in tail.rstrip("\n") else tail
+    return f"{head}\n…\n{tail}"
+
+
 def numbered(lines: list[str], limit: int, more: str) -> str:
     """Lines up to `limit` characters, then what is left out and how to see it."""
     kept: list[str] = []

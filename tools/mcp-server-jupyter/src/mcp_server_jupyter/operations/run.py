@@ -17,7 +17,7 @@ from ..outputs import slice_text
 from .call import Answer, Call, Link, Param
 from .cells import Index, check_size, edit_row
 from .kernels import come_up
-from .render import executed, output_page, remembered
+from .render import executed, head_and_tail, output_page, remembered
 from .uris import output_uri
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ async def _run_answer(
             continue
         part = await executed(execution, answers, index=index, before=answer.images)
         room = max(300, budget // 2) if execution.status != "ok" else max(120, budget // 4)
-        text = part.text if len(part.text) <= room else f"{part.text[: room // 2]}\n…\n{part.text[-room // 2 :]}"
+        text = head_and_tail(part.text, room)
         if budget > len(text):
             answer.text += f"\n{text}"
             budget -= len(text)

@@ -8,6 +8,7 @@ from itertools import groupby
 from typing import Any, Literal
 
 from .images import Image, NoImage, load_image, may_need_scaling, pick_image, pictures, without_data_uris
+from .markup import fit_table
 from .text import Where, error_text, fit, output_text, rich_text, slice_text, strip_ansi, text_of
 from .traceback import fit_error
 
@@ -15,6 +16,7 @@ _TRACEBACK_ROOM = 2_500
 _LEAST = 160
 _LONG = 10_000_000
 _MANY = 20_000
+_MUCH_HTML = 50_000
 MOST_BASE64 = 2_000_000
 """Characters of all images of one answer together."""
 
@@ -35,8 +37,17 @@ class _Block:
     kind: str
     text: str
     index: int
+    table: str = ""
+    """HTML of a table that says the same."""
     shown: str = ""
     cut: bool = False
+
+    def fit(self, room: int, where: Where) -> None:
+        """Show as much of it as there is room for."""
+        rows = None
+        if self.table and len(self.text) > room:
+            rows = fit_table(self.table, room, where.call(where.offset()))
+        self.shown, self.cut = fit(self.text, room, where) if rows is None else (rows, True)
 
 
 @dataclass(slots=True)
@@ -109,9 +120,11 @@ def page(
 ) -> tuple[str, list[Image], int | None]:
     """A page of `plain_text` with the images that stand on it, and the next page's cursor or None at the end.
 
-    It ends before an image that it has no room for.
+    It ends with a line, unless that is a very long one, and before an image that it has no room for.
     """
     text, following = slice_text(outputs, cursor, max_chars)
+    if following is not None and (end := text.rfind("\n", len(text) // 2) + 1):
+        text, following = text[:end], cursor + end
     starts = _Offsets(outputs, str)
     album = _Album(max_images, max_image_bytes, 0, MOST_BASE64)
     for index, output in enumerate(outputs):
@@ -136,6 +149,8 @@ def is_heavy(outputs: Sequence[Any], *, max_image_bytes: int) -> bool:
             data = output.get("data")
             bundle: Mapping[Any, Any] = data if isinstance(data, Mapping) else {}
             if any(may_need_scaling(mime, value, max_bytes=max_image_bytes) for mime, value in pictures(bundle)):
+                return True
+            if len(text_of(bundle.get("text/html"))) > _MUCH_HTML:
                 return True
             text = output.get("text")
             size += len(text) if isinstance(text, str) else 0
@@ -208,7 +223,8 @@ def _block(index: int, output: Mapping[Any, Any], album: _Album, offsets: _Offse
         lines.insert(0, text)
     elif not lines:
         return _Block("rich", "\n".join(f"[{name}: not shown]" for name in data if isinstance(name, str)), index), True
-    return _Block("rich", "\n".join(lines), index), bool(states - {"in"})
+    table = text_of(data.get("text/html")) if text is not None and not found else ""
+    return _Block("rich", "\n".join(lines), index, table), bool(states - {"in"})
 
 
 # --------------------------------------------------------------------------- sharing the budget
@@ -246,6 +262,6 @@ def _share(blocks: list[_Block], budget: int, offsets: _Offsets) -> None:
         if room <= 0:
             block.cut = True
             continue
-        shown, block.cut = fit(block.text, room, offsets.where(block.index))
-        block.shown = prefix + shown if shown else ""
+        block.fit(room, offsets.where(block.index))
+        block.shown = prefix + block.shown if block.shown else ""
         budget -= len(block.shown)
