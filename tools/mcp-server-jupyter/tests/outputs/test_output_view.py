@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import random
+import re
 from typing import Any
 
+import pandas
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,6 +17,7 @@ from mcp_server_jupyter.outputs import (
     View,
     collapse_carriage_returns,
     is_heavy,
+    page,
     plain_text,
     slice_text,
     strip_ansi,
@@ -375,7 +378,58 @@ def test_images_over_the_number_are_named() -> None:
     result = seen(*(shown({"image/png": picture(9, 9)}) for _ in range(5)), images=2)
     assert len(result.images) == 2
     assert result.truncated
-    assert result.text.count("not shown, more than 2 images") == 3
+    assert result.text.count("[image/png: not shown; ") == 3
+    assert "[image 2: " in result.text
+
+
+def test_images_are_numbered_after_those_that_come_before() -> None:
+    figure = shown({"image/png": picture(30, 20)})
+    result = view([figure], max_chars=800, max_images=4, max_image_bytes=10**6, more=more, numbered=3)
+    assert result.text.startswith("[image 4: ")
+
+
+def test_a_page_shows_the_image_that_was_left_out() -> None:
+    figures = [shown({"image/png": picture(30 + at, 20)}) for at in range(5)]
+    outputs = [figures[0], stream("x" * 300), *figures[1:]]
+    cursor: int | None = 0
+    sizes: list[tuple[int, int]] = []
+    for _ in range(20):
+        assert cursor is not None
+        _, images, cursor = page(outputs, cursor, max_chars=1_000, max_images=2, max_image_bytes=10**6)
+        sizes += [size_of(image.data_b64) for image in images]
+        if cursor is None:
+            break
+    assert sizes == [(30 + at, 20) for at in range(5)]
+    left_out = seen(*outputs, images=2)
+    named = re.search(r"image/png: not shown; .*? from (\d+)", left_out.text)
+    assert named is not None
+    _, images, _ = page(outputs, int(named[1]), max_chars=1_000, max_images=1, max_image_bytes=10**6)
+    assert size_of(images[0].data_b64) == (32, 20)
+
+
+def test_all_images_of_an_answer_together_are_bounded() -> None:
+    figures = [shown({"image/png": picture(200, 200, noise=True)}) for _ in range(4)]
+    result = view(figures, max_chars=2_000, max_images=9, max_image_bytes=10**6, more=more, max_base64=400_000)
+    assert 1 <= len(result.images) < 4
+    assert sum(len(image.data_b64) for image in result.images) <= 400_000
+    assert result.text.count("not shown; ") == 4 - len(result.images)
+
+
+def test_an_image_embedded_in_a_text_is_shown_and_its_data_are_not() -> None:
+    data = picture(100, 100, noise=True)
+    for bundle in (
+        {"text/html": f"<p>see</p><img src='data:image/png;base64,{data}'>", "text/plain": "<IPython.HTML object>"},
+        {"text/markdown": f"see ![x](data:image/png;base64,{data})"},
+    ):
+        result = seen(shown(bundle))
+        assert [size_of(image.data_b64) for image in result.images] == [(100, 100)]
+        assert "see" in result.text
+        assert "[image 1: image/png" in result.text
+        assert data[200:260] not in result.text
+        assert data[200:260] not in plain_text([shown(bundle)])
+    one_line = data.replace("\n", "")
+    printed = seen(stream(f"before data:image/png;base64,{one_line} after"))
+    assert re.fullmatch(r"before \[image/png, \d+ kB\] after", printed.text.strip())
 
 
 @pytest.mark.parametrize("value", ["no base64!", "aGVsbG8=", 7, {"a": 1}, "iVBORw0KGgo="])
@@ -389,6 +443,48 @@ def test_a_broken_image_is_said_to_be_broken(value: Any) -> None:
 def test_an_image_of_nothing_is_none(value: Any) -> None:
     result = seen(shown({"image/png": value, "text/plain": "a figure"}))
     assert (result.text, result.images) == ("a figure", [])
+
+
+# ------------------------------------------------------------------ tables and lines
+
+
+def frame(rows: int, columns: int, **options: Any) -> dict[str, Any]:
+    values = pandas.DataFrame({f"column {c}": [f"r{r}c{c}" for r in range(rows)] for c in range(columns)})
+    with pandas.option_context("display.max_rows", 1000, "display.max_columns", 1000, "display.width", 80):
+        return shown({"text/plain": repr(values), "text/html": values.to_html(**options)})
+
+
+def test_a_frame_that_fits_is_shown_as_it_is() -> None:
+    output = frame(5, 3)
+    assert seen(output).text == output["data"]["text/plain"]
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(300, 4), (300, 40), (40, 300), (6, 300)])
+def test_a_frame_that_does_not_fit_keeps_whole_rows_of_its_ends_and_its_shape(rows: int, columns: int) -> None:
+    text = seen(frame(rows, columns), chars=1_500).text
+    assert len(text) <= 1_500
+    lines = text.splitlines()
+    assert lines[0].split()[:2] == ["column", "0"]
+    assert lines[1].startswith("0 ")
+    assert "r0c0" in lines[1]
+    assert lines[-2].startswith(str(rows - 1))
+    assert f"r{rows - 1}c{columns - 1}" in lines[-2]
+    assert f"[{rows} rows × {columns} columns; {HANDLE}" in lines[-1]
+    assert all(
+        re.fullmatch(r"r\d+c\d+|\d+|…", word) for line in lines[1:-1] if "rows" not in line for word in line.split()
+    )
+
+
+def test_a_frame_keeps_the_shape_it_says_itself() -> None:
+    text = seen(frame(300, 4, max_rows=60, show_dimensions=True), chars=900).text
+    assert "[300 rows × 4 columns; " in text
+
+
+def test_a_page_ends_with_a_line() -> None:
+    text = "".join(f"line {at} of many\n" for at in range(1_000))
+    first, _, following = page([stream(text)], 0, max_chars=1_000, max_images=0, max_image_bytes=0)
+    assert first.endswith(" of many\n")
+    assert following == len(first)
 
 
 # ------------------------------------------------------------------ any outputs at all

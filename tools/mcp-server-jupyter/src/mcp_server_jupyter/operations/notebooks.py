@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
-
-import anyio.to_thread
 
 from ..errors import InvalidRequest
 from ..journal import LastRun
 from ..notebooks import CellLine, find_cell, kernelspec_name, new_notebook, outline
-from ..outputs import slice_text
-from .call import Answer, Call, Param
+from .call import Answer, Call, Param, Picture
 from .kernels import unreachable
-from .render import add_outputs, cell_data, cell_header, numbered
+from .render import add_outputs, cell_data, cell_header, numbered, output_page
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -154,11 +151,13 @@ async def read_all_cells(
     answers = call.answers
     position = start
     for position in range(start, min(total, start + limit)):
-        part = await _render_cell(call, notebook, position, path, include_outputs, answers.max_chars // 4)
+        part = await _render_cell(
+            call, notebook, position, path, include_outputs, answers.max_chars // 4, answer.images
+        )
         if len(answer.text) + len(part.text) > answers.max_chars and position > start:
             break
         answer.text += "\n" + part.text[: answers.max_chars]
-        answer.images += part.images[: max(0, answers.max_images - len(answer.images))]
+        answer.images += part.images
     else:
         position = min(total, start + limit)
     answer.data["next_start"] = position if position < total else None
@@ -190,9 +189,10 @@ async def read_cell(
 async def _page(call: Call, notebook: NotebookNode, index: int, path: str, cursor: int) -> Answer:
     cell = notebook.cells[index]
     outputs = list(cell.get("outputs", []))
-    text, following = await anyio.to_thread.run_sync(slice_text, outputs, cursor, call.answers.max_chars - 200)
-    tail = "(end)" if following is None else f"… {_pages_of(path, cell['id'])(following)} goes on."
-    return Answer(f"{text}\n{tail}", {**cell_data(index, cell), "next_cursor": following})
+    answer, following = await output_page(outputs, cursor, call.answers)
+    answer.text += "\n(end)" if following is None else f"\n… {_pages_of(path, cell['id'])(following)} goes on."
+    answer.data = {**cell_data(index, cell), "next_cursor": following}
+    return answer
 
 
 def _pages_of(path: str, cell_id: str) -> Callable[[int], str]:
@@ -201,16 +201,23 @@ def _pages_of(path: str, cell_id: str) -> Callable[[int], str]:
 
 
 async def _render_cell(
-    call: Call, notebook: NotebookNode, index: int, path: str, include_outputs: bool, budget: int
+    call: Call,
+    notebook: NotebookNode,
+    index: int,
+    path: str,
+    include_outputs: bool,
+    budget: int,
+    before: Sequence[Picture] = (),
 ) -> Answer:
     answers = call.answers
     cell = notebook.cells[index]
     source = cell.source
     if len(source) > answers.max_chars:
-        kept = answers.max_chars
+        kept = source.rfind("\n", answers.max_chars // 2, answers.max_chars)
+        kept = answers.max_chars if kept < 0 else kept
         source = f"{source[:kept]}\n… {len(cell.source) - kept} more characters of source in {path}"
     answer = Answer(f"{cell_header(index, cell)}\n{source}", cell_data(index, cell))
     if include_outputs and cell.get("outputs"):
         answer.text += "\n--- outputs"
-        await add_outputs(answer, cell.outputs, answers, _pages_of(path, cell["id"]), budget)
+        await add_outputs(answer, cell.outputs, answers, _pages_of(path, cell["id"]), budget, before)
     return answer

@@ -13,7 +13,7 @@ import anyio.to_thread
 from ..execution.execution import Execution
 from ..journal import ExecutionRow
 from ..notebooks import source_hash
-from ..outputs import is_heavy, view
+from ..outputs import MOST_BASE64, is_heavy, page, view
 from .call import Answer, Answers, Link, Picture
 from .uris import output_uri
 
@@ -46,16 +46,28 @@ def edited(index: int, cell: NotebookNode, what: str) -> Answer:
 
 
 async def add_outputs(
-    answer: Answer, outputs: Sequence[NotebookNode], answers: Answers, more: Callable[[int], str], budget: int
+    answer: Answer,
+    outputs: Sequence[NotebookNode],
+    answers: Answers,
+    more: Callable[[int], str],
+    budget: int,
+    before: Sequence[Picture] = (),
 ) -> bool:
-    """Append a bounded view of outputs to an answer. True when something was left out."""
+    """Append a bounded view of outputs to an answer. True when something was left out.
+
+    Args:
+        before: images of the whole answer that come before those of this part of it.
+    """
+    earlier = [*before, *answer.images]
     look = partial(
         view,
         outputs,
         max_chars=max(200, budget),
-        max_images=max(0, answers.max_images - len(answer.images)),
+        max_images=max(0, answers.max_images - len(earlier)),
         max_image_bytes=answers.max_image_bytes,
         more=more,
+        numbered=len(earlier),
+        max_base64=MOST_BASE64 - sum(len(image.data) for image in earlier),
     )
     heavy = is_heavy(outputs, max_image_bytes=answers.max_image_bytes)
     seen = await anyio.to_thread.run_sync(look) if heavy else look()
@@ -65,13 +77,33 @@ async def add_outputs(
     return seen.truncated
 
 
+async def output_page(outputs: Sequence[NotebookNode], cursor: int, answers: Answers) -> tuple[Answer, int | None]:
+    """The text and the images of outputs from `cursor` on, and the next page's cursor or None at the end."""
+    look = partial(
+        page,
+        outputs,
+        cursor,
+        max_chars=answers.max_chars - 200,
+        max_images=answers.max_images,
+        max_image_bytes=answers.max_image_bytes,
+    )
+    text, images, following = await anyio.to_thread.run_sync(look)
+    return Answer(text, images=[Picture(image.data_b64, image.mime) for image in images]), following
+
+
 def pages_of(execution_id: str) -> Callable[[int], str]:
     """The call that shows an execution's text from a cursor on."""
     return lambda cursor: f'get_execution(execution_id="{execution_id}", cursor={cursor})'
 
 
-async def executed(execution: Execution, answers: Answers, *, index: int | None = None) -> Answer:
-    """The answer of an execution: one status line, the outputs, and how to go on if it is not done."""
+async def executed(
+    execution: Execution, answers: Answers, *, index: int | None = None, before: Sequence[Picture] = ()
+) -> Answer:
+    """The answer of an execution: one status line, the outputs, and how to go on if it is not done.
+
+    Args:
+        before: images of the whole answer, of which this is a part, that come before its own.
+    """
     cell = f"[{index}] id={execution.cell_id} hash={_hash(execution)} " if index is not None else ""
     count = execution.reducer.execution_count
     answer = Answer(
@@ -84,7 +116,7 @@ async def executed(execution: Execution, answers: Answers, *, index: int | None 
             answer.text += f"\n! {text}"
     outputs = execution.outputs()
     budget = answers.max_chars - len(answer.text) - 300
-    if await add_outputs(answer, outputs, answers, pages_of(execution.id), budget):
+    if await add_outputs(answer, outputs, answers, pages_of(execution.id), budget, before):
         answer.links.append(Link(output_uri(execution.id), f"all outputs of execution {execution.id}"))
     answer.text += _next_step(execution)
     return answer
@@ -165,6 +197,17 @@ async def remembered(row: ExecutionRow, answers: Answers) -> Answer:
         answer.text += f"\n! {row.events_lost}"
     await add_outputs(answer, row.outputs or [], answers, pages_of(row.id), answers.max_chars - 300)
     return answer
+
+
+def head_and_tail(text: str, limit: int) -> str:
+    """The first and the last lines of a text, within `limit` characters; of longer lines pieces."""
+    if len(text) <= limit:
+        return text
+    half = limit // 2
+    head, tail = text[:half], text[len(text) - half :]
+    head = head[: head.rfind("\n")] if "\n" in head else head
+    tail = tail[tail.find("\n") + 1 :] if "\n" in tail.rstrip("\n") else tail
+    return f"{head}\n…\n{tail}"
 
 
 def numbered(lines: list[str], limit: int, more: str) -> str:

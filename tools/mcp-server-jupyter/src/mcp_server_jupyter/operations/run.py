@@ -17,7 +17,7 @@ from ..outputs import slice_text
 from .call import Answer, Call, Link, Param
 from .cells import Index, check_size, edit_row
 from .kernels import come_up
-from .render import executed, remembered
+from .render import executed, head_and_tail, output_page, remembered
 from .uris import output_uri
 
 if TYPE_CHECKING:
@@ -158,13 +158,13 @@ async def _run_answer(
     for index, execution in zip(indexes, executions, strict=True):
         if execution.status in ("queued", "aborted"):
             continue
-        part = await executed(execution, answers, index=index)
+        part = await executed(execution, answers, index=index, before=answer.images)
         room = max(300, budget // 2) if execution.status != "ok" else max(120, budget // 4)
-        text = part.text if len(part.text) <= room else f"{part.text[: room // 2]}\n…\n{part.text[-room // 2 :]}"
+        text = head_and_tail(part.text, room)
         if budget > len(text):
             answer.text += f"\n{text}"
             budget -= len(text)
-            answer.images += part.images[: max(0, answers.max_images - len(answer.images))]
+            answer.images += part.images
     answer.data = {
         "notebook_path": path,
         "status": counts,
@@ -203,11 +203,11 @@ async def get_execution(
         if row is None:
             raise NotFound(f"No execution {execution_id!r}.", hint="get_notebook_info shows what runs now.")
         if cursor is not None:
-            return _page(call, execution_id, row.status, row.outputs or [], cursor, True)
+            return await _page(call, execution_id, row.status, row.outputs or [], cursor, True)
         return await remembered(row, call.answers)
     await services.executions.wait(execution, wait_seconds, _reporter(call))
     if cursor is not None:
-        return _page(call, execution_id, execution.status, execution.outputs(), cursor, execution.finished)
+        return await _page(call, execution_id, execution.status, execution.outputs(), cursor, execution.finished)
     if execution.warnings.get("journal"):
         await services.executions.make_up()
     index = await _index_of(call, execution)
@@ -224,10 +224,11 @@ async def _index_of(call: Call, execution: Execution) -> int | None:
         return None
 
 
-def _page(
+async def _page(
     call: Call, execution_id: str, status: str, outputs: Sequence[NotebookNode], cursor: int, finished: bool
 ) -> Answer:
-    text, following = slice_text(list(outputs), cursor, call.answers.max_chars - 200)
+    answer, following = await output_page(list(outputs), cursor, call.answers)
+    text = answer.text
     data = {"execution_id": execution_id, "status": status, "next_cursor": following}
     if following is not None:
         tail = f"\n… cursor={following} goes on."
@@ -236,7 +237,7 @@ def _page(
     else:
         tail = f"\n(end so far; cursor={cursor + len(text)} goes on)"
         data["next_cursor"] = cursor + len(text)
-    return Answer(f"{status}\n{text}{tail}", data, links=[Link(output_uri(execution_id), execution_id)])
+    return Answer(f"{status}\n{text}{tail}", data, answer.images, [Link(output_uri(execution_id), execution_id)])
 
 
 async def send_input(call: Call, execution_id: str, text: str) -> Answer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import re
 import struct
 import zlib
 from collections.abc import Mapping
@@ -19,6 +20,12 @@ IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif")
 LONGEST_SIDE = 1568
 _MOST_PIXELS = 64_000_000
 _MOST_BASE64 = 128 * 2**20
+# On one line, or in lines as MIME (RFC 2045, 6.8) has them.
+_DATA_URI = re.compile(
+    r"data:(image/[\w.+-]+);base64,(?=[A-Za-z0-9+/]{64})((?:[A-Za-z0-9+/]{76}\n)*[A-Za-z0-9+/]+={0,2}\n?)"
+)
+_LEAST_EMBEDDED = 400
+_MOST_EMBEDDED = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +47,30 @@ class NoImage:
 def pick_image(data: Mapping[Any, Any]) -> str | None:
     """The MIME type of the best bitmap of a bundle."""
     return next((mime for mime in IMAGE_TYPES if data.get(mime)), None)
+
+
+def pictures(data: Mapping[Any, Any]) -> list[tuple[str, Any]]:
+    """The pictures of a bundle, as MIME type and base64: its best bitmap, or else those its Markdown or HTML embeds.
+
+    Of embedded ones icons are left out, and of very many the later ones.
+    """
+    mime = pick_image(data)
+    if mime is not None:
+        return [(mime, data[mime])]
+    for kind in ("text/markdown", "text/html"):
+        text = data.get(kind)
+        text = "".join(map(str, text)) if isinstance(text, list) else text
+        if isinstance(text, str) and "data:image/" in text:
+            found = [(mime, value) for mime, value in _DATA_URI.findall(text) if mime in IMAGE_TYPES]
+            return [each for each in found if len(each[1]) >= _LEAST_EMBEDDED][:_MOST_EMBEDDED]
+    return []
+
+
+def without_data_uris(text: str) -> str:
+    """Images that stand in a text as data URIs are named in their place."""
+    if "data:image/" not in text:
+        return text
+    return _DATA_URI.sub(lambda found: f"[{found[1]}, {_bytes(len(found[2]) * 3 // 4)}]", text)
 
 
 def load_image(mime: str, value: Any, *, max_bytes: int) -> Image | NoImage:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html.parser import HTMLParser
 
 MOST_CHARS = 500_000
@@ -13,6 +15,9 @@ _BREAKS = frozenset(
 )
 _SHOWN = {"img": ("image", "alt"), "iframe": ("frame", "src"), "video": ("video", "src"), "audio": ("audio", "src")}
 _LONGEST_NAME = 200
+_SHAPE = re.compile(r"[\d,]+ rows × [\d,]+ columns")
+_FEWEST = 5
+_GAP_ROOM = 30
 
 
 def html_text(source: str) -> str:
@@ -21,6 +26,65 @@ def html_text(source: str) -> str:
     reader.feed(source[:MOST_CHARS])
     reader.close()
     return reader.text()
+
+
+def fit_table(source: str, budget: int, more: str) -> str | None:
+    """The first and the last rows of a page's one table that fit, under its head, with its shape, and `more`.
+
+    Of a table that is too wide the columns between are left out. None where there is no such table, or no room.
+    """
+    if "<table" not in source or len(source) > MOST_CHARS:
+        return None
+    reader = _Reader()
+    reader.feed(source)
+    reader.close()
+    said = [line for line in reader.text().splitlines() if _SHAPE.fullmatch(line.strip())]
+    if len(reader.tables) != 1 or len(reader.tables[0].rows) < _FEWEST:
+        return None
+    table = reader.tables[0]
+    heads = max(1, table.heads)
+    shape = said[0] if said else f"{len(table.rows) - heads} rows × {len(table.rows[-1]) - table.index} columns"
+    last = f"[{shape}; {more} shows all]"
+    lines = aligned(_narrowed(table.rows, (budget - len(last)) // (heads + _FEWEST)))
+    room = budget - len(last) - sum(len(line) + 1 for line in lines[:heads]) - _GAP_ROOM
+    body = lines[heads:]
+    count = min(len(body), max(0, room) // (1 + max(map(len, body), default=0)))
+    if count < 2:
+        return None
+    rows = _ends(body, count)
+    gap = [] if count == len(body) else [f"… {len(body) - count:,} rows …"]
+    middle = (count + 1) // 2
+    return "\n".join([*lines[:heads], *rows[:middle], *gap, *rows[middle:], last])
+
+
+def _ends(lines: list[str], count: int) -> list[str]:
+    """The first and the last lines, `count` in all."""
+    return lines if count >= len(lines) else [*lines[: (count + 1) // 2], *lines[len(lines) - count // 2 :]]
+
+
+def _narrowed(rows: list[list[str]], width: int) -> list[list[str]]:
+    """Rows without the columns between for which there is no room."""
+    columns = max(map(len, rows))
+    widths = [max(min(_WIDEST, len(row[at])) if at < len(row) else 0 for row in rows) + 2 for at in range(columns)]
+    if sum(widths) <= width:
+        return rows
+    left, right, used = 1, columns, widths[0] + 3
+    while left < right:
+        at = left if left <= columns - right + 1 else right - 1
+        used += widths[at]
+        if used > width and left > 1:
+            break
+        left, right = (left + 1, right) if at == left else (left, right - 1)
+    return [[*row[:left], *(["…"] if left < right else []), *row[right:]] for row in rows]
+
+
+@dataclass(slots=True)
+class _Table:
+    """A table's rows, how many of them are its head, and how many columns of a row name it."""
+
+    rows: list[list[str]]
+    heads: int
+    index: int
 
 
 class _Reader(HTMLParser):
@@ -33,6 +97,9 @@ class _Reader(HTMLParser):
         self._rows: list[list[str]] = []
         self._cells: list[str] | None = None
         self._spans: list[int] = []
+        self.tables: list[_Table] = []
+        self._heads = self._index = 0
+        self._in_head = False
         self._tables = 0
         self._silent = 0
         self._pre = 0
@@ -45,10 +112,13 @@ class _Reader(HTMLParser):
             self._tables += 1
         elif tag == "tr" and self._tables == 1:
             self._end_row()
-            self._cells = []
+            self._cells, self._index = [], 0
+        elif tag == "thead":
+            self._in_head = True
         elif tag in ("td", "th") and self._tables == 1:
             self._end_cell()
             self._cells = [] if self._cells is None else self._cells
+            self._index += tag == "th"
             self._spans.append(_span(dict(attrs).get("colspan")))
         elif tag in _BREAKS:
             self._break()
@@ -67,7 +137,11 @@ class _Reader(HTMLParser):
             if not self._tables:
                 self._end_row()
                 self._lines += aligned(self._rows)
-                self._rows = []
+                self.tables.append(_Table(self._rows, self._heads, self._index))
+                self._rows, self._heads = [], 0
+        elif tag == "thead":
+            self._end_row()
+            self._in_head = False
         elif tag == "tr" and self._tables == 1:
             self._end_row()
         elif tag in ("td", "th") and self._tables == 1:
@@ -120,6 +194,7 @@ class _Reader(HTMLParser):
             self._words = []
         if self._cells:
             self._rows.append(self._cells)
+            self._heads += self._in_head
         self._cells = None
 
 

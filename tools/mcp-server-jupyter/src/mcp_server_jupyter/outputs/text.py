@@ -10,6 +10,7 @@ from typing import Any
 
 from . import charts
 from .folding import Line, fold
+from .images import without_data_uris
 from .markup import html_text
 
 # ECMA-48: CSI, OSC (ended by BEL or ST, bounded so that a stray one cannot swallow the text), then short escapes.
@@ -113,7 +114,7 @@ def _as_text(mime: str, value: Any) -> str:
     if mime == "image/svg+xml":
         words = html_text(text_of(value))
         return f"[SVG picture: {clip(' '.join(words.split()), 300)}]" if words else "[SVG picture]"
-    return text_of(value)
+    return without_data_uris(text_of(value))
 
 
 def output_text(output: Any) -> str:

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any
+from typing import Any, Literal
 
-from .images import Image, NoImage, load_image, may_need_scaling, pick_image
-from .text import Where, error_text, fit, output_text, rich_text, strip_ansi, text_of
+from .images import Image, NoImage, load_image, may_need_scaling, pick_image, pictures, without_data_uris
+from .markup import fit_table
+from .text import Where, error_text, fit, output_text, rich_text, slice_text, strip_ansi, text_of
 from .traceback import fit_error
 
 _TRACEBACK_ROOM = 2_500
 _LEAST = 160
 _LONG = 10_000_000
 _MANY = 20_000
+_MUCH_HTML = 50_000
+MOST_BASE64 = 2_000_000
+"""Characters of all images of one answer together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +37,52 @@ class _Block:
     kind: str
     text: str
     index: int
+    table: str = ""
+    """HTML of a table that says the same."""
     shown: str = ""
     cut: bool = False
 
+    def fit(self, room: int, where: Where) -> None:
+        """Show as much of it as there is room for."""
+        rows = None
+        if self.table and len(self.text) > room:
+            rows = fit_table(self.table, room, where.call(where.offset()))
+        self.shown, self.cut = fit(self.text, room, where) if rows is None else (rows, True)
+
+
+@dataclass(slots=True)
+class _Album:
+    """The images of a view, numbered over the whole answer, and what keeps further ones out."""
+
+    most: int
+    max_bytes: int
+    numbered: int
+    room: int
+    images: list[Image] = field(default_factory=list)
+
+    def add(self, mime: str, value: Any, call: Callable[[], str]) -> tuple[str, Literal["in", "out", "no image"]]:
+        """The line that stands for an image, and whether that is in the album, left out of it, or cannot be shown."""
+        if len(self.images) >= self.most:
+            return f"[{mime}: not shown; {call()} shows it]", "out"
+        image = load_image(mime, value, max_bytes=self.max_bytes)
+        if isinstance(image, NoImage):
+            return image.note, "no image"
+        if len(image.data_b64) > self.room:
+            return f"[{mime}: not shown; {call()} shows it]", "out"
+        self.room -= len(image.data_b64)
+        self.images.append(image)
+        return f"[image {self.numbered + len(self.images)}: {image.note}]", "in"
+
 
 def view(
-    outputs: Sequence[Any], *, max_chars: int, max_images: int, max_image_bytes: int, more: Callable[[int], str]
+    outputs: Sequence[Any],
+    *,
+    max_chars: int,
+    max_images: int,
+    max_image_bytes: int,
+    more: Callable[[int], str],
+    numbered: int = 0,
+    max_base64: int = MOST_BASE64,
 ) -> View:
     """What an agent sees of outputs.
 
@@ -51,12 +95,14 @@ def view(
         max_chars: most characters of `text`.
         max_images: most images; further ones are named in the text.
         max_image_bytes: most bytes of an image before base64; a larger one, or one over 1568 px, is scaled down.
-        more: the call that shows the text from an offset of `plain_text` on, as the reader writes it.
+        more: the call that shows text and images from an offset of `plain_text` on, as the reader writes it.
+        numbered: how many images of the answer come before these.
+        max_base64: most characters of all images together.
     """
-    images: list[Image] = []
-    blocks, cut = _blocks(outputs, images, max_images, max_image_bytes)
-    blocks = [block for block in blocks if block.text and not block.text.isspace()]
+    album = _Album(max_images, max_image_bytes, numbered, max_base64)
     offsets = _Offsets(outputs, more)
+    blocks, cut = _blocks(outputs, album, offsets)
+    blocks = [block for block in blocks if block.text and not block.text.isspace()]
     blocks, note = _few_enough(blocks, max_chars, offsets)
     _share(blocks, max_chars - (len(note) + 1 if note else 0), offsets)
     texts = [block.shown for block in blocks]
@@ -66,7 +112,33 @@ def view(
     cut = cut or bool(note) or any(block.cut for block in blocks)
     if not text.isascii():
         text = text.encode(errors="replace").decode()
-    return View(text[: max(0, max_chars)], images, cut)
+    return View(text[: max(0, max_chars)], album.images, cut)
+
+
+def page(
+    outputs: Sequence[Any], cursor: int, *, max_chars: int, max_images: int, max_image_bytes: int
+) -> tuple[str, list[Image], int | None]:
+    """A page of `plain_text` with the images that stand on it, and the next page's cursor or None at the end.
+
+    It ends with a line, unless that is a very long one, and before an image that it has no room for.
+    """
+    text, following = slice_text(outputs, cursor, max_chars)
+    if following is not None and (end := text.rfind("\n", len(text) // 2) + 1):
+        text, following = text[:end], cursor + end
+    starts = _Offsets(outputs, str)
+    album = _Album(max_images, max_image_bytes, 0, MOST_BASE64)
+    for index, output in enumerate(outputs):
+        data = output.get("data") if isinstance(output, Mapping) else None
+        found = pictures(data) if isinstance(data, Mapping) else []
+        if not found or (place := starts.where(index).offset()) < cursor:
+            continue
+        if place >= cursor + len(text):
+            break
+        for at, (mime, value) in enumerate(found):
+            _, state = album.add(mime, value, str)
+            if state == "out" and album.images and place > cursor and not at:
+                return text[: place - cursor], album.images, place
+    return text, album.images, following
 
 
 def is_heavy(outputs: Sequence[Any], *, max_image_bytes: int) -> bool:
@@ -76,8 +148,9 @@ def is_heavy(outputs: Sequence[Any], *, max_image_bytes: int) -> bool:
         if isinstance(output, Mapping):
             data = output.get("data")
             bundle: Mapping[Any, Any] = data if isinstance(data, Mapping) else {}
-            mime = pick_image(bundle)
-            if mime is not None and may_need_scaling(mime, bundle[mime], max_bytes=max_image_bytes):
+            if any(may_need_scaling(mime, value, max_bytes=max_image_bytes) for mime, value in pictures(bundle)):
+                return True
+            if len(text_of(bundle.get("text/html"))) > _MUCH_HTML:
                 return True
             text = output.get("text")
             size += len(text) if isinstance(text, str) else 0
@@ -104,7 +177,7 @@ class _Offsets:
         return self._starts[index] + (0 if self._ended or index + 1 < len(self._starts) else 1)
 
 
-def _blocks(outputs: Sequence[Any], images: list[Image], max_images: int, max_bytes: int) -> tuple[list[_Block], bool]:
+def _blocks(outputs: Sequence[Any], album: _Album, offsets: _Offsets) -> tuple[list[_Block], bool]:
     blocks: list[_Block] = []
     cut = False
     for is_stream, group in groupby(enumerate(outputs), lambda each: _kind(each[1]) == "stream"):
@@ -113,7 +186,7 @@ def _blocks(outputs: Sequence[Any], images: list[Image], max_images: int, max_by
             continue
         for index, output in group:
             if isinstance(output, Mapping):
-                block, left_out = _block(index, output, images, max_images, max_bytes)
+                block, left_out = _block(index, output, album, offsets)
                 blocks.append(block)
                 cut = cut or left_out
     return blocks, cut
@@ -132,30 +205,26 @@ def _stream_block(streams: list[tuple[int, Any]]) -> _Block:
         if text:
             parts.append(text)
     errors_only = all(text_of(stream.get("name")) == "stderr" for _, stream in streams)
-    return _Block("stderr" if errors_only else "stream", "".join(parts), streams[0][0])
+    return _Block("stderr" if errors_only else "stream", without_data_uris("".join(parts)), streams[0][0])
 
 
-def _block(
-    index: int, output: Mapping[Any, Any], images: list[Image], max_images: int, max_bytes: int
-) -> tuple[_Block, bool]:
+def _block(index: int, output: Mapping[Any, Any], album: _Album, offsets: _Offsets) -> tuple[_Block, bool]:
     if _kind(output) == "error":
         return _Block("error", strip_ansi(error_text(output)), index), False
     data = output.get("data")
     if not isinstance(data, Mapping):
         return _Block("rich", "", index), False
-    mime = pick_image(data)
-    if mime is None:
-        text = rich_text(data)
-        notes = [f"[{name}: not shown]" for name in data if text is None and isinstance(name, str)]
-        return _Block("rich", "\n".join(notes) if text is None else text, index), text is None
-    if len(images) >= max_images:
-        return _Block("rich", f"[{mime}: not shown, more than {max_images} images]", index), True
-    image = load_image(mime, data[mime], max_bytes=max_bytes)
-    if isinstance(image, NoImage):
-        text = rich_text(data)
-        return _Block("rich", f"{text}\n{image.note}" if text else image.note, index), True
-    images.append(image)
-    return _Block("rich", f"[image {len(images)}: {image.note}]", index), False
+    where = offsets.where(index)
+    found = [album.add(mime, value, lambda: where.call(where.offset())) for mime, value in pictures(data)]
+    lines = [line for line, _ in found]
+    states = {state for _, state in found}
+    text = rich_text(data) if pick_image(data) is None or "no image" in states else None
+    if text is not None:
+        lines.insert(0, text)
+    elif not lines:
+        return _Block("rich", "\n".join(f"[{name}: not shown]" for name in data if isinstance(name, str)), index), True
+    table = text_of(data.get("text/html")) if text is not None and not found else ""
+    return _Block("rich", "\n".join(lines), index, table), bool(states - {"in"})
 
 
 # --------------------------------------------------------------------------- sharing the budget
@@ -193,6 +262,6 @@ def _share(blocks: list[_Block], budget: int, offsets: _Offsets) -> None:
         if room <= 0:
             block.cut = True
             continue
-        shown, block.cut = fit(block.text, room, offsets.where(block.index))
-        block.shown = prefix + shown if shown else ""
+        block.fit(room, offsets.where(block.index))
+        block.shown = prefix + block.shown if block.shown else ""
         budget -= len(block.shown)
