@@ -18,6 +18,16 @@ export interface Options {
   environment?: Record<string, string>;
 }
 
+/** Every address but this machine's leads nowhere. */
+export const offline: Record<string, string> = {
+  ...Object.fromEntries(["http_proxy", "https_proxy", "all_proxy"].flatMap((name) => [name, name.toUpperCase()]).map((name) => [name, "http://127.0.0.1:9"])),
+  no_proxy: "127.0.0.1,localhost",
+  NO_PROXY: "127.0.0.1,localhost",
+  PIP_INDEX_URL: "http://127.0.0.1:9/simple",
+  PIP_EXTRA_INDEX_URL: "",
+  PIP_FIND_LINKS: "",
+};
+
 const SETTINGS = {
   "remote.autoForwardPorts": false,
   "security.workspace.trust.enabled": false,
@@ -130,16 +140,29 @@ export class Editor implements AsyncDisposable {
     return logs.map((file) => readFileSync(file, "utf8")).join("\n");
   }
 
+  /** The extension's own storage, of all windows. */
+  get storage(): string {
+    return path.join(this.home, "data/data/User/globalStorage/mcp-server-jupyter.mcp-server-jupyter");
+  }
+
   /** The environment that programs of this user's see. */
   get environment(): Record<string, string> {
     return this.#environment;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    await this.#lookBack();
     await this.#browser?.close();
     this.#server?.kill("SIGKILL");
     await this.processes.end();
     if (!process.env["KEEP"]) rmSync(this.home, { recursive: true, force: true, maxRetries: 3 });
+  }
+
+  /** What the windows show at the end, for whoever has to find out why a test failed. */
+  async #lookBack(): Promise<void> {
+    for (const [index, window] of this.windows.entries()) {
+      await window.picture(`end-${path.basename(this.home)}-${index}`).catch(() => undefined);
+    }
   }
 
   #folders(): string[] {

@@ -38,7 +38,7 @@ export function findVsix(kind: "platform" | "universal" = "platform"): string {
   if (named) return path.resolve(named);
   const folder = path.resolve(process.env["DIST"] || path.resolve(extensionFolder, "../dist"));
   const all = existsSync(folder) ? readdirSync(folder).filter((name) => name.endsWith(".vsix")) : [];
-  const isUniversal = (name: string) => /-\d+\.\d+\.\d+\.vsix$/.test(name);
+  const isUniversal = (name: string) => /^mcp-server-jupyter-\d/.test(name);
   const found = all.filter((name) => isUniversal(name) === (kind === "universal")).sort();
   const last = found.at(-1);
   if (last === undefined) throw new Error(`There is no ${kind} .vsix in ${folder}: run \`make package\` first.`);

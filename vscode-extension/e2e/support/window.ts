@@ -18,7 +18,7 @@ export class Window {
 
   static async open(browser: Browser, port: number, folder: string, notebook?: string): Promise<Window> {
     const context = await browser.newContext({
-      viewport: { width: 1280, height: 800 },
+      viewport: { width: 1280, height: 1000 },
       permissions: ["clipboard-read", "clipboard-write"],
     });
     const page = await context.newPage();
@@ -126,10 +126,25 @@ export class Window {
     await this.page.keyboard.type(text, { delay: 15 });
   }
 
-  /** Run a cell, as Ctrl+Enter in it does. */
+  /** Wait until a kernel of ours is selected for the notebook; its label. */
+  async kernel(): Promise<string> {
+    const label = this.page.locator(".kernel-label").first();
+    return until("a kernel is selected", async () => {
+      const text = await label.innerText();
+      return text.includes("Select Kernel") || text.includes("Detecting") ? "" : text;
+    });
+  }
+
+  /** Wait until the folder's server is there for this window. */
+  async connected(seconds = 60): Promise<void> {
+    await until("the status tells of the kernel", async () => /: (no kernel|idle|busy|kernel died|input for|an agent asks)/.test(await this.status()), { seconds });
+  }
+
+  /** Run a cell by the button beside it. */
   async run(index: number): Promise<void> {
-    await this.cell(index).locator(".monaco-editor .view-lines").first().click();
-    await this.page.keyboard.press("Control+Enter");
+    await this.kernel();
+    await this.cell(index).hover();
+    await this.cell(index).locator(".run-button-container .action-label").first().click();
   }
 
   async save(): Promise<void> {
@@ -171,6 +186,11 @@ export class Window {
   async answer(text: string | RegExp, button: string): Promise<void> {
     const toast = await this.toast(text);
     await toast.getByRole("button", { name: button }).first().click();
+  }
+
+  /** Take the notifications away: they lie over what a picture or a click is meant for. */
+  async clearToasts(): Promise<void> {
+    await this.command("Notifications: Clear All Notifications");
   }
 
   /** The text of our item in the status bar; "" while there is none. */
