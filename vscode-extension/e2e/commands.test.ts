@@ -20,7 +20,9 @@ const hidden = new Set(contributes.menus.commandPalette.filter(({ when }) => whe
 
 /** What a person sees of each command; those that another test of this suite tries are named there. */
 const tried: Record<string, (window: Window) => Promise<void>> = {
-  "Share This Notebook": (window) => window.kernel(),
+  "Share This Notebook": async (window) => {
+    await window.kernel();
+  },
   "Restart Kernel": async (window) => {
     await window.run(1);
     await window.shows("NameError");
