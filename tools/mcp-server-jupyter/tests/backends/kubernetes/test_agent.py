@@ -26,6 +26,7 @@ from mcp_server_jupyter.backends.kubernetes.delivery import ENTRY, agent_files
 from mcp_server_jupyter.backends.kubernetes.host import Keys, Launch
 from mcp_server_jupyter.backends.kubernetes.kernel import PodKernel
 from mcp_server_jupyter.backends.kubernetes.link import Link
+from mcp_server_jupyter.errors import KernelStartFailed
 from mcp_server_jupyter.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -311,6 +312,21 @@ async def test_an_idle_kernel_that_no_server_asks_for_is_ended_and_a_busy_one_is
     finally:
         for host in hosts.values():
             await host.remove()
+
+
+async def test_a_restart_that_cannot_be_done_leaves_the_agent_to_be_asked_again(kernel: PodKernel) -> None:
+    host = host_of(kernel)
+    folder = json.loads((host.folder / "agent.json").read_bytes())["folder"]
+    os.rename(folder, f"{folder}.away")
+    with anyio.fail_after(20):
+        with pytest.raises(KernelStartFailed, match="exit code 127") as caught:
+            await kernel.restart()
+        assert "No such file" in caught.value.log
+        assert (kernel.state, kernel.epoch) == ("dead", 2)
+        os.rename(f"{folder}.away", folder)
+        await kernel.restart()
+
+    assert (kernel.epoch, host.created, await run(kernel, "print('again')")) == (3, 1, "again\n")
 
 
 async def test_processes_that_the_kernel_leaves_behind_are_collected(kernel: PodKernel) -> None:

@@ -28,10 +28,10 @@ class Process:
         self.output, write = os.pipe()
         os.set_blocking(self.output, False)
         self._file = file = os.path.join(folder, f"connection.{self.epoch}.json")
-        with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as opened:
-            json.dump(connection, opened)
-        argv = [part.replace("{connection_file}", file) for part in launch["argv"]]
+        argv = [str(part).replace("{connection_file}", file) for part in launch["argv"]]
         try:
+            with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as opened:
+                json.dump(connection, opened)
             self.popen: subprocess.Popen[bytes] | None = subprocess.Popen(
                 argv,
                 cwd=launch["cwd"],
@@ -42,7 +42,7 @@ class Process:
                 start_new_session=True,
                 restore_signals=True,
             )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError) as error:
             # As a shell says it. There never was a process to wait for.
             self.popen = None
             self.zombie, self.status = True, 127 << 8
