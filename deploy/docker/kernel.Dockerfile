@@ -7,6 +7,5 @@ LABEL org.opencontainers.image.title="mcp-server-jupyter kernel" \
 COPY kernel.txt /tmp/
 RUN pip install --no-cache-dir --root-user-action=ignore --constraint /tmp/kernel.txt ipykernel matplotlib pandas \
     && rm /tmp/kernel.txt
-ENV HOME=/home/jupyter \
-    MPLBACKEND=module://matplotlib_inline.backend_inline
+ENV HOME=/tmp
 USER 1000:1000

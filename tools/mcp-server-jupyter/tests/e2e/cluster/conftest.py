@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 from control import Control, control_of
-from kube import Namespace, api, wait_until
+from kube import Namespace, api, made_namespace, wait_until
 from kubernetes import client, config
 
 
@@ -26,33 +24,20 @@ def _left(core: client.CoreV1Api) -> list[str]:
     return [item.metadata.name for item in core.list_namespace(label_selector="e2e=cluster").items]
 
 
-@contextmanager
-def _namespace() -> Iterator[Namespace]:
-    name = f"e2e-{secrets.token_hex(4)}"
-    core = client.CoreV1Api(api())
-    core.create_namespace({"metadata": {"name": name, "labels": {"e2e": "cluster"}}})
-    wait_until(
-        "the default service account",
-        lambda: [a for a in core.list_namespaced_service_account(name).items if a.metadata.name == "default"],
-    )
-    yield Namespace(name)
-    core.delete_namespace(name)
-
-
 @pytest.fixture
 def namespace(_connected: None) -> Iterator[Namespace]:
-    with _namespace() as made:
+    with made_namespace() as made:
         yield made
 
 
 @pytest.fixture
 def neighbour(_connected: None) -> Iterator[Namespace]:
     """A second namespace, for what must not cross from one to another."""
-    with _namespace() as made:
+    with made_namespace() as made:
         yield made
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def control() -> Control:
     """What is done to the cluster from outside it: it differs per kind of cluster."""
     return control_of(os.environ.get("E2E_CLUSTER", "given"))

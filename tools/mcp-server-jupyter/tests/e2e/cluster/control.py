@@ -32,8 +32,14 @@ class Control(Protocol):
     def kill_api_server(self) -> None:
         """End the API server's process with signal 9."""
 
+    def pause_api_server(self, seconds: float) -> None:
+        """Stop the API server's process where it is, for so long; return once it goes on."""
+
     def scale_dns(self, replicas: int) -> None:
         """Have so many pods of the cluster's DNS."""
+
+    def kubectl(self, *arguments: str) -> str:
+        """What kubectl prints."""
 
 
 class TestclusterControl:
@@ -55,8 +61,14 @@ class TestclusterControl:
     def kill_api_server(self) -> None:
         _run("kill", "kube-apiserver")
 
+    def pause_api_server(self, seconds: float) -> None:
+        _output([sys.executable, str(TESTCLUSTER), "pause", "kube-apiserver", str(seconds)], seconds + 30)
+
     def scale_dns(self, replicas: int) -> None:
         _scale_dns(replicas)
+
+    def kubectl(self, *arguments: str) -> str:
+        return _run("kubectl", *arguments)
 
 
 class KindControl:
@@ -75,8 +87,15 @@ class KindControl:
     def kill_api_server(self) -> None:
         subprocess.run(["docker", "exec", self.NODE, "pkill", "-9", "kube-apiserver"], check=True, timeout=30)
 
+    def pause_api_server(self, seconds: float) -> None:
+        script = f"pkill -STOP kube-apiserver; sleep {seconds}; pkill -CONT kube-apiserver"
+        subprocess.run(["docker", "exec", self.NODE, "sh", "-c", script], check=True, timeout=seconds + 30)
+
     def scale_dns(self, replicas: int) -> None:
         _scale_dns(replicas)
+
+    def kubectl(self, *arguments: str) -> str:
+        return _kubectl(*arguments)
 
 
 class GivenControl:
@@ -93,6 +112,12 @@ class GivenControl:
     def kill_api_server(self) -> None:
         pytest.skip("the API server of a given cluster is left alone")
 
+    def pause_api_server(self, seconds: float) -> None:
+        pytest.skip(f"the API server of a given cluster is not stopped for {seconds} s")
+
+    def kubectl(self, *arguments: str) -> str:
+        return _kubectl(*arguments)
+
     def scale_dns(self, replicas: int) -> None:
         pytest.skip(f"the DNS of a given cluster is left alone, not scaled to {replicas}")
 
@@ -107,8 +132,15 @@ def _scale_dns(replicas: int) -> None:
 
 
 def _run(*arguments: str) -> str:
-    command = [sys.executable, str(TESTCLUSTER), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    return _output([sys.executable, str(TESTCLUSTER), *arguments])
+
+
+def _kubectl(*arguments: str) -> str:
+    return _output(["kubectl", *arguments])
+
+
+def _output(command: list[str], seconds: float = 60) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds)
     if done.returncode:
-        raise AssertionError(f"{json.dumps(arguments)} failed: {done.stdout}{done.stderr}")
+        raise AssertionError(f"{json.dumps(command)} failed: {done.stdout}{done.stderr}")
     return done.stdout

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar
@@ -129,11 +131,11 @@ class Namespace:
     def pod_names(self, selector: str = "") -> list[str]:
         return [pod.metadata.name for pod in self.core.list_namespaced_pod(self.name, label_selector=selector).items]
 
-    def probe(self, pod: str, *command: str) -> str:
+    def probe(self, pod: str, *command: str, seconds: float = 30) -> str:
         """Run the probe once more inside a running pod; what it printed."""
-        return self.execute(pod, "python", "/usr/local/bin/probe", *command)
+        return self.execute(pod, "python", "/usr/local/bin/probe", *command, seconds=seconds)
 
-    def execute(self, pod: str, *command: str) -> str:
+    def execute(self, pod: str, *command: str, seconds: float = 30) -> str:
         answer = stream(
             self.core.connect_get_namespaced_pod_exec,
             pod,
@@ -145,7 +147,7 @@ class Namespace:
             tty=False,
             _preload_content=False,
         )
-        answer.run_forever(timeout=30)
+        answer.run_forever(timeout=seconds)
         text: str = (answer.read_stdout() + answer.read_stderr()).strip()
         answer.close()
         return text
@@ -172,3 +174,19 @@ class Namespace:
         self.networking.create_namespaced_network_policy(
             self.name, {"metadata": {"name": name}, "spec": {"podSelector": {}, **spec}}
         )
+
+
+@contextmanager
+def made_namespace(**labels: str) -> Iterator[Namespace]:
+    """A namespace with a random name, which is deleted at the end."""
+    name = f"e2e-{secrets.token_hex(4)}"
+    core = client.CoreV1Api(api())
+    core.create_namespace({"metadata": {"name": name, "labels": {"e2e": "cluster", **labels}}})
+    try:
+        wait_until(
+            "the default service account",
+            lambda: [a for a in core.list_namespaced_service_account(name).items if a.metadata.name == "default"],
+        )
+        yield Namespace(name)
+    finally:
+        core.delete_namespace(name)

@@ -1,4 +1,4 @@
-"""What the cluster tests ask of a pod: serve, connect, look a name up, call the API, eat memory."""
+"""What the cluster tests ask of a pod: serve, connect, look a name up, call an API, eat memory."""
 
 # ruff: noqa: T201 - a pod's standard output is its answer
 
@@ -40,6 +40,17 @@ def connect(host: str, port: int, timeout: float) -> int:
     except OSError as error:
         print(f"{type(error).__name__} after {time.monotonic() - started:.1f} s: {error}")
         return 1
+
+
+def reach(host: str, port: int, timeout: float) -> int:
+    """Whether a connection can be made, whoever listens."""
+    try:
+        socket.create_connection((host, port), timeout).close()
+    except OSError as error:
+        print(f"{type(error).__name__}: {error}")
+        return 1
+    print("reached")
+    return 0
 
 
 def lookup(name: str, record: str) -> None:
@@ -107,6 +118,32 @@ def call_api(method: str, path: str) -> None:
         print(error.code)
 
 
+def call_http(method: str, url: str, body: str, headers: list[str], timeout: float) -> dict[str, object]:
+    """A request's status and body; 0 and the reason where there was no answer."""
+    request = urllib.request.Request(url, method=method, data=body.encode() if body else None)
+    for header in headers:
+        name, _, value = header.partition(": ")
+        request.add_header(name, value)
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=timeout) as response:
+            return {"status": response.status, "body": response.read().decode()}
+    except urllib.error.HTTPError as error:
+        return {"status": error.code, "body": error.read().decode()}
+    except OSError as error:
+        return {"status": 0, "body": f"{type(error).__name__}: {error}"}
+
+
+def repeat_http(seconds: float, *request: object) -> None:
+    """Make the same request every half second, and print each answer with its time as it comes."""
+    started = time.monotonic()
+    while (at := time.monotonic() - started) < seconds:
+        answer = call_http(*request)  # type: ignore[arg-type]
+        took = time.monotonic() - started - at
+        print(json.dumps({"at": round(at, 3), "took": round(took, 3), **answer}), flush=True)
+        time.sleep(max(0.5 - took, 0))
+
+
 def eat(mebibytes: int) -> None:
     """Hold that much memory, then say so."""
     held = [bytearray(b"x" * (1 << 20)) for _ in range(mebibytes)]
@@ -117,16 +154,26 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("serve").add_argument("port", type=int)
-    reach = commands.add_parser("connect")
-    reach.add_argument("host")
-    reach.add_argument("port", type=int)
-    reach.add_argument("--timeout", type=float, default=3)
+    for name in ("connect", "reach"):
+        place = commands.add_parser(name)
+        place.add_argument("host")
+        place.add_argument("port", type=int)
+        place.add_argument("--timeout", type=float, default=3)
     ask = commands.add_parser("lookup")
     ask.add_argument("name")
     ask.add_argument("record", choices=sorted(TYPES))
     api = commands.add_parser("api")
     api.add_argument("method")
     api.add_argument("path")
+    for name in ("http", "repeat"):
+        web = commands.add_parser(name)
+        web.add_argument("method")
+        web.add_argument("url")
+        web.add_argument("--body", default="")
+        web.add_argument("--header", action="append", default=[])
+        web.add_argument("--timeout", type=float, default=60)
+        if name == "repeat":
+            web.add_argument("--seconds", type=float, required=True)
     commands.add_parser("eat").add_argument("mebibytes", type=int)
     arguments = parser.parse_args()
     match arguments.command:
@@ -134,10 +181,18 @@ def main() -> int:
             serve(arguments.port)
         case "connect":
             return connect(arguments.host, arguments.port, arguments.timeout)
+        case "reach":
+            return reach(arguments.host, arguments.port, arguments.timeout)
         case "lookup":
             lookup(arguments.name, arguments.record)
         case "api":
             call_api(arguments.method, arguments.path)
+        case "http" | "repeat":
+            told = (arguments.method, arguments.url, arguments.body, arguments.header, arguments.timeout)
+            if arguments.command == "repeat":
+                repeat_http(arguments.seconds, *told)
+            else:
+                print(json.dumps(call_http(*told)))
         case "eat":
             eat(arguments.mebibytes)
     return 0
