@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import os
 import secrets
 import socket
@@ -22,15 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import InvalidRequest, Unavailable
-from .settings import PREFIX, Settings
-
-logger = logging.getLogger(__name__)
+from .settings import Settings
 
 LOCK = "server.lock"
 RECORD = "server.json"
 LOG = "server.log"
 ROOT = "root"
-TOKEN = "token"
 SOCKET = "server.sock"
 PROTOCOL = 1
 """Of the first line on the socket and its answer; see `doors.stdio.server`."""
@@ -92,7 +88,7 @@ class Held:
         """Write the record with these facts changed."""
         self.record = dataclasses.replace(self.record, pid=os.getpid(), **facts)  # type: ignore[arg-type]
         try:
-            _write_private(self.folder / RECORD, json.dumps(dataclasses.asdict(self.record)))
+            write_private(self.folder / RECORD, json.dumps(dataclasses.asdict(self.record)))
         except OSError:
             # On a full disk a server still serves whoever looks at the usual place.
             if self.record.socket != str(self.folder / SOCKET):
@@ -123,7 +119,7 @@ def hold(settings: Settings) -> Held | None:
             os.close(descriptor)
             return None
         if not (folder / ROOT).exists():
-            _write_private(folder / ROOT, str(settings.root))
+            write_private(folder / ROOT, str(settings.root))
     except BaseException:
         with suppress(OSError):
             os.close(descriptor)
@@ -260,53 +256,6 @@ def wait_until_gone(settings: Settings, pid: object, seconds: float) -> bool:
     return True
 
 
-def load_token(settings: Settings) -> str | None:
-    """The bearer token of the HTTP doors: the one set, else the one kept in the state directory, made if need be.
-
-    Raises:
-        InvalidRequest: the one that is kept cannot be read, or none can be kept.
-    """
-    if settings.no_auth:
-        return None
-    if settings.token:
-        return settings.token
-    path = settings.state_dir / TOKEN
-    try:
-        kept = _kept_token(path)
-        if kept:
-            return kept
-        token = secrets.token_urlsafe(32)
-        _write_private(path, token)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidRequest(
-            f"The token cannot be kept in {path}: {getattr(error, 'strerror', None) or 'it is no text'}.",
-            hint=f"Give one by {PREFIX}TOKEN or --token (from a Secret, in a cluster), or remove that file.",
-        ) from error
-    return token
-
-
-def _kept_token(path: Path) -> str:
-    try:
-        kept = path.read_text(encoding="ascii").strip()
-    except FileNotFoundError:
-        return ""
-    if len(kept) < 32:
-        return ""
-    try:
-        # A volume's group (`fsGroup` in a cluster) widens the modes of what is on it with every start.
-        path.chmod(0o600)
-    except PermissionError:
-        mode = path.stat().st_mode & 0o777
-        if mode & 0o077:
-            logger.warning(
-                "the token in %s may be read by others (mode %o) and belongs to another user: give one by %sTOKEN",
-                path,
-                mode,
-                PREFIX,
-            )
-    return kept
-
-
 def read_record(folder: Path) -> RunningServer | None:
     """What the last server of a state folder wrote about itself; it may have been killed since."""
     try:
@@ -370,7 +319,8 @@ def make_private(folder: Path) -> None:
         ) from error
 
 
-def _write_private(path: Path, text: str) -> None:
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its user may read, whole or not at all."""
     scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:

@@ -194,7 +194,8 @@ class Kernels(AbstractAsyncContextManager["Kernels", None], Protocol):
 
         Called after the context is entered, which must be quick and need nobody, and before anything is adopted or
         started: the journal and the state are opened after it. `waiting(why)` is called when it has to wait, and again
-        when the reason changes; `why` is for people: "held by server-5f4d (10.244.0.7)".
+        when the reason changes; `why` is for people: "held by server-5f4d (10.244.0.7)". The caller may give it up by
+        cancelling, so no cancel scope that it enters may outlive it.
 
         Raises:
             Unavailable: it can never be had as things are, e.g. access is denied.

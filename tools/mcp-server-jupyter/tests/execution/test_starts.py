@@ -338,6 +338,17 @@ async def test_a_dead_kernel_that_was_restarted_while_another_started_keeps_the_
     assert list(starting.kernels._kernels) == [session.id]
 
 
+async def test_a_notebook_that_is_renamed_meanwhile_gets_its_kernel(slow: tuple[Desk, Slow]) -> None:
+    desk, starting = slow
+    await pulling(desk, starting)
+    desk.services.sessions.renamed("a.ipynb", "b.ipynb")
+    starting.go.set()
+    with anyio.fail_after(10):
+        [start] = desk.services.sessions.starts.all()
+        await start.wait()
+    assert [session.notebook for session in desk.services.sessions.all()] == ["b.ipynb"]
+
+
 async def test_a_start_under_way_is_cleaned_up_when_the_server_ends(tmp_path: Path) -> None:
     for keep in (False, True):
         settings = settings_of(tmp_path, keep_kernels=keep)

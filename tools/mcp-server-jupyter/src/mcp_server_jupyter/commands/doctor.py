@@ -23,10 +23,11 @@ from .. import __version__
 from ..errors import InvalidRequest, JupyterMcpError
 from ..operations import Caller
 from ..operations.bind import invoke
-from ..ownership import LOG, TOKEN, ask_server, is_held
+from ..ownership import LOG, ask_server, is_held
 from ..ports import Finding
 from ..services import Services, open_services
 from ..settings import Settings
+from ..tokens import TOKEN
 from .states import without_root
 
 _PACKAGES = ("mcp", "jupyter_client", "ipykernel", "nbformat", "pyzmq", "starlette", "uvicorn")

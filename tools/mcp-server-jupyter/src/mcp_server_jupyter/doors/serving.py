@@ -18,11 +18,12 @@ import anyio.to_thread
 from mcp.server import MCPServer
 
 from ..operations import Caller
-from ..ownership import Held, load_token, owned, wait_until_free
+from ..ownership import Held, owned, wait_until_free
 from ..ports import Kernels
 from ..services import Services, open_kernels, open_services, open_services_over
 from ..settings import Settings
 from ..tasks import plain_errors
+from ..tokens import load_token
 from .http.readiness import unready
 from .mcp.server import create_mcp
 from .stdio.detach import bound_log

@@ -206,6 +206,8 @@ class Sessions:
             Unavailable: that cannot be written down; nothing has changed.
         """
         self._journal.renamed(notebook, to)
+        if start := self.starts.of(notebook):
+            start.notebook = to
         session = self.find(notebook)
         if session is not None:
             del self._notebooks[notebook]

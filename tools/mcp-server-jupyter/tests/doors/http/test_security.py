@@ -13,8 +13,9 @@ import pytest
 from http_app import BASE, MODERN, TOKEN, App, notebook, open_app
 from mcp_server_jupyter.doors.http.security import Names, RateLimit, refuse_unsafe, split_host
 from mcp_server_jupyter.errors import InvalidRequest
-from mcp_server_jupyter.ownership import load_token, owned
+from mcp_server_jupyter.ownership import owned
 from mcp_server_jupyter.settings import Settings
+from mcp_server_jupyter.tokens import load_token
 from support import Server
 
 EVERY_ROUTE = [
