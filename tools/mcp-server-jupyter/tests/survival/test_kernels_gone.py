@@ -58,3 +58,17 @@ def test_kernels_that_end_together_with_the_server_are_named_with_their_cause(se
         assert "Run again those of cells 0, 1" in answer["text"]
     finally:
         server.stop()
+
+
+def test_a_start_that_the_server_did_not_live_to_see_leaves_nothing_in_the_end(tmp_path: Path) -> None:
+    server = Server(tmp_path, "--wait-seconds=0.05").start()
+    server.call("create_notebook", notebook_path="a.ipynb")
+    with pytest.raises(Refused, match="kernel_starting"):
+        server.call("execute_code", code="1", notebook_path="a.ipynb")
+    eventually(lambda: len(server.kernel_pids()) > 1 or None, what="a process of the kernel")
+    server.kill()
+    server.options = ()
+    server.start()
+    assert "2" in server.call("execute_code", code="1 + 1", notebook_path="a.ipynb")["text"]
+    server.stop()
+    eventually(lambda: not server.kernel_pids(), what="the end of all processes")
