@@ -40,13 +40,16 @@ def deliver(folder: Path) -> Path:
 
 
 def free_ports() -> dict[str, int]:
-    """A port for each of an agent's."""
+    """A port for each of an agent's, from below those that the system gives to whoever connects to somewhere."""
+    found: dict[str, int] = {}
     with ExitStack() as held:
-        found = {}
         for name in (*CHANNEL_PORTS, "agent"):
-            one = held.enter_context(socket.socket())
-            one.bind(("127.0.0.1", 0))
-            found[name] = one.getsockname()[1]
+            while name not in found:
+                one = held.enter_context(socket.socket())
+                port = 12_000 + secrets.randbelow(20_000)
+                with suppress(OSError):
+                    one.bind(("127.0.0.1", port))
+                    found[name] = port
     return found
 
 

@@ -7,21 +7,20 @@ import logging
 import signal
 import time
 import uuid
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 
 from ...errors import JupyterMcpError, KernelDead, KernelStartFailed, Unavailable
-from ...ports import Channel, Death, KernelStats, Replay
-from ..zmq.dispatch import Dispatch, is_big
+from ...ports import Death, KernelStats, Replay
 from ..zmq.kernel import FAST_ARGUMENTS, START_SECONDS, DispatchedKernel, fast_request, named
 from .host import Host, Launch
-from .link import Link, Refused, event, report
+from .link import Link, Refused, report
 from .replay import replay
+from .stream import AgentStream, Inbox
 
 if TYPE_CHECKING:
     import zmq
@@ -50,19 +49,6 @@ class Owner(Protocol):
         """An agent serves a server with this higher number of the Lease."""
 
 
-class AgentStream(Dispatch):
-    """The messages of one epoch, carried by a link."""
-
-    def __init__(self, link: Link, host: Host, epoch: int) -> None:
-        # The same for every server that this kernel ever has: what one asked, the next understands.
-        super().__init__({"key": host.keys.key}, identity=f"{host.id}-{epoch}")
-        self.epoch = epoch
-        self._link = link
-
-    def _transmit(self, channel: Channel, frames: list[bytes], msg_id: str | None) -> None:
-        self._link.post("send", frames, channel=channel, epoch=self.epoch, msg_id=msg_id or uuid.uuid4().hex)
-
-
 class PodKernel(DispatchedKernel):
     """One kernel behind an agent. See `ports.Kernel`.
 
@@ -80,7 +66,7 @@ class PodKernel(DispatchedKernel):
         self._link: Link | None = None
         self._stream: AgentStream | None = None
         self._streaming = 0
-        self._held: deque[tuple[str, list[bytes]]] = deque()
+        self._inbox = Inbox(self._hear, lambda: self._stream if self._is_current() else None)
         self._started = asyncio.Event()
         self._over = asyncio.Event()
         self._log = ""
@@ -132,7 +118,7 @@ class PodKernel(DispatchedKernel):
     async def resume(self, msg_id: str) -> Replay:
         """See `ports.Kernel.resume`. Waits while the agent cannot be reached."""
         # From here on it is listened to; what is before that is read.
-        self._settle()
+        self._inbox.settle()
         return await replay(self._current, self._link, msg_id)
 
     # ------------------------------------------------------------------ life
@@ -304,7 +290,7 @@ class PodKernel(DispatchedKernel):
                     await self._has_ended(2.0)
 
     def _disconnect(self, error: Callable[[], JupyterMcpError]) -> None:
-        self._settle()
+        self._inbox.settle()
         if self._stream is not None:
             self._stream.fail(error)
 
@@ -334,7 +320,7 @@ class PodKernel(DispatchedKernel):
         death = await self.host.ended()
         self._place_is_gone = True
         link.close()
-        self._settle()
+        self._inbox.settle()
         self._ended(death)
 
     def _ended(self, death: Death) -> None:
@@ -372,13 +358,11 @@ class PodKernel(DispatchedKernel):
 
     def record(self, kind: str, frames: list[bytes]) -> None:
         """See `link.Listener.record`."""
-        self._held.append((kind, frames))
-        if len(self._held) == 1:
-            self._go_on()
+        self._inbox.put(kind, frames)
 
     def gap(self, size: int) -> None:
         """See `link.Listener.gap`."""
-        self._settle()
+        self._inbox.settle()
         if self._stream is not None:
             self._stream.missed(
                 f"{size:,} bytes of the kernel's output were dropped: this server was too slow for them."
@@ -387,34 +371,6 @@ class PodKernel(DispatchedKernel):
     def superseded(self, lease: int) -> None:
         """See `link.Listener.superseded`."""
         self._owner.outranked(lease)
-
-    def _go_on(self) -> None:
-        while self._held:
-            kind, frames = self._held[0]
-            if kind != "event" and self._is_current() and is_big(frames):
-                # It stays the first until it is unpacked: what comes meanwhile stands behind it.
-                self._current.feed_aside(cast(Channel, kind), frames, self._fed)
-                return
-            self._held.popleft()
-            self._handle(kind, frames)
-
-    def _fed(self) -> None:
-        self._held.popleft()
-        self._go_on()
-
-    def _settle(self) -> None:
-        """Take now whatever has been heard."""
-        if self._stream is not None and self._stream.is_unpacking():
-            self._stream.finish_unpacking()
-            self._held.popleft()
-        while self._held:
-            self._handle(*self._held.popleft())
-
-    def _handle(self, kind: str, frames: list[bytes]) -> None:
-        if kind == "event":
-            self._hear(event(frames))
-        elif self._is_current():
-            self._current.feed(cast(Channel, kind), frames)
 
     def _hear(self, told: dict[str, Any]) -> None:
         if told["event"] == "started":

@@ -8,7 +8,6 @@ twice is done once: by the agent's memory of message ids, of epochs, of marks.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 import uuid
@@ -17,14 +16,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ...errors import JupyterMcpError, Unavailable, Unsupported
-from ..shared import recording
-from .agent.protocol import FROM_AGENT, NAMES, TO_AGENT, WINDOW, seal, unseal
+from .agent.protocol import FROM_AGENT, TO_AGENT, WINDOW, seal, unseal
 from .host import Keys
+from .pieces import Pieces
 
 if TYPE_CHECKING:
     import zmq
 
 logger = logging.getLogger(__name__)
+
+Answer = asyncio.Future[tuple[dict[str, Any], list[bytes]]]
 
 _BURST = 64
 # After it the address is asked for again.
@@ -64,7 +65,7 @@ class Listener(Protocol):
 class _Command:
     header: dict[str, Any]
     payload: Sequence[bytes]
-    answer: asyncio.Future[tuple[dict[str, Any], list[bytes]]] | None
+    answer: Answer | None
 
 
 class Link:
@@ -93,8 +94,6 @@ class Link:
         self.is_closed = False
         self.began = 0
         """The place in the stream at which listening began; known once `met` is set."""
-        self.at = 0
-        """The place in the stream up to which the listener has been told everything."""
         self._context, self._keys, self._address, self._lease = context, keys, address, lease
         self._listener = listener
         self._key = keys.key.encode()
@@ -106,11 +105,16 @@ class Link:
         self._numbers = 0
         self._unanswered: dict[int, _Command] = {}
         self._stream = 0
-        self._buffer = bytearray()
+        self._pieces = Pieces()
         self._acknowledged = 0
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._why = "it has not been reached yet"
+
+    @property
+    def at(self) -> int:
+        """The place in the stream up to which the listener has been told everything."""
+        return self._pieces.at
 
     # ------------------------------------------------------------------ life
 
@@ -156,7 +160,7 @@ class Link:
             pause = min(pause * 2, _LONGEST_PAUSE)
 
     async def _greet(self) -> None:
-        answered: asyncio.Future[tuple[dict[str, Any], list[bytes]]] = self._loop.create_future()
+        answered: Answer = self._loop.create_future()
         self._numbers += 1
         number = self._numbers
         self._unanswered[number] = command = _Command({"do": "hello"}, (), answered)
@@ -179,7 +183,8 @@ class Link:
     def _begin(self, hello: dict[str, Any]) -> None:
         self.hello = hello
         if not self.met.is_set() and self._from_end:
-            self.at = self.began = int(hello["end"])
+            self.began = int(hello["end"])
+            self._pieces.begin(self.began)
         self._ready = True
         self.unreachable_since = None
         self._stream += 1
@@ -237,9 +242,7 @@ class Link:
 
     def _disconnect(self) -> None:
         self._ready = False
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._stop_timer()
         socket, monitor = self._socket, self._monitor
         self._socket = self._monitor = None
         if socket is None:
@@ -276,7 +279,7 @@ class Link:
         """Have something done and return the answer.
 
         Raises:
-            Unavailable: the agent did not answer in `seconds`; it may do it yet. Or the link is closed.
+            Unavailable: the agent did not answer in `seconds`, or the link was closed; it may do it yet.
             Refused: it does not do it.
         """
         if self.is_closed:
@@ -355,54 +358,36 @@ class Link:
             command.answer.set_exception(Refused(header))
 
     def _take(self, start: int, data: bytes) -> None:
-        have = self.at + len(self._buffer)
+        have = self._pieces.have
         if start > have:
-            self._buffer.clear()
-            lost, self.at = start - self.at, start
+            lost = start - self.at
+            self._pieces.begin(start)
             self._listener.gap(lost)
         elif start < have:
             return
-        self._buffer += data
-        if len(self._buffer) >= recording.LENGTH.size + self._needed():
-            self._deliver()
-        if self.at + len(self._buffer) - self._acknowledged >= WINDOW // 4:
+        for kind, frames in self._pieces.add(data):
+            self._listener.record(kind, frames)
+        if self._pieces.have - self._acknowledged >= WINDOW // 4:
             self._acknowledge()
         elif self._timer is None:
             self._timer = self._loop.call_later(_ACKNOWLEDGE_SECONDS, self._acknowledge)
 
-    def _needed(self) -> int:
-        if len(self._buffer) < recording.LENGTH.size:
-            return 0
-        return int(recording.LENGTH.unpack_from(self._buffer)[0])
-
-    def _deliver(self) -> None:
-        data = bytes(self._buffer)
-        begin, done = self.at, 0
-        for offset, body in recording.records(data):
-            done = offset
-            self.at = begin + done
-            self._listener.record(NAMES.get(body[:1], ""), recording.frames(body[1:]))
-        del self._buffer[:done]
-
     def _acknowledge(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._stop_timer()
         if not self._ready or self._socket is None:
             return
-        self._acknowledged = self.at + len(self._buffer)
+        self._acknowledged = self._pieces.have
         header = {"do": "read", "id": 0, "lease": self._lease(), "from": self._acknowledged, "stream": self._stream}
         self._socket.send_multipart(seal(self._key, TO_AGENT, header), self._noblock)
         self._loop.call_soon(self._drain)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
 def report(task: asyncio.Task[None]) -> None:
     """A defect in what works for a kernel unseen must be seen."""
     if not task.cancelled() and (error := task.exception()) is not None:
         logger.error("%s failed", task.get_name(), exc_info=error)
-
-
-def event(frames: list[bytes]) -> dict[str, Any]:
-    """What a record of kind "event" says."""
-    told: dict[str, Any] = json.loads(frames[0])
-    return told

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 from ...errors import KernelDead, Unavailable
 from ...ports import Channel, Message, Replay
 from ..shared import recording
 from ..zmq.request import IDLE, REPLY, Request
 from .agent.protocol import DELIMITER, NAMES
-from .link import Link, event
-
-if TYPE_CHECKING:
-    from .kernel import AgentStream
+from .link import Link
+from .stream import AgentStream, event
 
 
 async def replay(stream: AgentStream, link: Link | None, msg_id: str) -> Replay:
