@@ -98,6 +98,8 @@ class Node:
 
     async def _run(self, pod: Json) -> None:
         name, container = pod["metadata"]["name"], pod["spec"]["containers"][0]
+        if name not in self.cluster.objects["pods"]:
+            return
         if not self.schedulable:
             message = "0/1 nodes are available: 1 Insufficient memory."
             condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
