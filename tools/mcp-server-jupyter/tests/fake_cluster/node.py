@@ -98,6 +98,8 @@ class Node:
 
     async def _run(self, pod: Json) -> None:
         name, container = pod["metadata"]["name"], pod["spec"]["containers"][0]
+        if name not in self.cluster.objects["pods"]:
+            return
         if not self.schedulable:
             message = "0/1 nodes are available: 1 Insufficient memory."
             condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
@@ -107,6 +109,9 @@ class Node:
         if self.images is not None and container["image"] not in self.images:
             self.cluster.event(name, "Failed", f'Failed to pull image "{container["image"]}": not found')
             self._waits(name, "ErrImagePull", "not found")
+            return
+        if pod["spec"]["volumes"][1]["secret"]["secretName"] not in self.cluster.objects["secrets"]:
+            # As a kubelet waits for it; what owns the pod is gone, and so it will be.
             return
         number = next(_NUMBERS)
         ip = f"127.{64 + os.getpid() % 64}.{number // 250 % 250}.{number % 250 + 1}"

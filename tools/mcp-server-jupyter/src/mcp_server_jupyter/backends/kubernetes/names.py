@@ -21,9 +21,8 @@ if TYPE_CHECKING:
 
 RESOLV_CONF = Path("/etc/resolv.conf")
 _DOMAIN = "cluster.local"
-_MISSES = 2
-_QUERY_SECONDS = 2.0
-_LONGEST_PAUSE = 5.0
+_QUERY_SECONDS = 1.0
+_PAUSE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,25 +59,29 @@ class Names:
             pod_ip: what the API server said; the answer after two misses, or while the name still points elsewhere.
         """
         reason = ""
-        for miss in range(_MISSES):
+        # What DNS has said to be missing it says again for seconds: the second question is another one.
+        for by_port in (True, False):
+            if reason:
+                await anyio.sleep(_PAUSE)
             try:
-                addresses = await self._ask(self.fqdn(service), port_name)
+                if by_port:
+                    addresses = await self._by_port(service, port_name)
+                else:
+                    addresses = await self._by_name(self.fqdn(service))
             except _Miss as error:
-                reason, pause = error.reason, error.pause
+                reason = str(error)
             else:
                 if addresses == {pod_ip}:
                     return Found(pod_ip)
                 # The pod before this one is still published, alone or with it.
-                reason, pause = f"{service} still points to {', '.join(sorted(addresses))}", 0.5
-            if miss + 1 < _MISSES:
-                await anyio.sleep(pause)
+                reason = f"{service} still points to {', '.join(sorted(addresses))}"
         return Found(pod_ip, degraded=True, reason=reason)
 
-    async def _ask(self, name: str, port_name: str) -> set[str]:
+    async def _by_port(self, service: str, port_name: str) -> set[str]:
         """Every address: SRV, its targets from the additional section, those that are not there by A."""
         import dns.rdatatype  # noqa: PLC0415 - part of the extra
 
-        answer = await self._query(f"_{port_name}._tcp.{name}", dns.rdatatype.SRV)
+        answer = await self._query(f"_{port_name}._tcp.{self.fqdn(service)}", dns.rdatatype.SRV)
         targets = {
             str(record.target) for rrset in answer.answer for record in rrset if rrset.rdtype == dns.rdatatype.SRV
         }
@@ -87,9 +90,14 @@ class Names:
             if rrset.rdtype in (dns.rdatatype.A, dns.rdatatype.AAAA):
                 found.setdefault(str(rrset.name), set()).update(record.address for record in rrset)
         for target in targets - set(found):
-            more = await self._query(target, dns.rdatatype.A)
-            found[target] = {r.address for rrset in more.answer for r in rrset if rrset.rdtype == dns.rdatatype.A}
+            found[target] = await self._by_name(target)
         return set().union(*(found[target] for target in targets)) if targets else set()
+
+    async def _by_name(self, name: str) -> set[str]:
+        import dns.rdatatype  # noqa: PLC0415 - part of the extra
+
+        answer = await self._query(name, dns.rdatatype.A)
+        return {record.address for rrset in answer.answer for record in rrset if rrset.rdtype == dns.rdatatype.A}
 
     async def _query(self, name: str, kind: dns.rdatatype.RdataType) -> dns.message.Message:
         import dns.asyncresolver  # noqa: PLC0415 - part of the extra
@@ -103,18 +111,16 @@ class Names:
         try:
             answer = await self._resolver.resolve(name, kind, search=False, lifetime=_QUERY_SECONDS)
         except dns.resolver.NXDOMAIN as error:
-            raise _Miss(f"{name} is not in DNS", _negative_seconds(error)) from error
+            raise _Miss(f"{name} is not in DNS") from error
         except dns.resolver.NoAnswer as error:
-            raise _Miss(f"{name} has no such record", 1.0) from error
+            raise _Miss(f"{name} has no such record") from error
         except (dns.exception.DNSException, OSError) as error:
-            raise _Miss(f"DNS does not answer ({type(error).__name__})", 0.2) from error
+            raise _Miss(f"DNS does not answer ({type(error).__name__})") from error
         return answer.response
 
 
 class _Miss(Exception):
-    def __init__(self, reason: str, pause: float) -> None:
-        super().__init__(reason)
-        self.reason, self.pause = reason, pause
+    """DNS does not know."""
 
 
 def cluster_domain(resolv_conf: str) -> str:
@@ -133,17 +139,6 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-
-
-def _negative_seconds(error: dns.resolver.NXDOMAIN) -> float:
-    """How long the cluster's DNS keeps saying so: the minimum of the zone's SOA."""
-    import dns.rdatatype  # noqa: PLC0415 - part of the extra
-
-    for response in error.responses().values():  # type: ignore[no-untyped-call]
-        for rrset in response.authority:
-            if rrset.rdtype == dns.rdatatype.SOA:
-                return min(max(float(rrset[0].minimum), 0.05), _LONGEST_PAUSE)
-    return 1.0
 
 
 async def reaches(address: str, port: int, seconds: float) -> bool:

@@ -249,14 +249,20 @@ class PodHost:
     # ------------------------------------------------------------------ reaching it
 
     async def _reach(self) -> None:
-        """Return once the agent takes connections."""
+        """Return once the agent takes connections and its address is known.
+
+        DNS is asked last: it publishes a pod a moment after the pod has its address, and a question too early would
+        be answered wrongly for seconds.
+        """
         seconds = _REACH_SECONDS[self._cluster.api.in_cluster]
         end = time.monotonic() + seconds
-        address, port = await self.address()
-        while not await reaches(address, port, 0.5):
-            await self._living()
+        while self._forwards is None:
+            address = str((await self._living())["status"].get("podIP") or "")
+            if address and await reaches(address, AGENT_PORT, 0.5):
+                break
             if time.monotonic() > end:
                 raise self._unreachable(address)
+        await self.address()
 
     def _unreachable(self, address: str) -> Unavailable:
         what = f"The kernel's pod runs, but {address} port {AGENT_PORT} cannot be reached from here"
