@@ -22,10 +22,10 @@ test("two folders of one name are two roots", () => {
 test("diagnostics tell neither tokens nor names", () => {
   const text = [
     "Authorization: Bearer abcdef123456", 'token = "s3cr3tvalue"', "https://ada:pw12345@index.corp.example/simple", "/home/ada/work/a.ipynb",
-    "/mnt/ada/x", "http://127.0.0.1:4040/mcp", "known-secret",
+    "/mnt/ada/x", "http://127.0.0.1:4040/mcp", "/srv/salaries/x.ipynb",
   ].join("\n");
-  const safe = redact(text, ["known-secret"], "/home/ada", "ada");
-  for (const secret of ["abcdef123456", "s3cr3tvalue", "pw12345", "corp.example", "/home/ada", "/mnt/ada", "known-secret"]) expect(safe).not.toContain(secret);
+  const safe = redact(text, new Map([["/srv/salaries", "[folder 1]"]]), "/home/ada", "ada");
+  for (const secret of ["abcdef123456", "s3cr3tvalue", "pw12345", "corp.example", "/home/ada", "/mnt/ada", "salaries"]) expect(safe).not.toContain(secret);
   expect(safe).toContain("~/work/a.ipynb");
   expect(safe).toContain("127.0.0.1:4040");
 });

@@ -110,9 +110,12 @@ export class Documents implements CellFinder, Disposable {
     return this.all().find((shared) => shared.server === server && shared.path === path);
   }
 
-  /** Tell every server that its notebooks are no longer open here. */
+  /**
+   * The window ends. What was saved is given back at once. A notebook with unsaved changes is kept for the window that
+   * comes next: its editor restores them, and would find a file that was written meanwhile in its way.
+   */
   async closeAll(): Promise<void> {
-    await Promise.allSettled(this.all().map((shared) => shared.close()));
+    await Promise.allSettled(this.all().filter(({ document }) => !document.isDirty).map((shared) => shared.close()));
   }
 
   dispose(): void {

@@ -4,7 +4,7 @@ import type { Log } from "../log";
 import { probe } from "../python/find";
 import { isolated, run } from "../python/process";
 import type { Installation } from "../python/installation";
-import type { Client } from "../server/client";
+import { type Client, Refused } from "../server/client";
 import type { JsonObject, Kernel } from "../server/protocol";
 import type { RootServer } from "../server/root";
 import type { Choice } from "./controllers";
@@ -91,7 +91,13 @@ export class Kernels {
       if (answer === undefined) throw new Cancelled(t("Cancelled."));
       await client.bind(shared.path, null);
     }
-    await client.perform("start_kernel", { ...(await this.startArguments(choice, shared.document)), notebook_path: shared.path }, { timeout: 120_000 });
+    const args = { ...(await this.startArguments(choice, shared.document)), notebook_path: shared.path };
+    try {
+      await client.perform("start_kernel", args, { timeout: 120_000 });
+    } catch (error) {
+      // An agent was first, at the same moment: its kernel is the notebook's.
+      if (!(error instanceof Refused && error.code === "already_exists")) throw error;
+    }
   }
 
   private async startArguments(choice: Choice, notebook: vscode.NotebookDocument): Promise<JsonObject> {

@@ -57,6 +57,7 @@ export class Installation {
    * @throws Problem, Cancelled.
    */
   async ensure(asked: boolean): Promise<Installed> {
+    refuseWhereNothingRuns();
     if (this.making !== undefined) return await this.making;
     const there = await this.look();
     if (there !== undefined) return there;

@@ -1,5 +1,5 @@
 import * as vscode from "vscode";
-import { Emitter, type Disposable } from "../emitter";
+import type { Disposable } from "../emitter";
 import type { Documents } from "../notebook/documents";
 import { NOTEBOOK } from "../notebook/documents";
 import { cellHash } from "../notebook/cells";
@@ -25,8 +25,8 @@ export class CellMarks implements vscode.NotebookCellStatusBarItemProvider, Disp
   readonly onDidChangeCellStatusBarItems = this.changed.event;
   private readonly outlines = new Map<string, Outline>();
   private readonly asking = new Map<string, NodeJS.Timeout>();
-  private readonly outdated = new Emitter<void>();
-  readonly onOutdated = this.outdated.on;
+  /** Who ran a cell last, since this window looks. */
+  private readonly authors = new Map<string, string>();
   private readonly subscriptions: Disposable[];
 
   constructor(
@@ -37,8 +37,11 @@ export class CellMarks implements vscode.NotebookCellStatusBarItemProvider, Disp
       server.onApproval(() => this.changed.fire());
       server.onState(() => this.askAll(server));
       server.onKernel(() => this.askAll(server));
-      server.onExecution(({ notebook, finished_at }) => {
-        if (notebook !== null && finished_at !== null) this.ask(server, notebook);
+      server.onExecution(({ notebook, cell_id, author, finished_at }) => {
+        if (notebook === null || cell_id === null) return;
+        this.authors.set(`${key(server, notebook)}\0${cell_id}`, author);
+        this.changed.fire();
+        if (finished_at !== null) this.ask(server, notebook);
       });
     };
     this.subscriptions = [
@@ -78,7 +81,7 @@ export class CellMarks implements vscode.NotebookCellStatusBarItemProvider, Disp
   private marks(server: RootServer, path: string, cell: vscode.NotebookCell, id: string): vscode.NotebookCellStatusBarItem[] {
     const told = this.outlines.get(key(server, path))?.cells.get(id);
     const running = [...server.state.executions.values()].find(({ notebook, cell_id }) => notebook === path && cell_id === id);
-    const author = running?.author ?? told?.author ?? undefined;
+    const author = running?.author ?? this.authors.get(`${key(server, path)}\0${id}`) ?? told?.author ?? undefined;
     const items: vscode.NotebookCellStatusBarItem[] = [];
     if (author !== undefined && !isPerson(author)) {
       items.push(item(`$(hubot) ${authorName(author)}`, running === undefined ? t("Last run by {0}", author) : t("Run by {0}", author), vscode.NotebookCellStatusBarAlignment.Right));

@@ -30,7 +30,9 @@ export async function diagnostics(installation: Installation, servers: Servers, 
     "", "## Doctor", "", "```", await doctor(installation, servers), "```",
     "", "## Log", "", "```", ...log.tail().slice(-50), "```", "",
   ];
-  return redact(lines.join("\n"), []);
+  const folders = servers.all().map(({ root }, at) => [root, `[folder ${String(at + 1)}]`] as const);
+  const notebooks = documents.all().map(({ path }, at) => [path, `[notebook ${String(at + 1)}]`] as const);
+  return redact(lines.join("\n"), new Map([...folders, ...notebooks]));
 }
 
 function summary(bundle: unknown): unknown {

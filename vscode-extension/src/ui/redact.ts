@@ -3,11 +3,12 @@ import { homedir, userInfo } from "node:os";
 /**
  * A text that may be shown to others: no tokens, no names of users, folders or hosts beyond this machine.
  *
- * @param secrets tokens that are known, whatever they look like.
+ * @param names what is known to be the person's own, folders and notebooks, and what stands for it.
  */
-export function redact(text: string, secrets: readonly string[], home = homedir(), user = userInfo().username): string {
+export function redact(text: string, names: ReadonlyMap<string, string>, home = homedir(), user = userInfo().username): string {
   let safe = text;
-  for (const secret of secrets) if (secret !== "") safe = safe.replaceAll(secret, "[token]");
+  const longestFirst = [...names].sort(([one], [other]) => other.length - one.length);
+  for (const [name, stand] of longestFirst) if (name !== "") safe = safe.replaceAll(name, stand);
   if (home !== "" && home !== "/") safe = safe.replaceAll(home, "~");
   if (user.length > 2) safe = safe.replace(new RegExp(`(?<=[/\\\\])${escaped(user)}(?=[/\\\\]|$)`, "gm"), "[user]");
   return safe

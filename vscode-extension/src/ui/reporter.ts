@@ -35,7 +35,7 @@ export class Reporter {
     if (error instanceof Cancelled) return;
     this.log.error("Told", error);
     const text = error instanceof Problem || error instanceof Refused || error instanceof Unreachable ? error.message : t("Something failed: {0}", words(error));
-    const button = error instanceof Problem ? error.button : { title: t("Show Log"), command: "mcp-server-jupyter.showLog" };
+    const button = error instanceof Problem ? error.button : isDead(error) ? { title: t("Restart Kernel"), command: "mcp-server-jupyter.restart" } : { title: t("Show Log"), command: "mcp-server-jupyter.showLog" };
     void this.offer(text, button);
   }
 
@@ -44,4 +44,9 @@ export class Reporter {
     const answer = await vscode.window.showErrorMessage(text, ...titles);
     if (answer !== undefined && button !== undefined) await vscode.commands.executeCommand(button.command, ...(button.args ?? []));
   }
+}
+
+/** A kernel that died is never replaced behind anybody's back. */
+function isDead(error: unknown): boolean {
+  return error instanceof Refused && error.code === "kernel_dead";
 }

@@ -10,6 +10,8 @@ import { authorName, duration, firstLine, isPerson } from "./words";
 
 const { t } = vscode.l10n;
 
+const REVEALS = 20;
+
 interface Variable {
   readonly name: string;
   readonly type: string;
@@ -44,7 +46,16 @@ export class KernelsView implements vscode.TreeDataProvider<KernelNode>, Disposa
     await vscode.commands.executeCommand("mcp-server-jupyter.kernels.focus");
     await this.getChildren();
     const node = this.nodes.get(kernelId);
-    if (node !== undefined && node.server === server) await this.view.reveal(node, { expand: true, focus: true, select: true });
+    if (node?.server !== server) return;
+    for (let looks = 0; looks < REVEALS; looks++) {
+      try {
+        await this.view.reveal(node, { expand: true, focus: true, select: true });
+        return;
+      } catch {
+        // A view that was just opened does not have its tree yet.
+        await new Promise((resolve) => setTimeout(resolve, 150));
+      }
+    }
   }
 
   dispose(): void {
