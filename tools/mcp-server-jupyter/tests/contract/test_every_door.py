@@ -96,6 +96,8 @@ def _notebook_and_cells(walk: Walk) -> None:
     walk("delete_cell", cell_index=0)
     assert walk.sources() == ["a = 2"]
     walk("undo")
+    assert walk.sources() == ["# Other", "a = 2"]
+    walk("undo", scope="turn")
     assert walk.sources() == []
 
 

@@ -137,7 +137,7 @@ def test_an_edit_meant_for_another_state_of_the_cell_is_a_conflict_with_a_diff(n
 def test_an_agents_last_turn_is_undone_and_brought_back(notebook: Notebook) -> None:
     notebook.ok("insert_cell", cell_index=-1, cell_type="code", cell_source="a = 1")
     notebook.ok("overwrite_cell_source", cell_index=0, cell_source="a = 2")
-    text = notebook.ok("undo")
+    text = notebook.ok("undo", scope="turn")
     assert notebook.sources() == []
     turn = re.search(r'turn="([^"]+)"', text)
     assert turn

@@ -78,7 +78,7 @@ async def test_all_outputs_cleared_by_one_call_come_back_at_once(services: Servi
     await add_cells(services, *({"outputs": [output], "execution_count": at + 1} for at in range(300)))
     before = await services.contents.read(NOTEBOOK)
     await agent("clear_outputs")
-    answer = await agent("undo")
+    answer = await agent("undo", scope="turn")
     assert answer.data["undone_count"] == 300
     assert (await services.contents.read(NOTEBOOK)) == before
 
@@ -87,7 +87,7 @@ async def test_calls_soon_after_each_other_are_one_turn(services: Services, agen
     cell = await agent.insert("one")
     await agent("overwrite_cell_source", cell_source="two", cell_id=cell)
     await agent.insert("three", index=0)
-    assert (await agent("undo")).data["undone_count"] == 3
+    assert (await agent("undo", scope="turn")).data["undone_count"] == 3
     assert await sources(services) == []
 
 
@@ -99,9 +99,9 @@ async def test_calls_more_than_two_minutes_apart_are_two_turns(
         patch.setattr(time, "time", lambda: now - 121)
         await agent.insert("long ago")
     await agent.insert("now")
-    await agent("undo")
+    await agent("undo", scope="turn")
     assert await sources(services) == ["long ago"]
-    await agent("undo")
+    await agent("undo", scope="turn")
     assert await sources(services) == []
 
 
@@ -121,10 +121,10 @@ async def test_turns_begun_in_the_same_moment_are_not_mixed(
 
 async def test_edits_after_an_undo_are_a_turn_of_their_own(services: Services, agent: Client) -> None:
     await agent.insert("X")
-    undone = await agent("undo")
+    undone = await agent("undo", scope="turn")
     await agent.insert("Y")
     await agent.insert("Z")
-    assert (await agent("undo")).data["undone_count"] == 2
+    assert (await agent("undo", scope="turn")).data["undone_count"] == 2
     assert await sources(services) == []
     await agent.insert("W")
     await agent("undo", turn=turn_of(undone))
@@ -133,11 +133,11 @@ async def test_edits_after_an_undo_are_a_turn_of_their_own(services: Services, a
 
 async def test_what_was_brought_back_can_be_undone_again(services: Services, agent: Client) -> None:
     await agent.insert("first")
-    undone = await agent("undo")
+    undone = await agent("undo", scope="turn")
     await agent.insert("kept")
     await agent("undo", turn=turn_of(undone))
     assert sorted(await sources(services)) == ["first", "kept"]
-    await agent("undo")
+    await agent("undo", scope="turn")
     assert await sources(services) == ["kept"]
 
 
@@ -145,14 +145,102 @@ async def test_a_turn_outlives_the_server(tmp_path: Path) -> None:
     async with open_services(settings(tmp_path, "files")) as services:
         cell = await Client(services, "agent#1a").insert("one")
         await Client(services, "agent#2b").insert("another's")
+        turn = services.journal.edits(NOTEBOOK, author="agent#1a")[0].turn
     async with open_services(settings(tmp_path, "files")) as services:
         await Client(services, "agent#1a")("overwrite_cell_source", cell_source="two", cell_id=cell)
-        undone = await Client(services, "agent#1a")("undo")
+        undone = await Client(services, "agent#1a")("undo", turn=turn)
         assert undone.data["undone_count"] == 2
         assert await sources(services) == ["another's"]
     async with open_services(settings(tmp_path, "files")) as services:
         await Client(services, "person")("undo", turn=turn_of(undone))
         assert await sources(services) == ["two", "another's"]
+
+
+# ------------------------------------------------------------------ the last edit
+
+
+async def test_without_arguments_the_callers_last_edit_is_undone(services: Services, agent: Client) -> None:
+    await agent.insert("one")
+    await agent.insert("two")
+    await Client(services, "person").insert("three")
+    await agent("undo")
+    assert await sources(services) == ["one", "three"]
+    await agent("undo")
+    assert await sources(services) == ["three"]
+    with pytest.raises(InvalidRequest, match=r"No edits of 'agent'"):
+        await agent("undo")
+
+
+async def test_an_edit_of_many_cells_is_undone_whole(services: Services, agent: Client) -> None:
+    output = {"output_type": "stream", "name": "stdout", "text": "x"}
+    await add_cells(services, *({"outputs": [output], "execution_count": at + 1} for at in range(300)))
+    await agent.insert("kept")
+    await agent("clear_outputs")
+    assert (await agent("undo")).data["undone_count"] == 300
+    assert (await sources(services))[-1] == "kept"
+
+
+@pytest.mark.parametrize(
+    ("operation", "arguments"),
+    [
+        ("overwrite_cell_source", {"cell_source": "other", "cell_index": 0}),
+        ("edit_cell_source", {"old_string": "there", "new_string": "other", "cell_index": 0}),
+        ("move_cell", {"cell_index": 0, "to_index": 1}),
+        ("delete_cell", {"cell_index": 0}),
+        ("insert_cell", {"cell_index": 0, "cell_type": "raw", "cell_source": "new"}),
+        ("append_markdown_cell", {"cell_source": "new"}),
+        ("clear_outputs", {}),
+    ],
+)
+async def test_every_edit_names_what_takes_it_back(
+    services: Services, agent: Client, operation: str, arguments: dict[str, Any]
+) -> None:
+    output = {"output_type": "stream", "name": "stdout", "text": "x"}
+    await add_cells(services, {"source": "there", "outputs": [output], "execution_count": 1}, {"source": "too"})
+    before = await services.contents.read(NOTEBOOK)
+    edited = await agent(operation, **arguments)
+    after = await services.contents.read(NOTEBOOK)
+    await agent.insert("later")
+    undone = await Client(services, "person")("undo", turn=turn_of(edited))
+    assert [cell for cell in (await services.contents.read(NOTEBOOK)).cells if cell.source != "later"] == before.cells
+    await agent("undo", turn=turn_of(undone))
+    assert [cell for cell in (await services.contents.read(NOTEBOOK)).cells if cell.source != "later"] == after.cells
+
+
+async def test_a_cell_that_was_inserted_and_run_names_what_takes_it_back(services: Services, agent: Client) -> None:
+    answer = await agent("append_execute_code_cell", cell_source="1")
+    named = re.search(r'undo\(execution_id="([^"]+)"\)', answer.text.splitlines()[0])
+    assert named is not None
+    await agent("undo", execution_id=named[1])
+    assert await sources(services) == []
+
+
+async def test_an_undo_tells_what_is_gone_with_the_cells_it_removes(services: Services, agent: Client) -> None:
+    cell = await agent.insert("print('a')\nprint('b')", "code")
+    await agent("execute_cell_with_progress", cell_id=cell)
+    answer = await agent("undo")
+    assert f"Gone from the notebook: {cell} (code, 2 lines, outputs: stream): print('a')." in answer.text
+    await agent("undo", turn=turn_of(answer))
+    (there,) = (await services.contents.read(NOTEBOOK)).cells
+    assert [output.text for output in there.outputs] == ["a\nb\n"]
+
+
+@pytest.mark.parametrize("scope", ["edit", "turn"])
+async def test_nothing_of_an_earlier_server_is_undone_unless_it_is_named(tmp_path: Path, scope: str) -> None:
+    async with open_services(settings(tmp_path, "files")) as services:
+        await Client(services).insert("earlier")
+    async with open_services(settings(tmp_path, "files")) as services:
+        agent = Client(services)
+        with pytest.raises(InvalidRequest, match="since the server started") as refused:
+            await agent("undo", scope=scope)
+        assert await sources(services) == ["earlier"]
+        await agent.insert("now")
+        await agent("undo", scope=scope)
+        assert await sources(services) == ["earlier"]
+        named = re.search(r'undo\(turn="([^"]+)"\)', str(refused.value))
+        assert named is not None
+        await agent("undo", turn=named[1])
+        assert await sources(services) == []
 
 
 # ------------------------------------------------------------------ what is taken back, and what is not
@@ -166,7 +254,7 @@ async def test_what_others_did_in_between_stays(services: Services, agent: Clien
     await person("overwrite_cell_source", cell_source="b3", cell_id=other)
     await agent("overwrite_cell_source", cell_source="b4", cell_id=other)
     await agent("delete_cell", cell_id=cell)
-    answer = await agent("undo")
+    answer = await agent("undo", scope="turn")
     assert await sources(services) == ["b3"], "the agent's last edit is undone, the person's is not"
     assert answer.data["left_count"] == 1
     assert f"source of {other}: its source is another now" in answer.text
@@ -180,7 +268,7 @@ async def test_cells_come_back_to_their_places(services: Services, agent: Client
     await person("move_cell", cell_index=0, to_index=2)
     await person("edit_cell_source", cell_index=0, old_string="d", new_string="D")
     assert await sources(services) == ["D", "f", "c"]
-    undone = await person("undo")
+    undone = await person("undo", scope="turn")
     assert await sources(services) == list("abcdef")
     await agent("undo", turn=turn_of(undone))
     assert await sources(services) == ["D", "f", "c"]
@@ -193,7 +281,7 @@ async def test_a_cell_inserted_edited_and_deleted_in_one_turn_leaves_no_trace(
     cell = await agent.insert("one", index=0)
     await agent("overwrite_cell_source", cell_source="two", cell_id=cell)
     await agent("delete_cell", cell_id=cell)
-    undone = await agent("undo")
+    undone = await agent("undo", scope="turn")
     assert not undone.is_error
     assert await sources(services) == ["there"]
     again = await agent("undo", turn=turn_of(undone))
@@ -205,7 +293,7 @@ async def test_outputs_of_a_cell_run_since_are_left_alone(services: Services, ag
     await add_cells(services, {"source": "print('new')", "outputs": [], "execution_count": 7})
     await agent("clear_outputs", cell_index=0)
     await agent("execute_cell_with_progress", cell_index=0)
-    answer = await agent("undo")
+    answer = await agent("undo", scope="turn")
     assert answer.is_error
     assert "its outputs are others now" in answer.text
     (cell,) = (await services.contents.read(NOTEBOOK)).cells
@@ -245,7 +333,7 @@ async def test_two_clients_of_one_name_undo_their_own_edits(services: Services) 
     first, second = Client(services, "agent#1a"), Client(services, "agent#2b")
     await first.insert("of the first")
     await second.insert("of the second")
-    await first("undo")
+    await first("undo", scope="turn")
     assert await sources(services) == ["of the second"]
 
 
@@ -260,14 +348,14 @@ async def test_a_bare_name_is_understood_when_it_means_one_client(services: Serv
     with pytest.raises(InvalidRequest, match="2 clients are called 'agent'") as refused:
         await person("undo", author="agent")
     assert "agent#2b (2), agent#1a (1)" in str(refused.value)
-    await person("undo", author="agent#2b")
+    await person("undo", author="agent#2b", scope="turn")
     assert await sources(services) == ["of the first"]
 
 
 async def test_a_client_without_edits_is_told_who_has_some(services: Services) -> None:
     await Client(services, "agent#1a").insert("text")
     with pytest.raises(InvalidRequest, match=r"No edits of 'agent#9f'.*Authors with edits here: agent#1a \(1\)\."):
-        await Client(services, "agent#9f")("undo")
+        await Client(services, "agent#9f")("undo", scope="turn")
 
 
 # ------------------------------------------------------------------ size
@@ -290,7 +378,7 @@ async def test_more_than_a_thousand_edits_are_undone_whole_in_a_short_answer_whi
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(others)
-        answer = await agent("undo")
+        answer = await agent("undo", scope="turn")
         tasks.cancel_scope.cancel()
     assert await sources(services) == []
     assert "Undid 1,200 edit(s) of agent (600 source, 600 insert)" in answer.text
@@ -305,7 +393,7 @@ async def test_a_cell_edited_often_is_one_entry_of_the_undo(services: Services, 
     await add_cells(services, {"source": "0"})
     for at in range(1, 51):
         await agent("overwrite_cell_source", cell_source=str(at), cell_index=0)
-    undone = await agent("undo")
+    undone = await agent("undo", scope="turn")
     assert await sources(services) == ["0"]
     (entry,) = services.journal.edits(NOTEBOOK, turn=turn_of(undone))
     assert (entry.before.source, entry.after.source) == ("50", "0")
@@ -350,7 +438,7 @@ async def test_an_edit_that_cannot_be_saved_leaves_no_entry_to_undo(
                 await agent(operation, **arguments)
     assert await sources(services) == ["kept", "also kept"]
     assert services.journal.edits(NOTEBOOK) == entries
-    await agent("undo")
+    await agent("undo", scope="turn")
     assert await sources(services) == []
 
 

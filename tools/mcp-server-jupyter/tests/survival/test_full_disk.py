@@ -617,7 +617,7 @@ async def test_on_a_full_disk_everything_is_written_or_refused(small_disk: Path,
         assert ("The journal cannot be written" in run.text) or ("not in the notebook's file" in run.text)
         filler.unlink()
         assert (await call(services, "execute_code", code="ran")).text.splitlines()[-1] == "[]"
-        undone = await call(services, "undo")
+        undone = await call(services, "undo", scope="turn")
         assert undone.data["undone_count"] == 4 + len(done)
         assert json.loads(content(notebook))["cells"] == []
         again = await call(services, "get_execution", execution_id=run.data["execution_id"])

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
-from ..journal import EditRow, Journal
+from ..journal import CALL, EditRow, Journal, new_turn
 from ..ports import Contents
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ class Edit:
 
     notebook: NotebookNode
     rows: list[EditRow] = field(default_factory=list)
+    handle: str = field(default_factory=partial(new_turn, CALL))
+    """What takes it back."""
 
 
 @asynccontextmanager
@@ -44,6 +47,8 @@ async def journaled_edit(
         async with contents.edit(path, durable=durable, author=author) as notebook:
             edit = Edit(notebook)
             yield edit
+            for row in edit.rows:
+                row.call = edit.handle
             if any(row.turn is None for row in edit.rows):
                 turn = journal.turn_of(path, author)
                 for row in edit.rows:

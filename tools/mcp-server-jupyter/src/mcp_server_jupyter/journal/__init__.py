@@ -1,12 +1,13 @@
 """What outlives the process, in SQLite. Imports ports and errors; used by `execution`, `services` and operations."""
 
-from .edits import REDO, UNDO, EditHead, EditKind, EditRow, new_turn
+from .edits import CALL, REDO, UNDO, EditHead, EditKind, EditRow, new_turn
 from .executions import FINISHED, ExecutionRow, LastRun, Status, new_execution_id
 from .kernels import Binding, KernelEnd
 from .schema import KernelEventKind
 from .store import Journal, open_journal
 
 __all__ = [
+    "CALL",
     "FINISHED",
     "REDO",
     "UNDO",

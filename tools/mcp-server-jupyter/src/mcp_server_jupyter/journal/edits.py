@@ -44,6 +44,8 @@ class EditRow:
     undone_by: str | None = None
     id: int | None = None
     undoes: Sequence[int] = ()
+    call: str | None = None
+    """The handle of the operation that made it, with others perhaps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +60,15 @@ class EditHead:
     cell_id: str | None
     before_index: int | None
     after_index: int | None
+    call: str | None = None
+
+
+CALL = "e-"
+"""How handles of single edits begin."""
 
 
 def new_turn(beginning: str = "t-") -> str:
-    """An id for a turn that nobody else has."""
+    """An id for a turn, or with another beginning for an edit, that nobody else has."""
     return beginning + uuid.uuid4().hex[:10]
 
 
@@ -79,6 +86,8 @@ class Edits(Tables):
     """The journal's edits."""
 
     _withdrawn: tuple[EditRow, ...] = ()
+    earlier_edits: int = 0
+    """The id of the newest edit that an earlier server wrote."""
 
     async def add_edits(self, edits: Sequence[EditRow]) -> None:
         """Write attributed edits down, all or none; the rows get their ids.
@@ -187,23 +196,38 @@ class Edits(Tables):
                 return str(turn)
         return new_turn()
 
-    def last_turn(self, notebook: str, author: str) -> str | None:
-        """An author's newest turn of which something can be undone; one that undid is none."""
+    def last_edit(self, notebook: str, author: str, *, after: int = 0) -> EditHead | None:
+        """An author's newest edit that can be undone; one that undid is none.
+
+        Args:
+            after: the id of an edit: only later ones count.
+        """
         self._settle()
         rows = self._query(
-            "SELECT turn FROM edits WHERE notebook = ? AND author = ? AND undone_by IS NULL "
-            f"AND turn NOT LIKE '{UNDO}%' ORDER BY id DESC LIMIT 1",
+            f"SELECT {', '.join(_HEAD)} FROM edits WHERE notebook = ? AND author = ? AND undone_by IS NULL "
+            f"AND turn NOT LIKE '{UNDO}%' AND id > ? ORDER BY id DESC LIMIT 1",
             notebook,
             author,
+            after,
         )
-        return next((str(turn) for (turn,) in rows), None)
+        return next((EditHead(*map(text_again, row)) for row in rows), None)
+
+    def newest_edit(self) -> int:
+        """The id of the newest edit of all; 0 before the first."""
+        return int(self._query("SELECT coalesce(max(id), 0) FROM edits")[0][0])
 
     def undoable(
-        self, notebook: str, *, author: str | None = None, turn: str | None = None, execution_id: str | None = None
+        self,
+        notebook: str,
+        *,
+        author: str | None = None,
+        turn: str | None = None,
+        execution_id: str | None = None,
+        call: str | None = None,
     ) -> list[EditHead]:
-        """All edits of an author, a turn or an execution that were not taken back, newest first."""
+        """All edits of an author, a turn, an execution or an operation that were not taken back, newest first."""
         self._settle()
-        given = {"notebook": notebook, "author": author, "turn": turn, "execution_id": execution_id}
+        given = {"notebook": notebook, "author": author, "turn": turn, "execution_id": execution_id, "call": call}
         wanted = {name: value for name, value in given.items() if value is not None}
         where = " AND ".join([f"{name} = ?" for name in wanted] + ["undone_by IS NULL"])
         rows = self._query(f"SELECT {', '.join(_HEAD)} FROM edits WHERE {where} ORDER BY id DESC", *wanted.values())

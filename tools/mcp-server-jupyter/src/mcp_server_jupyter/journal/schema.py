@@ -58,6 +58,10 @@ MIGRATIONS = (
     CREATE INDEX edits_by_age ON edits (at);
     CREATE INDEX edits_of_a_cell ON edits (notebook, cell_id, id);
     """,
+    """
+    ALTER TABLE edits ADD COLUMN call TEXT;
+    CREATE INDEX edits_of_a_call ON edits (notebook, call) WHERE call IS NOT NULL;
+    """,
 )
 
 _CHECKED_WHOLE = 64 * 2**20

@@ -48,6 +48,8 @@ def open_journal(path: Path) -> Iterator[Journal]:
             hint="Give a folder that can be written with --state-dir.",
         ) from error
     try:
-        yield Journal(connection, path, reset)
+        journal = Journal(connection, path, reset)
+        journal.earlier_edits = journal.newest_edit()
+        yield journal
     finally:
         connection.close()

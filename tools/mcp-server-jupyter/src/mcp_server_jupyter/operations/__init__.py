@@ -46,7 +46,7 @@ _ALL = (
     Operation(variables.list_variables, "List variables", "Names, types, sizes.", read_only=True),
     Operation(variables.inspect_variable, "Inspect variable", "Shape, dtypes, head.", read_only=True),
     Operation(files.list_files, "List files", "In a folder.", read_only=True),
-    Operation(history.undo, "Undo", "Your last turn, or an author's, execution's, turn's edits.", destructive=True),
+    Operation(history.undo, "Undo", "Your last edit, or what is named.", destructive=True),
 )
 
 OPERATIONS: dict[str, Operation] = {operation.name: operation for operation in _ALL}

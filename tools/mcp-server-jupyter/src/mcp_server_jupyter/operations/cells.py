@@ -15,7 +15,7 @@ from ..notebooks import insert_cell as put_cell
 from ..notebooks import move_cell as shift_cell
 from ..notebooks.undoing import edited_part
 from .call import Answer, Call, Param
-from .render import edited
+from .render import edited, takes_back
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -69,7 +69,7 @@ async def insert_cell(
         index = put_cell(edit.notebook, cell_index, cell)
         cell = edit.notebook.cells[index]
         edit.rows.append(edit_row(call, path, "insert", None, cell, after_index=index))
-    return edited(index, cell, "Inserted")
+    return edited(index, cell, "Inserted", edit.handle)
 
 
 async def append_markdown_cell(call: Call, cell_source: str, notebook_path: str = "") -> Answer:
@@ -139,7 +139,7 @@ async def _change_source(
         replace(notebook, index)
         after = notebook.cells[index]
         edit.rows.append(edit_row(call, path, "source", before, after, before_index=index, after_index=index))
-    return edited(index, after, what)
+    return edited(index, after, what, edit.handle)
 
 
 async def move_cell(
@@ -161,7 +161,7 @@ async def move_cell(
         shift_cell(notebook, index, target)
         cell = notebook.cells[target]
         edit.rows.append(edit_row(call, path, "move", cell, cell, before_index=index, after_index=target))
-    return edited(target, cell, f"Moved from [{index}] to")
+    return edited(target, cell, f"Moved from [{index}] to", edit.handle)
 
 
 async def delete_cell(
@@ -182,8 +182,8 @@ async def delete_cell(
         remove_cell(notebook, index)
         left = len(notebook.cells)
         edit.rows.append(edit_row(call, path, "delete", before, None, before_index=index))
-    answer = edited(index, before, "Deleted")
-    answer.text += f"; {left} cells left. undo brings it back."
+    answer = edited(index, before, "Deleted", edit.handle)
+    answer.text += f" brings it back; {left} cells left."
     return answer
 
 
@@ -200,7 +200,9 @@ async def clear_outputs(
         before = list(notebook.cells)
         count = clear_cells(notebook, index)
         edit.rows += _changed_rows(call, path, before, notebook.cells)
-    return Answer(f"Cleared the outputs of {count} cell(s).", {"cleared": count})
+    handle = {"edit": edit.handle} if edit.rows else {}
+    back = takes_back(edit.handle) if edit.rows else ""
+    return Answer(f"Cleared the outputs of {count} cell(s).{back}", {"cleared": count, **handle})
 
 
 def _changed_rows(

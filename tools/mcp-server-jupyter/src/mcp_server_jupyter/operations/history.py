@@ -3,42 +3,77 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, Literal, cast
 
 import anyio.lowlevel
 
 from ..errors import InvalidRequest
-from ..journal import REDO, UNDO, EditHead, EditKind, EditRow, new_turn
+from ..journal import CALL, REDO, UNDO, EditHead, EditKind, EditRow, new_turn
+from ..notebooks import output_kinds
 from ..notebooks.undoing import Change, Changed, Undoing
 from .call import Answer, Call
 
 NAMED = 10
 """How many edits an answer names; the others are counted."""
 
+FIRST_LINE = 60
+"""Characters of a removed cell's first line that are told."""
+
 SLICE_SECONDS = 0.01
 """How long an undo works before others have their turn."""
 
 
-async def undo(call: Call, notebook_path: str = "", author: str = "", execution_id: str = "", turn: str = "") -> Answer:
-    """Take back an author's last turn (default: yours), or one execution's or one turn's edits; others' stay.
+async def undo(
+    call: Call,
+    notebook_path: str = "",
+    author: str = "",
+    execution_id: str = "",
+    turn: str = "",
+    scope: Literal["edit", "turn"] = "edit",
+) -> Answer:
+    """Take back your last edit, or what is named; others' edits stay.
 
-    A cell that somebody changed since is left alone and named.
+    Without arguments it is the last edit that you made since the server started. A cell that somebody changed since is
+    left alone and named. An undo is undone by its own handle.
 
     Args:
-        author: a client's name with its id (`agent#3f2a`), or the name alone where only one client has it.
+        author: whose last edit: a client's name with its id (`agent#3f2a`), or the name alone where only one client
+            has it.
+        execution_id: the edits of this execution.
+        turn: the handle of an edit, a turn or an undo, as answers name it.
+        scope: "turn" takes back the whole turn of the last edit: edits less than two minutes apart.
     """
     services = call.services
     path = call.path(notebook_path)
     done = _Undone()
     async with services.edit(path, call.author) as edit:
-        heads = _chosen(call, path, author, execution_id, turn)
+        heads = _chosen(call, path, author, execution_id, turn, scope)
         undoing = Undoing(edit.notebook)
         await _take_back(call, heads, undoing, done)
         redo = new_turn(REDO if (heads[0].turn or "").startswith(UNDO) else UNDO)
-        edit.rows += [_row(call, path, redo, change) for change in undoing.finish()]
-    return _answer(heads[0].author, done, redo)
+        changes = undoing.finish()
+        edit.rows += [_row(call, path, redo, change) for change in changes]
+    answer = _answer(heads[0].author, done, redo)
+    answer.text += _gone(changes)
+    return answer
+
+
+def _gone(changes: Sequence[Change]) -> str:
+    """The cells that an undo removed, as far as something stood in them."""
+    cells = [change.before for change in changes if change.kind == "delete" and change.before]
+    lines = [_what_was(cell) for cell in cells if cell.get("source") or cell.get("outputs")]
+    return f"\nGone from the notebook: {_some(lines)}." if lines else ""
+
+
+def _what_was(cell: Mapping[str, Any]) -> str:
+    source = str(cell.get("source", ""))
+    kinds = ",".join(output_kinds(cell))
+    first = source.lstrip().partition("\n")[0][:FIRST_LINE]
+    count = source.count("\n") + 1
+    lines = f"{count} {'line' if count == 1 else 'lines'}"
+    return f"{cell['id']} ({cell['cell_type']}, {lines}{f', outputs: {kinds}' if kinds else ''}): {first}"
 
 
 @dataclass(slots=True)
@@ -80,7 +115,7 @@ def _row(call: Call, path: str, turn: str, change: Change) -> EditRow:
     )
 
 
-def _chosen(call: Call, path: str, author: str, execution_id: str, turn: str) -> list[EditHead]:
+def _chosen(call: Call, path: str, author: str, execution_id: str, turn: str, scope: str) -> list[EditHead]:
     """The edits to take back, the newest first.
 
     Raises:
@@ -88,16 +123,39 @@ def _chosen(call: Call, path: str, author: str, execution_id: str, turn: str) ->
     """
     journal = call.services.journal
     if execution_id or turn:
-        heads = journal.undoable(path, turn=turn or None, execution_id=execution_id or None)
-        whose = "that execution" if execution_id else "that turn"
-    else:
-        name = _full_name(call, path, author) if author else call.author
-        last = journal.last_turn(path, name)
-        heads = journal.undoable(path, author=name, turn=last) if last else []
-        whose = repr(name)
-    if not heads:
-        raise InvalidRequest(f"No edits of {whose} in {path} to undo.", hint=_editors(call, path))
-    return heads
+        is_call = turn.startswith(CALL)
+        heads = journal.undoable(
+            path,
+            turn=turn if turn and not is_call else None,
+            call=turn if is_call else None,
+            execution_id=execution_id or None,
+        )
+        whose = "that execution" if execution_id else "that edit" if is_call else "that turn"
+        if not heads:
+            raise InvalidRequest(f"No edits of {whose} in {path} to undo.", hint=_editors(call, path))
+        return heads
+    if author:
+        return _last(call, path, _full_name(call, path, author), scope, after=0)
+    return _last(call, path, call.author, scope, after=journal.earlier_edits)
+
+
+def _last(call: Call, path: str, author: str, scope: str, after: int) -> list[EditHead]:
+    """The author's last edit, or its turn, as far as they come after an edit."""
+    journal = call.services.journal
+    last = journal.last_edit(path, author, after=after)
+    if last is None:
+        earlier = journal.last_edit(path, author)
+        if earlier is None or earlier.call is None:
+            raise InvalidRequest(f"No edits of {author!r} in {path} to undo.", hint=_editors(call, path))
+        raise InvalidRequest(
+            f"No edits of {author!r} in {path} to undo since the server started.",
+            hint=f'undo(turn="{earlier.call}") takes back the last before that: {earlier.kind} of {earlier.cell_id}.',
+        )
+    if scope == "turn":
+        return [head for head in journal.undoable(path, author=author, turn=last.turn) if head.id > after]
+    if last.call is not None:
+        return journal.undoable(path, call=last.call)
+    return [last]
 
 
 def _full_name(call: Call, path: str, author: str) -> str:

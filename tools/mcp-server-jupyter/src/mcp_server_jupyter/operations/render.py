@@ -40,9 +40,14 @@ def cell_data(index: int, cell: NotebookNode) -> dict[str, Any]:
     }
 
 
-def edited(index: int, cell: NotebookNode, what: str) -> Answer:
-    """The answer of an edit: where the cell is now, and its hash for the next edit."""
-    return Answer(f"{what} {cell_header(index, cell)}", cell_data(index, cell))
+def edited(index: int, cell: NotebookNode, what: str, handle: str) -> Answer:
+    """The answer of an edit: where the cell is now, its hash for the next edit, and what takes it back."""
+    return Answer(f"{what} {cell_header(index, cell)}{takes_back(handle)}", {**cell_data(index, cell), "edit": handle})
+
+
+def takes_back(handle: str) -> str:
+    """The call that undoes one edit."""
+    return f' undo(turn="{handle}")'
 
 
 async def add_outputs(

@@ -45,7 +45,10 @@ async def insert_execute_code_cell(call: Call, cell_index: Index, cell_source: s
         session, path, cell_index, cell_source, author=call.author, edit_row=row
     )
     await wait_for(call, [execution], call.answers.wait_seconds - call.seconds)
-    return await executed(execution, call.answers, index=index)
+    answer = await executed(execution, call.answers, index=index)
+    first, line_break, rest = answer.text.partition("\n")
+    answer.text = f'{first} undo(execution_id="{execution.id}"){line_break}{rest}'
+    return answer
 
 
 async def execute_cell_with_progress(

@@ -34,7 +34,7 @@ indexes shift).
 get_execution(execution_id, wait_seconds) goes on. Waiting never stops a cell; interrupt_kernel does.
 - Long output is cut in the middle; get_execution(execution_id, cursor=0) pages through all of it.
 - Edits: pass expected_hash (the hash you read) so that a person's change is never overwritten; a Conflict shows the \
-diff. undo takes back your own edits only.
+diff. undo takes back your last edit; each edit names what undoes it.
 - kernel_epoch rises when a kernel is restarted: variables of earlier epochs are gone. A dead kernel is never replaced \
 silently: restart_kernel, then rerun the cells it names.
 - list_variables and inspect_variable look at data without running a cell."""
