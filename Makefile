@@ -66,9 +66,11 @@ check-workflows: env-dev
 format: env-dev ## Format the code and mend what lint can
 	@cd $(PACKAGE) && .venv/bin/ruff check --fix-only --quiet . && .venv/bin/ruff format .
 
-.PHONY: e2e
+.PHONY: e2e e2e-full
 e2e: env-dev ## Drive the packaged extension in a real VS Code, in headless Chromium; pictures in vscode-extension/e2e/shots
 	@$(EXTENSION)/scripts/with-node npm run --silent e2e
+e2e-full: env-dev ## The same with what takes longer: an upgrade in mid-cell
+	@$(EXTENSION)/scripts/with-node npm run --silent e2e-full
 
 .PHONY: bench
 bench: env-dev ## Measure against the raw kernel round trip; ARGS=--quick for a smoke run

@@ -26,7 +26,7 @@ export default tseslint.config(
     rules: { "@typescript-eslint/no-non-null-assertion": "off" },
   },
   {
-    files: ["e2e/*.test.ts"],
+    files: ["e2e/**/*.test.ts"],
     rules: { "@typescript-eslint/no-floating-promises": ["error", { allowForKnownSafeCalls: [{ from: "package", name: ["test"], package: "node:test" }] }] },
   },
   {

@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs";
 import path from "node:path";
 import { test } from "node:test";
 import { Agent } from "./support/agent.ts";
-import { extensionFolder } from "./support/places.ts";
+import { extensionFolder, version } from "./support/places.ts";
 import { begin, sharedEditor } from "./support/shared.ts";
 import { until } from "./support/wait.ts";
 import type { Window } from "./support/window.ts";
@@ -20,9 +20,7 @@ const hidden = new Set(contributes.menus.commandPalette.filter(({ when }) => whe
 
 /** What a person sees of each command; those that another test of this suite tries are named there. */
 const tried: Record<string, (window: Window) => Promise<void>> = {
-  "Share This Notebook": async (window) => {
-    await window.kernel();
-  },
+  "Share This Notebook": (window) => window.connected(),
   "Restart Kernel": async (window) => {
     await window.run(1);
     await window.shows("NameError");
@@ -52,7 +50,7 @@ const tried: Record<string, (window: Window) => Promise<void>> = {
   "Interrupt Kernel": () => Promise.resolve(),
   "Stop Kernel": (window) => until("the kernel is gone", async () => (await window.status()).includes("no kernel")).then(() => undefined),
   "Show Diagnostics": async (window) => {
-    const text = window.page.locator(".editor-instance .view-lines").filter({ hasText: "0.1.0" });
+    const text = window.page.locator(".editor-instance .view-lines").filter({ hasText: version });
     await text.first().waitFor();
     await window.picture("diagnostics");
     assert.doesNotMatch(await text.first().innerText(), /Bearer|token:\s*[\w-]{20}/i);

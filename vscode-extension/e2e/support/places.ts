@@ -1,10 +1,11 @@
 /** Where things are: in this repository, and in the cache outside of it. */
-import { accessSync, constants, existsSync, readdirSync } from "node:fs";
+import { accessSync, constants, existsSync, readdirSync, readFileSync } from "node:fs";
 import { homedir } from "node:os";
 import path from "node:path";
 
 export const extensionFolder = path.resolve(import.meta.dirname, "../..");
 export const pythonPackage = path.resolve(extensionFolder, "../tools/mcp-server-jupyter");
+export const { version } = JSON.parse(readFileSync(path.join(extensionFolder, "package.json"), "utf8")) as { version: string };
 export const shots = path.join(extensionFolder, "e2e/shots");
 
 export function cacheFolder(): string {
