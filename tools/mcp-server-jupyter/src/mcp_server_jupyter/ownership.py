@@ -260,6 +260,13 @@ def wait_until_gone(settings: Settings, pid: object, seconds: float) -> bool:
     return True
 
 
+def client_token(token: str) -> str:
+    """The token of MCP clients: it opens `/mcp` and nothing else. Made from the whole server's, so nothing is kept."""
+    import hmac  # noqa: PLC0415 - what only clients over HTTP need
+
+    return hmac.new(token.encode(), b"mcp-server-jupyter: /mcp", "sha256").hexdigest()
+
+
 def load_token(settings: Settings) -> str | None:
     """The bearer token of the HTTP doors: the one set, else the one kept in the state directory, made if need be.
 

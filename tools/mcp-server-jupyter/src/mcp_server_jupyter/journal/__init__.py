@@ -1,5 +1,6 @@
 """What outlives the process, in SQLite. Imports ports and errors; used by `execution`, `services` and operations."""
 
+from .agents import AgentRule, Run
 from .edits import REDO, UNDO, EditHead, EditKind, EditRow, new_turn
 from .executions import FINISHED, ExecutionRow, LastRun, Status, new_execution_id
 from .kernels import Binding, KernelEnd
@@ -10,6 +11,7 @@ __all__ = [
     "FINISHED",
     "REDO",
     "UNDO",
+    "AgentRule",
     "Binding",
     "EditHead",
     "EditKind",
@@ -19,6 +21,7 @@ __all__ = [
     "KernelEnd",
     "KernelEventKind",
     "LastRun",
+    "Run",
     "Status",
     "new_execution_id",
     "new_turn",

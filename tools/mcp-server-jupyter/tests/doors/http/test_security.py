@@ -13,7 +13,7 @@ import pytest
 from http_app import BASE, MODERN, TOKEN, App, notebook, open_app
 from mcp_server_jupyter.doors.http.security import Names, RateLimit, refuse_unsafe, split_host
 from mcp_server_jupyter.errors import InvalidRequest
-from mcp_server_jupyter.ownership import load_token, owned
+from mcp_server_jupyter.ownership import client_token, load_token, owned
 from mcp_server_jupyter.settings import Settings
 from support import Server
 
@@ -33,6 +33,10 @@ EVERY_ROUTE = [
     ("GET", "/metrics"),
     ("GET", "/api/editor/w1"),
     ("POST", "/api/editor/w1"),
+    ("GET", "/api/activity"),
+    ("GET", "/api/agents"),
+    ("PUT", "/api/agents"),
+    ("POST", "/api/approvals/x1"),
     ("POST", "/api/executions"),
     ("PUT", "/api/notebooks/a.ipynb/kernel"),
     ("GET", "/api/executions/x1/outputs"),
@@ -93,6 +97,15 @@ async def test_no_token_or_a_wrong_one_is_refused(app: App, method: str, path: s
             assert answer.status_code == 401, (headers, answer.text)
             assert answer.headers["www-authenticate"].startswith("Bearer")
             assert TOKEN not in answer.text
+
+
+@pytest.mark.parametrize(("method", "path"), CLOSED_ROUTES)
+async def test_the_token_of_mcp_clients_opens_what_they_speak_and_nothing_else(
+    app: App, method: str, path: str
+) -> None:
+    async with app.client(token=client_token(TOKEN)) as client:
+        answer = await client.request(method, path)
+    assert (answer.status_code == 401) == (path not in ("/mcp", "/mcp/", "/")), answer.text
 
 
 async def test_two_authorizations_are_none(app: App) -> None:
