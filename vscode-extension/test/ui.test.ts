@@ -8,9 +8,9 @@ import { authorName, duration, firstLine, isPerson } from "../src/ui/words";
 const real = (path: string): string => path.replace(/^\/link/, "/real");
 
 test("a notebook belongs to the innermost folder that holds it, by real paths, else to its own", () => {
-  const folders = ["/work", "/work/inner", "/link/there"];
-  expect(placeOf("/work/inner/sub/a.ipynb", folders, real)).toEqual({ root: "/work/inner", path: "sub/a.ipynb" });
-  expect(placeOf("/work/innermost/a.ipynb", folders, real)).toEqual({ root: "/work", path: "innermost/a.ipynb" });
+  const folders = ["/work", "/home/me/inner", "/link/there"];
+  expect(placeOf("/home/me/inner/sub/a.ipynb", folders, real)).toEqual({ root: "/home/me/inner", path: "sub/a.ipynb" });
+  expect(placeOf("/home/me/innermost/a.ipynb", folders, real)).toEqual({ root: "/work", path: "innermost/a.ipynb" });
   expect(placeOf("/real/there/a.ipynb", folders, real)).toEqual({ root: "/real/there", path: "a.ipynb" });
   expect(placeOf("/elsewhere/x/a.ipynb", folders, real)).toEqual({ root: "/elsewhere/x", path: "a.ipynb" });
 });
@@ -21,12 +21,12 @@ test("two folders of one name are two roots", () => {
 
 test("diagnostics tell neither tokens nor names", () => {
   const text = [
-    "Authorization: Bearer abcdef123456", 'token = "s3cr3tvalue"', "https://ada:pw12345@index.corp.example/simple", "/home/ada/work/a.ipynb",
+    "Authorization: Bearer abcdef123456", 'token = "s3cr3tvalue"', "https://ada:pw12345@index.corp.example/simple", "/home/ada/home/me/a.ipynb",
     "/mnt/ada/x", "http://127.0.0.1:4040/mcp", "/srv/salaries/x.ipynb",
   ].join("\n");
   const safe = redact(text, new Map([["/srv/salaries", "[folder 1]"]]), "/home/ada", "ada");
   for (const secret of ["abcdef123456", "s3cr3tvalue", "pw12345", "corp.example", "/home/ada", "/mnt/ada", "salaries"]) expect(safe).not.toContain(secret);
-  expect(safe).toContain("~/work/a.ipynb");
+  expect(safe).toContain("~/home/me/a.ipynb");
   expect(safe).toContain("127.0.0.1:4040");
 });
 
