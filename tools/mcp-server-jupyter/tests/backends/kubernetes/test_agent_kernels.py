@@ -502,8 +502,17 @@ async def test_a_message_too_big_for_the_record_is_told_of_and_costs_nothing_els
     async with AgentKernels(settings, segment_bytes=20_000, segments=3) as kernels:
         with anyio.fail_after(30):
             kernel = await kernels.start("python3")
-        code = "print('a', flush=True)\nprint('x' * 100_000, flush=True)\nprint('b')"
-        messages = await run(kernel, code, msg_id="big")
+        # All of it in one batch of the agent's.
+        agent = host_of(kernel).process
+        assert agent is not None
+        code = "import time; time.sleep(0.3)\nprint('a', flush=True)\nprint('x' * 100_000, flush=True)\nprint('b')"
+        stream = kernel.request("execute_request", content(code), msg_id="big")
+        await anext(stream)
+        agent.send_signal(signal.SIGSTOP)
+        await anyio.sleep(0.6)
+        agent.send_signal(signal.SIGCONT)
+        with anyio.fail_after(20):
+            messages = [message async for message in stream]
         replay = await kernel.resume("big")
         again = [message async for message in replay.messages]
 

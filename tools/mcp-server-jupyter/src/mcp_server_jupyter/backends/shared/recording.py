@@ -20,7 +20,12 @@ MONITOR_EVENT = struct.Struct("=HI")
 
 def pack(parts: Sequence[bytes]) -> bytes:
     """One message as a record: a length, then each frame after its own length."""
-    body = b"".join(LENGTH.pack(len(part)) + part for part in parts)
+    return pack_body(b"", parts)
+
+
+def pack_body(mark: bytes, parts: Sequence[bytes]) -> bytes:
+    """The same with a mark in front of the frames, which `frames` does not expect."""
+    body = mark + b"".join(LENGTH.pack(len(part)) + part for part in parts)
     return LENGTH.pack(len(body)) + body
 
 

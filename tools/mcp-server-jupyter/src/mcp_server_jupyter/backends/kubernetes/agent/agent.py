@@ -95,12 +95,11 @@ class Agent:
         if channel == "iopub":
             self._track(frames)
         size = 1 + sum(recording.LENGTH.size + len(part) for part in frames)
-        head = recording.LENGTH.pack(size) + KINDS[channel]
         if size < _JOINED:
-            one = [head + b"".join(recording.LENGTH.pack(len(part)) + part for part in frames)]
+            one = [recording.pack_body(KINDS[channel], frames)]
         else:
             # Not copied: what a kernel shows may be as big as what its container has left.
-            one = [head]
+            one = [recording.LENGTH.pack(size) + KINDS[channel]]
             for part in frames:
                 one += (recording.LENGTH.pack(len(part)), part)
         self._batch.append(one)
@@ -110,7 +109,7 @@ class Agent:
 
     def tell(self, event: str, **what: Any) -> None:
         """Put an event of our own into the stream."""
-        self.take("event", [json.dumps({"event": event, "at": time.time(), **what}).encode()])
+        self.take("event", [_event(event, **what)])
 
     def flush(self) -> None:
         """Write what was taken."""
@@ -123,7 +122,9 @@ class Agent:
             return
         for one in batch:
             if not self.record.append(one):
-                self.tell("dropped", bytes=sum(map(len, one)))
+                # In its place: whoever waits for it may have its end before the next batch.
+                told = _event("dropped", bytes=sum(map(len, one)))
+                self.record.append([recording.pack_body(KINDS["event"], [told])])
 
     def _track(self, frames: list[bytes]) -> None:
         # Of the frames behind the delimiter: header, parent header, metadata, content.
@@ -305,6 +306,10 @@ class Agent:
         alone = time.monotonic() - self.commands.heard_at
         if alone >= self.config["orphan_seconds"] and (self.state != "busy" or self.process is None):
             self.stop(self.config["grace_seconds"])
+
+
+def _event(event: str, **what: Any) -> bytes:
+    return json.dumps({"event": event, "at": time.time(), **what}).encode()
 
 
 def main(path: str) -> None:
