@@ -8,9 +8,9 @@ import { authorName, duration, firstLine, isPerson } from "../src/ui/words";
 const real = (path: string): string => path.replace(/^\/link/, "/real");
 
 test("a notebook belongs to the innermost folder that holds it, by real paths, else to its own", () => {
-  const folders = ["/work", "/home/me/inner", "/link/there"];
+  const folders = ["/home/me", "/home/me/inner", "/link/there"];
   expect(placeOf("/home/me/inner/sub/a.ipynb", folders, real)).toEqual({ root: "/home/me/inner", path: "sub/a.ipynb" });
-  expect(placeOf("/home/me/innermost/a.ipynb", folders, real)).toEqual({ root: "/work", path: "innermost/a.ipynb" });
+  expect(placeOf("/home/me/innermost/a.ipynb", folders, real)).toEqual({ root: "/home/me", path: "innermost/a.ipynb" });
   expect(placeOf("/real/there/a.ipynb", folders, real)).toEqual({ root: "/real/there", path: "a.ipynb" });
   expect(placeOf("/elsewhere/x/a.ipynb", folders, real)).toEqual({ root: "/elsewhere/x", path: "a.ipynb" });
 });
