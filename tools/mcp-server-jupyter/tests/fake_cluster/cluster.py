@@ -32,6 +32,8 @@ class Cluster:
         self.throttle = 0
         """So many of the next requests are answered 429."""
         self.retry_after = "0.05"
+        self.overloaded = False
+        """Whether every request is answered 503."""
         self.present = asyncio.Event()
         """Cleared, the server answers nobody; connections stay open, as those to a stopped process do."""
         self.present.set()
@@ -188,6 +190,8 @@ class FakeApi:
         if self.cluster.throttle > 0:
             self.cluster.throttle -= 1
             return _status(429, "TooManyRequests", "slow down", {"Retry-After": self.cluster.retry_after})
+        if self.cluster.overloaded:
+            return _status(503, "ServiceUnavailable", "etcd is away")
         if (verb, resource) in self.cluster.denied:
             text = f'{resource} is forbidden: User "tester" cannot {verb} resource "{resource}"'
             return _status(403, "Forbidden", text)

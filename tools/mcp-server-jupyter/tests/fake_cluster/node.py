@@ -38,6 +38,8 @@ class Node:
         self.images: set[str] | None = None
         """Those that can be pulled; None, every one."""
         self.schedulable = True
+        self.mountable = True
+        """Whether volumes can be mounted."""
         self.reachable = True
         """Whether pods are at the address that the API server says."""
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -106,6 +108,11 @@ class Node:
             self.cluster.set_status(name, phase="Pending", conditions=[condition])
             return
         self.cluster.set_status(name, phase="Pending", conditions=[{"type": "PodScheduled", "status": "True"}])
+        if not self.mountable:
+            self.cluster.event(
+                name, "FailedMount", 'MountVolume.SetUp failed for volume "data": configmap "data" not found'
+            )
+            return
         if self.images is not None and container["image"] not in self.images:
             self.cluster.event(name, "Failed", f'Failed to pull image "{container["image"]}": not found')
             self._waits(name, "ErrImagePull", "not found")

@@ -55,7 +55,7 @@ def event(reason: str, message: str, at: int = 0) -> dict[str, str]:
         (
             {"conditions": SCHEDULED},
             [event("FailedMount", 'MountVolume.SetUp failed: secret "x" not found')],
-            Stage('waiting for its node: MountVolume.SetUp failed: secret "x" not found'),
+            Stage('waiting for its node: MountVolume.SetUp failed: secret "x" not found', waits_for_node=True),
         ),
         (
             {

@@ -49,13 +49,13 @@ async def test_the_second_waits_with_the_holders_name_until_it_is_released(api: 
         tasks.start_soon(first.keep)
         with anyio.move_on_after(0.9):
             await second.acquire(told.append)
-        assert (told, second.number) == (["a"], 0)
+        assert (told, second.number) == (["held by a"], 0)
         tasks.cancel_scope.cancel()
     await first.release()
     with anyio.fail_after(2):
         await second.acquire(told.append)
 
-    assert told == ["a"]
+    assert told == ["held by a"]
     assert second.number > 0
 
 

@@ -141,9 +141,19 @@ async def test_a_pod_without_a_node_waits_and_says_the_schedulers_reason(pods: P
 async def test_a_pod_without_a_node_is_given_up_after_its_time(lab: Lab, settings: Settings) -> None:
     lab.node.schedulable = False
     async with leading(lab, profiles(settings, "python3: {schedule_seconds: 0.3}")) as pods:
-        with pytest.raises(Unavailable, match=r"No node took .* 0/1 nodes are available") as caught:
+        with pytest.raises(Unavailable, match=r"No node ran .* 0/1 nodes are available") as caught:
             await start(pods)
         assert "schedule-seconds" in str(caught.value.hint)
+        assert counts(lab) == [0, 0, 0]
+
+
+async def test_a_volume_that_cannot_be_mounted_is_given_up_with_the_nodes_words(lab: Lab, settings: Settings) -> None:
+    lab.node.mountable = False
+    async with leading(lab, profiles(settings, "python3: {schedule_seconds: 3}")) as pods:
+        stages: list[str] = []
+        with pytest.raises(Unavailable, match='configmap "data" not found'):
+            await start(pods, progress=stages.append)
+        assert any("waiting for its node: MountVolume" in stage for stage in stages)
         assert counts(lab) == [0, 0, 0]
 
 
@@ -310,6 +320,25 @@ async def test_a_second_server_waits_and_the_first_ends_when_it_is_superseded(la
         [adopted] = await second.adopt()
         assert adopted.id == kernel.id
         assert await run(adopted, "print('mine')") == "mine\n"
+
+
+async def test_a_server_waits_for_an_api_server_that_does_not_answer_yet(lab: Lab, settings: Settings) -> None:
+    waited: list[str] = []
+    lab.fake.overloaded = True
+    async with lab.kernels(settings) as pods:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(pods.lead, waited.append)
+            await until(lambda: waited)
+            lab.fake.overloaded = False
+        assert "answered 503" in waited[0]
+        assert await run(await start(pods), "print(1)") == "1\n"
+
+
+async def test_a_missing_right_is_not_waited_for(lab: Lab, settings: Settings) -> None:
+    lab.fake.denied.add(("list", "pods"))
+    async with lab.kernels(settings) as pods:
+        with anyio.fail_after(5), pytest.raises(Denied, match="may not list pods"):
+            await pods.lead(lambda _: None)
 
 
 async def test_two_installations_in_one_namespace_do_not_see_each_other(lab: Lab, settings: Settings) -> None:

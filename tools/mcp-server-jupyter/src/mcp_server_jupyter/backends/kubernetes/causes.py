@@ -66,7 +66,7 @@ def stage(pod: Json, events: Sequence[Json] = ()) -> Stage:
     if not scheduled and not pod.get("spec", {}).get("nodeName"):
         return Stage("waiting for the scheduler", waits_for_node=True)
     if trouble := _last(events, "FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox"):
-        return Stage(f"waiting for its node: {trouble}")
+        return Stage(f"waiting for its node: {trouble}", waits_for_node=True)
     image = pod["spec"]["containers"][0]["image"]
     if _last(events, "Pulling") and not _last(events, "Pulled"):
         return Stage(f"pulling image {image}")

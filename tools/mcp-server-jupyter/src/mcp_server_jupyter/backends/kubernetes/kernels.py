@@ -97,6 +97,8 @@ class PodKernels:
         # A server that fails leaves what it found as it found it; one that was superseded leaves everything.
         failed = kind is not None and issubclass(kind, Exception)
         lost = self.cluster is not None and self.cluster.lease.is_lost
+        if self._warm is not None:
+            self._warm.stop()
         for kernel in list(self._kernels.values()):
             if self._released or lost or (failed and kernel.adopted):
                 kernel.release()
@@ -130,7 +132,7 @@ class PodKernels:
         if self.cluster is not None:
             return
         cluster = await self._answered(self._connect, waiting)
-        await cluster.lease.acquire(lambda holder: waiting(f"held by {holder.partition('/')[0]}"))
+        await cluster.lease.acquire(waiting)
         await self._answered(cluster.pods.list, waiting)
         self._for_ever(cluster.pods.run)
         self._for_ever(cluster.lease.keep)

@@ -57,7 +57,7 @@ class Lease:
         """Return once it is ours.
 
         Args:
-            waiting: told the holder's identity, once for each holder that is waited for.
+            waiting: told what is waited for, whenever that changes: "held by server-5f4d".
 
         Raises:
             Denied: the account may not; it never will by waiting.
@@ -74,15 +74,16 @@ class Lease:
                 if not holder or time.monotonic() - since >= DURATION_SECONDS * self._scale:
                     await self._take(lease)
                     return
-                if holder != told:
-                    told = holder
-                    waiting(holder)
+                why = f"held by {holder.partition('/')[0]}"
             except Denied:
                 raise
             except (Changed, Exists):
                 continue
             except Unavailable as error:
-                logger.warning("the Lease cannot be read: %s", error)
+                why = str(error)
+            if why != told:
+                told = why
+                waiting(why)
             await anyio.sleep(RETRY_SECONDS * self._scale)
 
     async def keep(self) -> None:

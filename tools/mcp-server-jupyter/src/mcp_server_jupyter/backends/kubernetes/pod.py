@@ -213,7 +213,7 @@ class PodHost:
                 raise KernelStartFailed(f"The kernel's pod cannot start: {stage.text}.", hint="Mend its profile.")
             if stage.waits_for_node and time.monotonic() > deadline:
                 raise Unavailable(
-                    f"No node took the kernel's pod within {patience:.0f} s: {stage.text}.",
+                    f"No node ran the kernel's pod within {patience:.0f} s: {stage.text}.",
                     hint="Shut kernels down, ask for less in its profile, or allow more --schedule-seconds.",
                 )
             if stage.text != told:

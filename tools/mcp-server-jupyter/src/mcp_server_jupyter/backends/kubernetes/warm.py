@@ -41,6 +41,7 @@ class Warm:
         self._new = new
         self._waiting: dict[str, list[tuple[PodKernel, PodHost]]] = {}
         self._wanted = asyncio.Event()
+        self._scope = anyio.CancelScope()
 
     def take(self, kernels: Sequence[tuple[PodKernel, PodHost]]) -> None:
         """Those that an earlier server left waiting."""
@@ -48,12 +49,17 @@ class Warm:
             self._waiting.setdefault(kernel.name, []).append((kernel, host))
 
     async def run(self) -> None:
-        """Keep as many waiting as the profiles say, for ever."""
-        while True:
-            self._wanted.clear()
-            fine = await self._fill()
-            with anyio.move_on_after(_LOOK_SECONDS if fine else _FAILED_PAUSE):
-                await self._wanted.wait()
+        """Keep as many waiting as the profiles say, until `stop`."""
+        with self._scope:
+            while True:
+                self._wanted.clear()
+                fine = await self._fill()
+                with anyio.move_on_after(_LOOK_SECONDS if fine else _FAILED_PAUSE):
+                    await self._wanted.wait()
+
+    def stop(self) -> None:
+        """Start no more."""
+        self._scope.cancel()
 
     async def claim(self, profile: Profile, folder: str) -> PodKernel | None:
         """One that waits, now its user's and in its folder; None where there is none, and one has to be started."""
