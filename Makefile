@@ -90,8 +90,8 @@ package: env-dev ## Build the wheel and the extension's packages into DIST (defa
 .PHONY: image-context
 image-context: ## Fill DIST/image with what the images of deploy/docker are made from: the wheel and the locked versions
 	@rm -rf $(DIST)/image
-	@$(MAKE) --no-print-directory package DIST=$(DIST)/image
 	@python=$$($(PACKAGE)/scripts/find-python) && poetry=$$("$$python" $(PACKAGE)/scripts/bootstrap.py poetry) && \
+	"$$poetry" -m poetry --no-interaction --project $(PACKAGE) build --format wheel --output $(abspath $(DIST))/image && \
 	export="$$poetry -m poetry --no-interaction --project $(PACKAGE) export" && \
 	$$export --extras kubernetes --output $(abspath $(DIST))/image/server.txt && \
 	$$export --extras sample --without-hashes --output $(abspath $(DIST))/image/kernel.txt
