@@ -99,7 +99,7 @@ export class SharedDocument implements Disposable {
   saveForAgents(): void {
     clearTimeout(this.saving);
     this.saving = setTimeout(() => this.inBackground(this.work.do(async () => {
-      if (this.isPersons || this.isClosed || this.document.isClosed || !this.document.isDirty || this.writer.isBusy(this.document)) return;
+      if (!this.isOwner || this.isPersons || this.isClosed || this.document.isClosed || !this.document.isDirty || this.writer.isBusy(this.document)) return;
       await this.document.save();
     })), SETTLES);
   }

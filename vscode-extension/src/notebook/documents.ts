@@ -99,7 +99,10 @@ export class Documents implements CellFinder, Disposable {
 
   cellOf(server: RootServer, { notebook, cell_id }: Pick<Execution, "notebook" | "cell_id">): vscode.NotebookCell | undefined {
     if (notebook === null || cell_id === null) return undefined;
-    return this.byPath(server, notebook)?.cellOf(cell_id);
+    const shared = this.byPath(server, notebook);
+    // A window that only observes reads the file when its owner saves: outputs of its own would make it dirty, and a
+    // dirty notebook is never read again.
+    return shared?.isOwner === true ? shared.cellOf(cell_id) : undefined;
   }
 
   saveForAgents(notebook: vscode.NotebookDocument): void {
@@ -132,7 +135,7 @@ export class Documents implements CellFinder, Disposable {
       const shared = this.byPath(server, path);
       if (shared === undefined) return;
       if (owner !== this.servers.window) shared.isOwner = false;
-      else if (!shared.isOwner) this.inBackground(shared.open());
+      else if (!shared.isOwner) this.inBackground(shared.open().then(() => this.runs?.opened(server, path)));
     });
   }
 

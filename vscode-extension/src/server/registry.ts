@@ -1,4 +1,4 @@
-import { createHash } from "node:crypto";
+import { randomUUID } from "node:crypto";
 import * as vscode from "vscode";
 import { type Disposable, Emitter } from "../emitter";
 import { Problem } from "../errors";
@@ -20,8 +20,8 @@ export class Servers implements Disposable {
   readonly onAdded = this.added.on;
   /** Anything about any of them. */
   readonly onChange = this.changed.on;
-  /** Lasts as long as the window, over a restart of the extensions; never the same for two windows. */
-  readonly window = `w-${createHash("sha256").update(vscode.env.sessionId).digest("hex").slice(0, 24)}`;
+  /** Made up anew: the editor's own session id is the same for two windows of one remote. */
+  readonly window = `w-${randomUUID()}`;
 
   constructor(
     private readonly installation: Installation,
