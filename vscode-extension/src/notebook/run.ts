@@ -70,6 +70,11 @@ export class CellRun {
     this.pump();
   }
 
+  /** The server that counted these outputs is gone: another one may count fewer. */
+  forget(): void {
+    this.seq = -1;
+  }
+
   /** Show all there is, whatever was shown; returns how the run stands. */
   async refresh(): Promise<string | undefined> {
     try {

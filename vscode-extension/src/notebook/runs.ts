@@ -152,6 +152,7 @@ export class Runs implements OutputWriter, Disposable {
   /** After a gap: what still lives goes on, what ended meanwhile is completed. */
   private async reattach(server: RootServer): Promise<void> {
     const live = server.state.executions;
+    for (const run of this.runs.values()) if (run.server === server) run.forget();
     for (const execution of live.values()) await this.catchUp(server, execution);
     for (const run of [...this.runs.values()]) {
       if (live.has(run.id) || run.last === undefined || run.server !== server) continue;
