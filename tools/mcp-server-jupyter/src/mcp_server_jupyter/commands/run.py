@@ -143,10 +143,11 @@ async def run_notebook(
     total = sum(
         cell.cell_type == "code" and bool(cell.source.strip()) and not is_skipped(cell) for cell in notebook.cells
     )
+    caller = Caller("run", answers_input=False)
     async with anyio.create_task_group() as tasks:
         await tasks.start(_report, services, indexes, total, say)
         answer = await invoke(
-            services, "run_all_cells", {"notebook_path": path, "timeout_seconds": _DAY}, caller=Caller("run")
+            services, "run_all_cells", {"notebook_path": path, "timeout_seconds": _DAY}, caller=caller
         )
         tasks.cancel_scope.cancel()
     await services.contents.flush(path)

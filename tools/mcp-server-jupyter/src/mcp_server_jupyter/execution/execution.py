@@ -19,11 +19,29 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Batch:
-    """Cells submitted together: after the first failure the rest is not run."""
+    """Cells submitted together: after the first failure the rest is not run.
+
+    Attributes:
+        allow_stdin: whether code may ask for input; otherwise `input()` raises at once.
+        places: the executions by id, in order, and where their cells were.
+    """
 
     stop_on_error: bool
     failed: Execution | None = None
-    id: str = field(default_factory=lambda: uuid4().hex)
+    id: str = field(default_factory=lambda: f"run-{uuid4().hex[:16]}")
+    allow_stdin: bool = True
+    places: dict[str, int] = field(default_factory=dict)
+
+    def failure(self) -> str:
+        """What kept the rest from being run, for people."""
+        failed = self.failed
+        if failed is None:
+            return ""
+        place = self.places.get(failed.id)
+        cell = f"cell [{place}]" if place is not None else f"execution {failed.id}"
+        if failed.status == "error":
+            return f"{cell} raised {failed.reducer.ename}"
+        return f"{cell} was interrupted" if failed.status == "interrupted" else f"{cell} ended as {failed.status}"
 
 
 @dataclass(eq=False)

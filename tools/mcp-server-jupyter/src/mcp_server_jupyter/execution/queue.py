@@ -85,6 +85,8 @@ class Executions:
             KernelDead
         """
         execution = self._new(session, code, author, notebook, cell, batch, by_agent=by_agent, hold=hold)
+        if batch is not None:
+            self._recent.remember(batch)
         self._record.submitted(execution, self._row(execution, cell))
         self._enqueue(session, execution)
         return execution
@@ -230,6 +232,10 @@ class Executions:
     def get(self, execution_id: str) -> Execution | None:
         """An execution of this server's life time, if it is a recent one; the journal has all."""
         return self._recent.get(execution_id)
+
+    def batch(self, batch_id: str) -> Batch | None:
+        """A batch of this server's life time, if it is a recent one."""
+        return self._recent.batches.get(batch_id)
 
     @property
     def feed(self) -> OutputFeed:
@@ -390,7 +396,7 @@ class Executions:
             async with session.lock:
                 pass
         if batch is not None and batch.failed is not None:
-            await self._runner.finish(execution, "aborted", f"Not run: execution {batch.failed.id} failed before it.")
+            await self._runner.finish(execution, "aborted", f"Not run: {batch.failure()}.")
         elif session.death is not None and execution.status == "queued":
             await self._runner.finish(execution, "aborted", f"Not run: the kernel {how_it_ended(session)}.")
         elif how := await self._runner.run(session, execution):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from .execution import Execution
+from .execution import Batch, Execution
 
 MOST = 200
+MOST_BATCHES = 100
 MOST_BYTES = 64 * 2**20
 
 
@@ -27,6 +28,7 @@ class Recent(Mapping[str, Execution]):
         self._by_id: dict[str, Execution] = {}
         self._by_request: dict[str, Execution] = {}
         self._of_cell: dict[tuple[str | None, str], Execution] = {}
+        self.batches: dict[str, Batch] = {}
 
     def __getitem__(self, execution_id: str) -> Execution:
         return self._by_id[execution_id]
@@ -41,6 +43,12 @@ class Recent(Mapping[str, Execution]):
     def live(self) -> tuple[Execution, ...]:
         """Those that are not done, in the order they came."""
         return tuple(self._live.values())
+
+    def remember(self, batch: Batch) -> None:
+        """Keep a batch, of which something was submitted; the oldest makes room."""
+        self.batches[batch.id] = batch
+        if len(self.batches) > MOST_BATCHES:
+            del self.batches[next(iter(self.batches))]
 
     def of_request(self, msg_id: str) -> Execution | None:
         """The execution whose request a kernel's message names."""

@@ -80,7 +80,7 @@ class Runner:
             "silent": False,
             "store_history": True,
             "user_expressions": {},
-            "allow_stdin": True,
+            "allow_stdin": execution.batch is None or execution.batch.allow_stdin,
             "stop_on_error": False,
         }
         return execution.kernel.request("execute_request", content, msg_id=execution.msg_id)

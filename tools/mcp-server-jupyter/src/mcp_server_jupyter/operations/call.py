@@ -47,7 +47,7 @@ class Caller:
 
     `author` is who its edits are journaled for: a client's name and, where the connection has one, an id that is stable
     for that client's life. `environment` is what a kernel it starts inherits; None, the server's own. What agents may
-    do their person decides (`execution.agents`).
+    do their person decides (`execution.agents`). Where nobody `answers_input`, code that asks for some raises at once.
     """
 
     author: str = "user"
@@ -55,6 +55,7 @@ class Caller:
     notebook: str | None = None
     environment: Mapping[str, str] | None = None
     is_agent: bool = False
+    answers_input: bool = True
 
 
 @dataclass(eq=False, slots=True)

@@ -133,18 +133,19 @@ async def run_all_cells(
     notebook = await services.contents.read(path)
     cells = _cells_to_run(notebook, start)
     skipped = [index for index, cell in enumerate(notebook.cells) if index >= start and is_skipped(cell)]
-    batch, gated = Batch(stop_on_error), gate(call, path)
+    batch, gated = Batch(stop_on_error, allow_stdin=call.caller.answers_input), gate(call, path)
     executions = [
         services.executions.submit(
             session, cell.source, author=call.author, notebook=path, cell=cell, batch=batch, **gated
         )
         for _, cell in cells
     ]
+    batch.places = {execution.id: index for execution, (index, _) in zip(executions, cells, strict=True)}
     ask(call, executions)
     if not executions:
         return Answer(f"No code cells from index {start} on in {path}.", {"executions": []})
     await wait_for(call, executions, wait - call.seconds)
-    return await _run_answer(call, path, [index for index, _ in cells], executions, skipped)
+    return await _run_answer(call, path, batch, executions, skipped)
 
 
 def _cells_to_run(notebook: NotebookNode, start: int) -> list[tuple[int, NotebookNode]]:
@@ -155,10 +156,9 @@ def _cells_to_run(notebook: NotebookNode, start: int) -> list[tuple[int, Noteboo
     ]
 
 
-async def _run_answer(
-    call: Call, path: str, indexes: list[int], executions: list[Execution], skipped: list[int]
-) -> Answer:
+async def _run_answer(call: Call, path: str, batch: Batch, executions: list[Execution], skipped: list[int]) -> Answer:
     answers = call.answers
+    indexes = [batch.places[execution.id] for execution in executions]
     counts: dict[str, int] = {}
     for execution in executions:
         counts[execution.status] = counts.get(execution.status, 0) + 1
@@ -177,8 +177,15 @@ async def _run_answer(
             answer.text += f"\n{text}"
             budget -= len(text)
             answer.images += part.images
+    queued = [index for index, e in zip(indexes, executions, strict=True) if e.status == "queued"]
+    aborted = [index for index, e in zip(indexes, executions, strict=True) if e.status == "aborted"]
+    if queued:
+        answer.text += f"\nqueued: {_some_cells(queued)}"
+    if aborted:
+        answer.text += f"\nnot run: {_some_cells(aborted)}{f'; {batch.failure()}' if batch.failed else ''}"
     answer.data = {
         "notebook_path": path,
+        "run": batch.id,
         "status": counts,
         "execution_id": last.id,
         "executions": [
@@ -191,7 +198,7 @@ async def _run_answer(
         answer.text += f"\nNot run yet. {last.waits_for}"
     if not last.finished:
         answer.text += (
-            f'\nStill running: get_execution(execution_id="{last.id}", wait_seconds=45) waits for the last cell.'
+            f'\nStill running: get_execution(execution_id="{batch.id}", wait_seconds=45) waits and tells of every cell.'
         )
     return answer
 
@@ -200,7 +207,11 @@ def _told_of(what: str, indexes: list[int]) -> str:
     """Cells that a run treats otherwise, because of their tags."""
     if not indexes:
         return ""
-    return f"; {what} by tag: {', '.join(map(str, indexes[:20]))}{', …' if len(indexes) > 20 else ''}"
+    return f"; {what} by tag: {_some_cells(indexes)}"
+
+
+def _some_cells(indexes: list[int]) -> str:
+    return f"{', '.join(map(str, indexes[:20]))}{', …' if len(indexes) > 20 else ''}"
 
 
 async def get_execution(
@@ -209,8 +220,13 @@ async def get_execution(
     wait_seconds: Seconds = 0,
     cursor: Annotated[int, Param(ge=0)] | None = None,
 ) -> Answer:
-    """How an execution stands. With `cursor` (0 first) its whole text, page by page."""
+    """How an execution, or a run of many cells, stands. With `cursor` (0 first) an execution's whole text, paged."""
     services = call.services
+    if batch := services.executions.batch(execution_id):
+        executions = [e for e in map(services.executions.get, batch.places) if e is not None]
+        if executions:
+            await wait_for(call, executions, wait_seconds)
+            return await _run_answer(call, executions[-1].notebook or "", batch, executions, [])
     execution = services.executions.get(execution_id)
     if execution is None:
         row = await services.journal.recall(execution_id)
