@@ -5,6 +5,7 @@ JupyterMcpError
 │   ├── OutsideRoot           a path that leaves the root folder (403)
 │   └── TooLarge              a body, a cell or an output over its limit (413)
 ├── Unauthorized              no token, or a wrong one (401)
+├── NotAllowed                what a person does not let agents do (403)
 ├── NotFound                  a notebook, cell, kernel, kernelspec or execution that is not there (404)
 ├── AlreadyExists             a notebook or a file that would be overwritten (409)
 ├── Conflict                  the same cell was changed twice; carries a diff (409)
@@ -66,6 +67,13 @@ class Unauthorized(JupyterMcpError):
 
     code = "unauthorized"
     http_status = 401
+
+
+class NotAllowed(JupyterMcpError):
+    """What a person does not let agents do now."""
+
+    code = "not_allowed"
+    http_status = 403
 
 
 class NotFound(JupyterMcpError):

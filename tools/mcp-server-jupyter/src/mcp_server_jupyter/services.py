@@ -15,6 +15,7 @@ import anyio.lowlevel
 
 from .errors import InvalidRequest, JupyterMcpError, NotFound, Unavailable
 from .events import Events
+from .execution.agents import Agents
 from .execution.edit import Edit, journaled_edit
 from .execution.queue import Executions
 from .execution.recovery import recover
@@ -47,6 +48,7 @@ class Services:
     sessions: Sessions
     executions: Executions
     editors: Editors
+    agents: Agents
     default_notebook: str | None = None
     retire: Callable[[bool], Awaitable[None]] | None = None
     """End this server, now or once nothing runs, and leave its kernels to the next; None where it is somebody's own."""
@@ -151,7 +153,8 @@ async def open_services_over(
         )
         executions = Executions(opened_contents, journal, events, tasks, settings.max_output_bytes or None)
         editors: Editors = opened_contents.windows
-        services = Services(settings, opened_contents, kernels, journal, events, sessions, executions, editors)
+        agents = Agents(journal, events, tasks, executions)
+        services = Services(settings, opened_contents, kernels, journal, events, sessions, executions, editors, agents)
         try:
             if settings.notebook:
                 await _open_default(services, settings.notebook)

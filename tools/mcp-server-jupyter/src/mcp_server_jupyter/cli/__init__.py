@@ -163,7 +163,7 @@ def install(context: click.Context, /, *, profile: str, name: str | None, sys_pr
 
 @commands.command(cls=GroupedOptions)
 @click.argument("client", type=click.Choice(CLIENTS))
-@click.option("--http", is_flag=True, help="For the root's server, with its token, instead of stdio.")
+@click.option("--http", is_flag=True, help="For the root's server, with a token for /mcp alone, instead of stdio.")
 @click.option("--command", metavar="PROGRAM", help="What starts the server, instead of this interpreter.")
 @with_settings()
 @click.pass_context

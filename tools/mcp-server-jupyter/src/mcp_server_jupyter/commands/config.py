@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from ..errors import InvalidRequest
+from ..tokens import client_token
 from ..settings import Settings
 
 NAME = "jupyter"
@@ -35,7 +36,7 @@ def stdio_config(client: str, settings: Settings, command: str | None = None) ->
 
 
 def http_config(client: str, url: str, token: str | None) -> dict[str, Any]:
-    """Reach a running server.
+    """Reach a running server, by a token that opens `/mcp` alone.
 
     Raises:
         InvalidRequest: the client only starts servers itself.
@@ -49,7 +50,7 @@ def http_config(client: str, url: str, token: str | None) -> dict[str, Any]:
     if client in ("vscode", "claude", "generic"):
         entry = {"type": "http", **entry}
     if token:
-        entry["http_headers" if client == "codex" else "headers"] = {"Authorization": f"Bearer {token}"}
+        entry["http_headers" if client == "codex" else "headers"] = {"Authorization": f"Bearer {client_token(token)}"}
     return _wrapped(client, entry)
 
 

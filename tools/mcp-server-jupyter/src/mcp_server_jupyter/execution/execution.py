@@ -59,6 +59,9 @@ class Execution:
     interrupt_asked: bool = False
     resumed: bool = False
     """An earlier server sent it: it may have ended before this one started."""
+    by_agent: bool = False
+    waits_for: str = ""
+    """What must happen before it is queued, for people."""
     superseded: bool = False
     """Its cell has been run again."""
     written: tuple[list[NotebookNode], int | None] | None = None

@@ -59,6 +59,8 @@ class Executions:
         self._recent = Recent()
         # Of the kernels that have something to do; an idle one has none.
         self._queues: dict[str, KernelQueue] = {}
+        # What waits for an approval, and the session it will run in.
+        self._held: dict[str, Session] = {}
         self._runner = Runner(contents, self._record, events, tasks, self._recent, max_output_bytes)
 
     # ------------------------------------------------------------------ what callers do
@@ -72,6 +74,8 @@ class Executions:
         notebook: str | None = None,
         cell: NotebookNode | None = None,
         batch: Batch | None = None,
+        by_agent: bool = False,
+        hold: bool = False,
     ) -> Execution:
         """Queue code on a session's kernel, for a cell or for none. It is in the journal before it is sent.
 
@@ -80,7 +84,7 @@ class Executions:
         Raises:
             KernelDead
         """
-        execution = self._new(session, code, author, notebook, cell, batch)
+        execution = self._new(session, code, author, notebook, cell, batch, by_agent=by_agent, hold=hold)
         self._record.submitted(execution, self._row(execution, cell))
         self._enqueue(session, execution)
         return execution
@@ -94,6 +98,8 @@ class Executions:
         *,
         author: str,
         edit_row: Callable[[Execution, NotebookNode, int], EditRow],
+        by_agent: bool = False,
+        hold: bool = False,
     ) -> tuple[Execution, int]:
         """Put a new code cell before `cell_index` (-1: at the end) and queue it; its execution and its position.
 
@@ -112,7 +118,7 @@ class Executions:
             async with journaled_edit(self._contents, self._journal, notebook, author, durable=durable) as edit:
                 index = insert_cell(edit.notebook, cell_index, new_cell("code", code))
                 cell = edit.notebook.cells[index]
-                execution = self._new(session, code, author, notebook, cell)
+                execution = self._new(session, code, author, notebook, cell, by_agent=by_agent, hold=hold)
                 after = edit.notebook.cells[index - 1]["id"] if index else None
                 self._journal.add_execution(self._row(execution, cell, after_cell_id=after, cell_index=index))
                 edit.rows.append(edit_row(execution, cell, index))
@@ -135,6 +141,9 @@ class Executions:
         notebook: str | None,
         cell: NotebookNode | None,
         batch: Batch | None = None,
+        *,
+        by_agent: bool = False,
+        hold: bool = False,
     ) -> Execution:
         require_alive(session)
         execution = Execution(
@@ -148,11 +157,13 @@ class Executions:
             batch,
             kernel_epoch=session.kernel.epoch,
             reducer=OutputReducer(max_bytes=self.max_output_bytes),
+            by_agent=by_agent,
+            status="waiting_approval" if hold else "queued",
         )
         if cell is not None:
             execution.written = cell.outputs, cell.execution_count
             execution.may_raise = may_raise(cell)
-        if session.id not in self._queues:
+        if not hold and session.id not in self._queues:
             # It is sent at once: one commit says so, where two would be written within a millisecond.
             execution.started_at = execution.queued_at
         return execution
@@ -169,7 +180,7 @@ class Executions:
             msg_id=execution.msg_id,
             code=execution.code,
             author=execution.author,
-            status="queued" if execution.started_at is None else "running",
+            status=execution.status if execution.started_at is None else "running",
             queued_at=execution.queued_at,
             started_at=execution.started_at,
             source_hash=None if cell is None else source_hash(cell),
@@ -245,6 +256,8 @@ class Executions:
     async def interrupt(self, execution: Execution) -> None:
         """Interrupt it if it runs, take it out of the queue if it does not yet."""
         queue = self._queues.get(execution.kernel.id)
+        if execution.status == "waiting_approval":
+            await self.take_back(execution, "Taken back before it was approved.")
         if execution.finished or queue is None:
             return
         if queue.running is execution:
@@ -297,7 +310,7 @@ class Executions:
     async def abandon(self, reason: str) -> None:
         """Write down that what still runs ends with the server; a cell that is cut off says so itself."""
         for execution in self.active():
-            if execution.status == "queued":
+            if execution.status in ("waiting_approval", "queued"):
                 await self._runner.finish(execution, "aborted", reason)
                 continue
             execution.reducer.add_error("ServerStopped", f"{reason} What it showed after this is missing.")
@@ -315,7 +328,31 @@ class Executions:
 
     # ------------------------------------------------------------------ the queue of a kernel
 
+    def let_run(self, execution: Execution) -> None:
+        """It was approved: it has its turn after what waits already."""
+        held = self._held.pop(execution.id, None)
+        if held is not None and execution.status == "waiting_approval":
+            execution.status = "queued"
+            self._record.queued(execution)
+            self._enqueue(held, execution)
+            execution.changed()
+
+    async def take_back(self, execution: Execution, why: str) -> None:
+        """Do not run it after all, if it has not begun."""
+        queue = self._queues.get(execution.kernel.id)
+        if execution.status == "waiting_approval":
+            self._held.pop(execution.id, None)
+            await self._runner.finish(execution, "aborted", why)
+        elif queue is not None and execution in queue.waiting:
+            queue.waiting.remove(execution)
+            await self._runner.finish(execution, "aborted", why)
+
     def _enqueue(self, session: Session, execution: Execution) -> None:
+        if execution.status == "waiting_approval":
+            self._held[execution.id] = session
+            self._recent.add(execution)
+            self._runner.publish("waiting_approval", execution)
+            return
         self._runner.publish("queued", execution)
         self._append(session, execution)
 

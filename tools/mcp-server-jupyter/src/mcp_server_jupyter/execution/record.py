@@ -58,6 +58,10 @@ class Record:
             self._journal.withdraw(self._withdrawn[-1])
             self._withdrawn.pop()
 
+    def queued(self, execution: Execution) -> None:
+        """It was approved."""
+        self._try(execution, lambda: self._journal.queued(execution.id))
+
     def started(self, execution: Execution) -> None:
         """It has left the queue."""
         at, epoch = execution.started_at or 0.0, execution.kernel_epoch
@@ -128,7 +132,7 @@ class Record:
         if row is not None:
             self._journal.add_execution(row)
             del self._missing[execution.id]
-        if execution.status == "queued":
+        if execution.status in ("waiting_approval", "queued"):
             return
         self._journal.started(execution.id, at=execution.started_at or 0.0, epoch=execution.kernel_epoch)
         if execution.status == "waiting_input":

@@ -33,7 +33,9 @@ async def recover(
         await _deliver(contents, journal, row)
     batches: dict[str, Batch] = {}
     for row in unfinished:
-        if row.kernel_id in adopted and adopted[row.kernel_id].epoch == row.kernel_epoch:
+        if row.status == "waiting_approval":
+            await _never_approved(journal, row)
+        elif row.kernel_id in adopted and adopted[row.kernel_id].epoch == row.kernel_epoch:
             execution = _revive(row, sessions, executions.max_output_bytes)
             if row.turn is not None:
                 execution.batch = batches.setdefault(row.turn, Batch(stop_on_error=True, id=row.turn))
@@ -180,6 +182,12 @@ def _owns(notebook: NotebookNode, journal: Journal, row: ExecutionRow) -> bool:
     if row.replaced is None:
         return not cell.outputs
     return outputs_mark(cell) in (row.replaced, *(row.streamed or "").split())
+
+
+async def _never_approved(journal: Journal, row: ExecutionRow) -> None:
+    """Who was asked for it does not know any more: it is not run, and may be asked for again."""
+    note = "Not run: the server was started anew before anybody had approved it."
+    await journal.finished(row.id, "aborted", at=time.time(), outputs=[], note=note, on_disk=True)
 
 
 async def _give_up(contents: Contents, journal: Journal, row: ExecutionRow) -> None:

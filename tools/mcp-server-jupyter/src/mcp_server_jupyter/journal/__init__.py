@@ -1,5 +1,6 @@
 """What outlives the process, in SQLite. Imports ports and errors; used by `execution`, `services` and operations."""
 
+from .agents import AgentRule, Run
 from .edits import CALL, REDO, UNDO, EditHead, EditKind, EditRow, new_turn
 from .executions import FINISHED, ExecutionRow, LastRun, Status, new_execution_id
 from .kernels import Binding, KernelEnd
@@ -11,6 +12,7 @@ __all__ = [
     "FINISHED",
     "REDO",
     "UNDO",
+    "AgentRule",
     "Binding",
     "EditHead",
     "EditKind",
@@ -20,6 +22,7 @@ __all__ = [
     "KernelEnd",
     "KernelEventKind",
     "LastRun",
+    "Run",
     "Status",
     "new_execution_id",
     "new_turn",

@@ -12,7 +12,18 @@ from ..ports import Message
 from .packing import packed, unpacked
 from .tables import Tables, nodes, storable, text_again
 
-Status = Literal["queued", "running", "waiting_input", "ok", "error", "interrupted", "aborted", "died", "lost"]
+Status = Literal[
+    "waiting_approval",
+    "queued",
+    "running",
+    "waiting_input",
+    "ok",
+    "error",
+    "interrupted",
+    "aborted",
+    "died",
+    "lost",
+]
 
 FINISHED: frozenset[Status] = frozenset({"ok", "error", "interrupted", "aborted", "died", "lost"})
 _BASE32 = "0123456789abcdefghjkmnpqrstvwxyz"
@@ -78,7 +89,7 @@ _OUTPUTS = _COLUMNS.index("outputs")
 _SELECT = f"SELECT {', '.join(_COLUMNS)} FROM executions"
 _SELECT_BARE = _SELECT.replace(" outputs,", " NULL AS outputs,")
 _INSERT = f"INSERT INTO executions ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
-_UNFINISHED = "('queued', 'running', 'waiting_input')"
+_UNFINISHED = "('waiting_approval', 'queued', 'running', 'waiting_input')"
 _STREAMED_CHARACTERS = 1024
 
 
@@ -96,6 +107,10 @@ class Executions(Tables):
         """Forget an execution that was not sent after all."""
         with self._transaction() as db:
             db.execute("DELETE FROM executions WHERE id = ?", (execution_id,))
+
+    def queued(self, execution_id: str) -> None:
+        """It was approved: it waits for its turn."""
+        self._update(execution_id, "status = 'queued'")
 
     def started(self, execution_id: str, *, at: float, epoch: int) -> None:
         """It has left the queue, for the kernel's process of `epoch`."""
@@ -204,7 +219,7 @@ class Executions(Tables):
         rows = self._query(
             "SELECT id FROM (SELECT id, msg_id, kernel_id, kernel_epoch, status FROM executions"
             " ORDER BY id DESC LIMIT ?4) WHERE msg_id = ?1 OR"
-            " (kernel_id = ?2 AND kernel_epoch = ?3 AND status NOT IN ('queued', 'aborted'))"
+            " (kernel_id = ?2 AND kernel_epoch = ?3 AND status NOT IN ('waiting_approval', 'queued', 'aborted'))"
             " ORDER BY msg_id = ?1 DESC, id DESC LIMIT 1",
             msg_id,
             kernel_id,
@@ -233,7 +248,7 @@ class Executions(Tables):
         """Whether no later execution of the same cell was at least started."""
         return not self._query(
             "SELECT 1 FROM executions WHERE notebook = ? AND cell_id = ? AND id > ?"
-            " AND status NOT IN ('queued', 'aborted') LIMIT 1",
+            " AND status NOT IN ('waiting_approval', 'queued', 'aborted') LIMIT 1",
             row.notebook,
             row.cell_id,
             row.id,
@@ -243,8 +258,8 @@ class Executions(Tables):
         """By cell id, the last execution of each cell that was at least started."""
         rows = self._query(
             "SELECT cell_id, max(id), status, kernel_id, kernel_epoch, source_hash, execution_count, finished_at"
-            " FROM executions WHERE notebook = ? AND cell_id IS NOT NULL AND status NOT IN ('queued', 'aborted')"
-            " GROUP BY cell_id",
+            " FROM executions WHERE notebook = ? AND cell_id IS NOT NULL"
+            " AND status NOT IN ('waiting_approval', 'queued', 'aborted') GROUP BY cell_id",
             notebook,
         )
         return {row[0]: LastRun(*row[1:]) for row in rows}

@@ -11,7 +11,7 @@ from typing import Literal
 KernelEventKind = Literal["start", "restart", "death", "adopt", "shutdown", "cull", "stop"]
 
 # Executions that nothing waits for any more.
-DROPPABLE = "on_disk = 1 AND status NOT IN ('queued', 'running', 'waiting_input')"
+DROPPABLE = "on_disk = 1 AND status NOT IN ('waiting_approval', 'queued', 'running', 'waiting_input')"
 
 # One script a schema version, in order; a version once released is never changed, the next one is appended.
 MIGRATIONS = (
@@ -61,6 +61,15 @@ MIGRATIONS = (
     """
     ALTER TABLE edits ADD COLUMN call TEXT;
     CREATE INDEX edits_of_a_call ON edits (notebook, call) WHERE call IS NOT NULL;
+    """,
+    """
+    CREATE TABLE agents (notebook TEXT PRIMARY KEY, paused INTEGER NOT NULL, run TEXT);
+    DROP INDEX executions_open;
+    CREATE INDEX executions_open ON executions (id)
+        WHERE on_disk = 0 OR status IN ('waiting_approval', 'queued', 'running', 'waiting_input');
+    DROP INDEX executions_by_age;
+    CREATE INDEX executions_by_age ON executions (queued_at)
+        WHERE on_disk = 1 AND status NOT IN ('waiting_approval', 'queued', 'running', 'waiting_input');
     """,
 )
 

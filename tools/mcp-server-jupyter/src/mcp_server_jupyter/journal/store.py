@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import Unavailable
+from .activity import Activity
+from .agents import AgentRules
 from .edits import Edits
 from .executions import Executions
 from .kernels import Kernels
@@ -21,7 +23,7 @@ from .retention import Retention
 from .schema import open_database
 
 
-class Journal(Executions, Edits, Kernels, Retention):
+class Journal(Executions, Edits, Kernels, AgentRules, Activity, Retention):
     """The open journal. Made by `open_journal`; used from one thread.
 
     Every method raises `Unavailable` when SQLite cannot do its work (disk full, file locked by another process).

@@ -17,6 +17,7 @@ from ..services import Services
 from . import ALIASES, ARGUMENT_ALIASES, OPERATIONS, Answer, Call, Caller, Operation, Param
 from .call import Progress, never
 from .notices import add_notice, heard
+from .permit import permit
 
 logger = logging.getLogger(__name__)
 
@@ -206,7 +207,9 @@ async def invoke(
     outcome = "cancelled"
     call = Call(services, caller, progress, cancelled_by_caller)
     try:
-        answer = await operation.run(call, **check_arguments(operation, arguments))
+        checked = check_arguments(operation, arguments)
+        permit(call, operation, checked)
+        answer = await operation.run(call, **checked)
         await add_notice(call, answer)
         outcome = "error" if answer.is_error else "ok"
         return answer

@@ -46,13 +46,15 @@ class Caller:
     """Whoever calls, and what travels with its connection rather than with the server.
 
     `author` is who its edits are journaled for: a client's name and, where the connection has one, an id that is stable
-    for that client's life. `environment` is what a kernel it starts inherits; None, the server's own.
+    for that client's life. `environment` is what a kernel it starts inherits; None, the server's own. What agents may
+    do their person decides (`execution.agents`).
     """
 
     author: str = "user"
     answers: Answers | None = None
     notebook: str | None = None
     environment: Mapping[str, str] | None = None
+    is_agent: bool = False
 
 
 @dataclass(eq=False, slots=True)

@@ -150,6 +150,11 @@ def _next_step(execution: Execution) -> str:
         )
     if execution.finished:
         return ""
+    if execution.waits_for:
+        return (
+            f"\nNot run yet. {execution.waits_for} "
+            f'get_execution(execution_id="{execution.id}", wait_seconds=45) waits for that.'
+        )
     return (
         f'\nStill {execution.status}. get_execution(execution_id="{execution.id}", wait_seconds=45) waits for more; '
         "interrupt_kernel stops it."

@@ -17,6 +17,7 @@ from ..outputs import slice_text
 from .call import Answer, Call, Link, Param
 from .cells import Index, check_size, edit_row
 from .kernels import come_up
+from .permit import ask, gate
 from .render import executed, head_and_tail, output_page, remembered
 from .uris import output_uri
 
@@ -42,8 +43,9 @@ async def insert_execute_code_cell(call: Call, cell_index: Index, cell_source: s
         return edit_row(call, path, "insert", None, cell, after_index=index, execution_id=execution.id)
 
     execution, index = await services.executions.insert(
-        session, path, cell_index, cell_source, author=call.author, edit_row=row
+        session, path, cell_index, cell_source, author=call.author, edit_row=row, **gate(call, path)
     )
+    ask(call, [execution])
     await wait_for(call, [execution], call.answers.wait_seconds - call.seconds)
     answer = await executed(execution, call.answers, index=index)
     first, line_break, rest = answer.text.partition("\n")
@@ -74,7 +76,10 @@ async def execute_cell_with_progress(
     notebook = await services.contents.read(path)
     cell = _code_cell(notebook, None, cell["id"])
     index = find_cell(notebook, cell_id=cell["id"])
-    execution = services.executions.submit(session, cell.source, author=call.author, notebook=path, cell=cell)
+    execution = services.executions.submit(
+        session, cell.source, author=call.author, notebook=path, cell=cell, **gate(call, path)
+    )
+    ask(call, [execution])
     await wait_for(call, [execution], wait - call.seconds)
     return await executed(execution, call.answers, index=index)
 
@@ -100,7 +105,8 @@ async def execute_code(
         session = call.kernel(kernel_id)
     else:
         session = await notebook_session(call, call.path(notebook_path), seconds=wait)
-    execution = services.executions.submit(session, code, author=call.author)
+    execution = services.executions.submit(session, code, author=call.author, **gate(call, session.notebook))
+    ask(call, [execution])
     await wait_for(call, [execution], wait - call.seconds)
     return await executed(execution, call.answers)
 
@@ -127,11 +133,14 @@ async def run_all_cells(
     notebook = await services.contents.read(path)
     cells = _cells_to_run(notebook, start)
     skipped = [index for index, cell in enumerate(notebook.cells) if index >= start and is_skipped(cell)]
-    batch = Batch(stop_on_error)
+    batch, gated = Batch(stop_on_error), gate(call, path)
     executions = [
-        services.executions.submit(session, cell.source, author=call.author, notebook=path, cell=cell, batch=batch)
+        services.executions.submit(
+            session, cell.source, author=call.author, notebook=path, cell=cell, batch=batch, **gated
+        )
         for _, cell in cells
     ]
+    ask(call, executions)
     if not executions:
         return Answer(f"No code cells from index {start} on in {path}.", {"executions": []})
     await wait_for(call, executions, wait - call.seconds)
@@ -159,7 +168,7 @@ async def _run_answer(
     last = executions[-1]
     budget = answers.max_chars - 500
     for index, execution in zip(indexes, executions, strict=True):
-        if execution.status in ("queued", "aborted"):
+        if execution.status in ("waiting_approval", "queued", "aborted"):
             continue
         part = await executed(execution, answers, index=index, before=answer.images)
         room = max(300, budget // 2) if execution.status != "ok" else max(120, budget // 4)
@@ -178,6 +187,8 @@ async def _run_answer(
         ],
         "kernel_epoch": last.kernel_epoch,
     }
+    if last.waits_for:
+        answer.text += f"\nNot run yet. {last.waits_for}"
     if not last.finished:
         answer.text += (
             f'\nStill running: get_execution(execution_id="{last.id}", wait_seconds=45) waits for the last cell.'

@@ -15,7 +15,7 @@ from mcp_server_jupyter.doors.http.security import Names, RateLimit, refuse_unsa
 from mcp_server_jupyter.errors import InvalidRequest
 from mcp_server_jupyter.ownership import owned
 from mcp_server_jupyter.settings import Settings
-from mcp_server_jupyter.tokens import load_token
+from mcp_server_jupyter.tokens import client_token, load_token
 from support import Server
 
 EVERY_ROUTE = [
@@ -34,6 +34,10 @@ EVERY_ROUTE = [
     ("GET", "/metrics"),
     ("GET", "/api/editor/w1"),
     ("POST", "/api/editor/w1"),
+    ("GET", "/api/activity"),
+    ("GET", "/api/agents"),
+    ("PUT", "/api/agents"),
+    ("POST", "/api/approvals/x1"),
     ("POST", "/api/executions"),
     ("PUT", "/api/notebooks/a.ipynb/kernel"),
     ("GET", "/api/executions/x1/outputs"),
@@ -94,6 +98,15 @@ async def test_no_token_or_a_wrong_one_is_refused(app: App, method: str, path: s
             assert answer.status_code == 401, (headers, answer.text)
             assert answer.headers["www-authenticate"].startswith("Bearer")
             assert TOKEN not in answer.text
+
+
+@pytest.mark.parametrize(("method", "path"), CLOSED_ROUTES)
+async def test_the_token_of_mcp_clients_opens_what_they_speak_and_nothing_else(
+    app: App, method: str, path: str
+) -> None:
+    async with app.client(token=client_token(TOKEN)) as client:
+        answer = await client.request(method, path)
+    assert (answer.status_code == 401) == (path not in ("/mcp", "/mcp/", "/")), answer.text
 
 
 async def test_two_authorizations_are_none(app: App) -> None:

@@ -25,6 +25,7 @@ from .stream import WindowEvents
 from .windows import Windows
 
 PERSON = Caller("user")
+MOST_ACTIVITY = 1_000
 
 
 class UnsupportedApi(InvalidRequest):
@@ -58,6 +59,10 @@ class EditorRoutes:
         return [
             Route("/api/editor/{window}", self.stream, methods=["GET"]),
             Route("/api/editor/{window}", self.say, methods=["POST"]),
+            Route("/api/activity", self.activity, methods=["GET"]),
+            Route("/api/agents", self.agents, methods=["GET"]),
+            Route("/api/agents", self.change_agents, methods=["PUT"]),
+            Route("/api/approvals/{id}", self.decide, methods=["POST"]),
             Route("/api/executions", self.run, methods=["POST"]),
             Route("/api/executions/{id}/outputs", self.outputs, methods=["GET"]),
             Route("/api/notebooks/{path:path}/kernel", self.bind, methods=["PUT"]),
@@ -117,6 +122,42 @@ class EditorRoutes:
             known = {"status": row.status, "seq": 0, "outputs": row.outputs or []}
             known |= {"execution_count": row.execution_count, "note": row.events_lost or ""}
         return Json({"execution_id": execution_id, **known})
+
+    async def activity(self, request: Request) -> Response:
+        """Who did what, the newest first: executions and edits."""
+        given, limit = request.query_params, request.query_params.get("limit", "100")
+        if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:6]) <= MOST_ACTIVITY):
+            raise InvalidRequest(f"limit must be a number from 1 to {MOST_ACTIVITY}.")
+        path = self._services.path(given["notebook_path"]) if given.get("notebook_path") else None
+        return Json({"activity": self._services.journal.activity(path, int(limit))})
+
+    async def agents(self, request: Request) -> Response:
+        """What agents may do."""
+        return Json(self._services.agents.data())
+
+    async def change_agents(self, request: Request) -> Response:
+        """Set what agents may do, in one notebook or in all."""
+        body = await read_object(request, self._limit)
+        path = field(body, "notebook_path", str, "")
+        notebook = self._services.path(path) if path else None
+        changed: dict[str, Any] = {}
+        if body.get("paused") is not None:
+            changed["paused"] = field(body, "paused", bool)
+        if "run" in body:
+            changed["run"] = body["run"]
+            if body["run"] not in ("allow", "ask", "deny") and (body["run"] is not None or notebook is None):
+                raise InvalidRequest("run must be allow, ask or deny.")
+        await self._services.agents.change(notebook, changed)
+        return Json(self._services.agents.data())
+
+    async def decide(self, request: Request) -> Response:
+        """Approve or deny an agent's run that waits for it."""
+        body = await read_object(request, self._limit)
+        decision, scope = body.get("decision"), body.get("for", "once")
+        if decision not in ("approve", "deny") or scope not in ("once", "turn", "notebook"):
+            raise InvalidRequest("decision must be approve or deny, for must be once, turn or notebook.")
+        approval = await self._services.agents.decide(request.path_params["id"], decision, scope)
+        return Json(approval.data())
 
     async def shutdown(self, request: Request) -> Response:
         """End a server that was started in the background, now or once it is idle; its kernels are left."""

@@ -34,6 +34,8 @@ def state(services: Services, names: Mapping[str, tuple[str, str]]) -> dict[str,
         },
         "kernels": [kernel(session, names) for session in services.sessions.all()],
         "executions": [execution.event() for execution in services.executions.active()],
+        "approvals": [approval.data() for approval in services.agents.waiting()],
+        "agents": services.agents.data(),
         "leases": [{"path": path, "owner": owner} for path, owner in services.editors.leases().items()],
     }
 

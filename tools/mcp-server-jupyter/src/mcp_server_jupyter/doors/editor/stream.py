@@ -91,6 +91,8 @@ class WindowEvents:
     def _happened(self, event: Event) -> None:
         if event.kind.startswith("execution.") and event.kind != "execution.output":
             self.send("execution", event.data)
+        elif event.kind in ("agents.changed", "approval.changed"):
+            self.send(event.kind.partition(".")[0], event.data)
         elif event.kind in shapes.KERNEL_EVENTS and self._is_used:
             self.send("kernel", self._kernel(event))
 

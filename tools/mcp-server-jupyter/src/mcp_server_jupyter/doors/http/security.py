@@ -15,8 +15,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ...errors import Conflict, InvalidRequest, JupyterMcpError, TooLarge, Unauthorized
 from ...settings import Settings
+from ...tokens import client_token
 from .json_text import Json
 
+CLIENT_ROUTES = frozenset({"/mcp", "/mcp/", "/"})
+"""Open to MCP clients by a token of their own, which `config --http` prints."""
 OPEN_ROUTES = frozenset({"/health", "/api/healthz", "/api/readyz"})
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -170,6 +173,7 @@ class Guard:
     def __init__(self, app: ASGIApp, *, settings: Settings, token: str | None, port: int | None) -> None:
         self._app = app
         self._token = token.encode() if token else None
+        self._client_token = client_token(token).encode() if token else None
         self._hosts = Names(is_loopback(settings.host), settings.allowed_hosts, port)
         self._origins = Names(True, settings.allowed_origins, port)
         self._rate = RateLimit(settings.rate_limit)
@@ -205,7 +209,7 @@ class Guard:
             return error_response(error, {"retry-after": str(int(wait) + 1)})
         if (length := headers.get("content-length")) and length.isdigit() and int(length) > self._max_body:
             return error_response(too_large(self._max_body))
-        if scope["path"] not in OPEN_ROUTES and not self._authorized(headers.getlist("authorization")):
+        if scope["path"] not in OPEN_ROUTES and not self._authorized(scope, headers.getlist("authorization")):
             error = Unauthorized(
                 "No bearer token, or a wrong one.",
                 hint="Send `Authorization: Bearer TOKEN`; `serve` prints the token when it starts.",
@@ -226,12 +230,15 @@ class Guard:
             )
         return None
 
-    def _authorized(self, values: Iterable[str]) -> bool:
-        if self._token is None:
+    def _authorized(self, scope: Scope, values: Iterable[str]) -> bool:
+        if self._token is None or self._client_token is None:
             return True
         given = list(values)
         scheme, _, token = (given[0] if len(given) == 1 else "").partition(" ")
-        right = hmac.compare_digest(token.strip().encode("utf-8", "surrogateescape"), self._token)
+        sent = token.strip().encode("utf-8", "surrogateescape")
+        right = hmac.compare_digest(sent, self._token)
+        if scope["path"] in CLIENT_ROUTES and hmac.compare_digest(sent, self._client_token):
+            right = True
         return right and scheme.lower() in ("bearer", "token")
 
 

@@ -70,9 +70,10 @@ def caller_of(request: Any) -> Caller:
         name = str(request.session.client_params.client_info.name) or name
     carried = None if request is None else request.request
     if isinstance(carried, Caller):
-        return replace(carried, author=name + carried.author)
+        return replace(carried, author=name + carried.author, is_agent=True)
     session = None if carried is None else carried.headers.get(SESSION_HEADER)
-    return Caller(f"{name}#{blake2b(session.encode(), digest_size=3).hexdigest()}" if session else name)
+    author = f"{name}#{blake2b(session.encode(), digest_size=3).hexdigest()}" if session else name
+    return Caller(author, is_agent=True)
 
 
 def caller_cancelled(request: Any) -> bool:
