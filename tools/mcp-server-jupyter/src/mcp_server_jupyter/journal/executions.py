@@ -82,6 +82,7 @@ class LastRun:
     source_hash: str | None
     execution_count: int | None
     finished_at: float | None
+    author: str = ""
 
 
 _COLUMNS = tuple(ExecutionRow.__dataclass_fields__)
@@ -257,12 +258,12 @@ class Executions(Tables):
     def last_runs(self, notebook: str) -> dict[str, LastRun]:
         """By cell id, the last execution of each cell that was at least started."""
         rows = self._query(
-            "SELECT cell_id, max(id), status, kernel_id, kernel_epoch, source_hash, execution_count, finished_at"
-            " FROM executions WHERE notebook = ? AND cell_id IS NOT NULL"
+            "SELECT cell_id, max(id), status, kernel_id, kernel_epoch, source_hash, execution_count, finished_at,"
+            " author FROM executions WHERE notebook = ? AND cell_id IS NOT NULL"
             " AND status NOT IN ('waiting_approval', 'queued', 'aborted') GROUP BY cell_id",
             notebook,
         )
-        return {row[0]: LastRun(*row[1:]) for row in rows}
+        return {row[0]: LastRun(*map(text_again, row[1:])) for row in rows}
 
     def _bare(self, clause: str, *values: Any) -> list[ExecutionRow]:
         return [_row(row, None) for row in self._query(f"{_SELECT_BARE} {clause}", *values)]

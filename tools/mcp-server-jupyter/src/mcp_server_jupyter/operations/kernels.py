@@ -122,7 +122,10 @@ async def list_kernels(call: Call) -> Answer:
     specs = await call.services.kernels.specs()
     lines.append("Kernelspecs:" if lines else "No kernel runs. Kernelspecs:")
     lines += [f"  {spec.name}: {spec.display_name} ({spec.language})" for spec in specs]
-    return Answer("\n".join(lines), {"kernels": kernels, "kernelspecs": [spec.name for spec in specs]})
+    names = {spec.name: spec.display_name for spec in specs}
+    for each in kernels:
+        each["display_name"] = names.get(each.get("name", ""), each.get("name"))
+    return Answer("\n".join(lines), {"kernels": kernels, "kernelspecs": list(names), "display_names": names})
 
 
 async def _listed(call: Call, session: Session) -> tuple[str, dict[str, Any]]:

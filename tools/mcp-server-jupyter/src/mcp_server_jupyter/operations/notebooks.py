@@ -83,9 +83,22 @@ async def get_notebook_info(call: Call, notebook_path: str = "") -> Answer:
         {
             "notebook_path": path,
             "cells": len(cells),
+            "outline": [_facts(cell, runs.get(cell.id), session) for cell in cells],
             **_kernel_facts(session, start),
         },
     )
+
+
+def _facts(cell: CellLine, run: LastRun | None, session: Session | None) -> dict[str, Any]:
+    """A cell for a program that shows it: its hash, whether its outputs are stale, and who ran it last."""
+    return {
+        "cell_id": cell.id,
+        "hash": cell.hash,
+        "cell_type": cell.cell_type,
+        "execution_count": cell.execution_count,
+        "staleness": _staleness(cell, run, session) or None,
+        "author": None if run is None else run.author,
+    }
 
 
 def _kernel_facts(session: Session | None, start: Start | None) -> dict[str, Any]:

@@ -150,7 +150,7 @@ async def test_a_decision_holds_for_the_turn_or_for_the_notebook(app: App, windo
 async def test_without_a_window_it_says_where_to_approve_and_is_denied_in_time(
     app: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agents, "APPROVAL_SECONDS", 0.3)
+    monkeypatch.setattr(agents, "APPROVAL_SECONDS", 1.5)
     await app.client().put("/api/agents", json={"run": "ask"})
     answer = await by_agent(app, "execute_code", code="print('never')")
     assert "of which none is open" in answer.text

@@ -183,3 +183,16 @@ async def test_a_renamed_notebook_keeps_what_runs_in_it_and_its_history(app: App
     await app.services.contents.flush()
     assert "done" in json.dumps(json.loads((root / "b.ipynb").read_text())["cells"][0]["outputs"])
     assert [row.notebook for row in app.services.journal.edits()] == ["b.ipynb"]
+
+
+async def test_an_outline_for_programs_tells_hash_staleness_and_author(app: App, window: Window) -> None:
+    await window.until_done((await window.run("x = 1"))[0])
+    await by_agent(app, "execute_cell_with_progress", cell_index=1)
+    await by_agent(app, "overwrite_cell_source", cell_index=1, cell_source="print(x + 2)")
+    data = (await window.post("/api/operations/get_notebook_info", notebook_path="a.ipynb"))["data"]
+    first, second = data["outline"]
+    assert (first["cell_id"], first["staleness"], first["author"], first["execution_count"]) == ("c0", None, "user", 1)
+    assert (second["staleness"], second["author"]) == ("edited", "agent#1")
+    assert len(first["hash"]) == 12
+    listed = (await window.post("/api/operations/list_kernels"))["data"]
+    assert listed["kernels"][0]["display_name"] == listed["display_names"][listed["kernels"][0]["name"]]
