@@ -7,8 +7,8 @@ import sys
 from typing import Any
 
 from ..errors import InvalidRequest
-from ..tokens import client_token
 from ..settings import Settings
+from ..tokens import client_token
 
 NAME = "jupyter"
 CLIENTS = {
