@@ -40,6 +40,13 @@ def load_token(settings: Settings) -> str | None:
     return token
 
 
+def client_token(token: str) -> str:
+    """The token of MCP clients: it opens `/mcp` and nothing else. Made from the whole server's, so nothing is kept."""
+    import hmac  # noqa: PLC0415 - 2 ms that only doors over HTTP need
+
+    return hmac.new(token.encode(), b"mcp-server-jupyter: /mcp", "sha256").hexdigest()
+
+
 def _kept_token(path: Path) -> str:
     try:
         kept = path.read_text(encoding="ascii").strip()

@@ -24,6 +24,7 @@ FIRST_FLUSH_SECONDS = 0.02
 FLUSH_SECONDS = 0.1
 PLACE_SECONDS = 0.25
 _RETRY_SECONDS = 1.0
+_PLACE_MOST_SECONDS = 2.0
 _RETRY_MOST_SECONDS = 30.0
 NO_CODE_CELL = "The cell is no code cell any more; its outputs are kept with the execution."
 
@@ -199,9 +200,12 @@ class Delivery:
             self._unplaced = {execution.id: execution for execution in running}
             for notebook in {execution.notebook for execution in running if execution.notebook is not None}:
                 there = [execution for execution in running if execution.notebook == notebook]
-                try:
+                written = False
+                # One that an editor has not saved yet is not to hold up the others.
+                with suppress(JupyterMcpError), anyio.move_on_after(_PLACE_MOST_SECONDS):
                     await self._flush(notebook)
-                except JupyterMcpError:
+                    written = True
+                if not written:
                     pause = _RETRY_SECONDS
                     continue
                 if self._record.placed(there):

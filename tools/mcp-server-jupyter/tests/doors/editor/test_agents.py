@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
 import pytest
+from mcp import Client
 
 from editor_window import Window, open_window
 from http_app import App, notebook, open_app
+from mcp_server_jupyter.doors.mcp.sdk_compat import caller_of
+from mcp_server_jupyter.doors.mcp.server import create_mcp
 from mcp_server_jupyter.errors import NotAllowed
 from mcp_server_jupyter.execution import agents
 from mcp_server_jupyter.operations import OPERATIONS, Answers, Caller
@@ -220,3 +224,25 @@ async def test_activity_says_who_did_what_the_newest_first(app: App, window: Win
     assert (await window.http.get("/api/activity?notebook_path=b.ipynb")).json() == {"activity": []}
     for limit in ("0", "1001", "many", "-1"):
         assert (await window.http.get(f"/api/activity?limit={limit}")).status_code == 400
+
+
+async def test_mcp_clients_and_the_bare_post_are_agents_and_the_persons_routes_are_not(
+    app: App, window: Window
+) -> None:
+    await rule(window, paused=True)
+    call = {"name": "execute_code", "arguments": {"code": "1", "notebook_path": "a.ipynb"}}
+    bare = await app.client().post("/mcp", json={"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": call})
+    assert bare.json()["result"]["isError"] is True
+    assert "paused" in bare.text
+    async with Client(create_mcp(app.services)) as client:
+        result = await client.call_tool(call["name"], call["arguments"])
+    assert result.is_error
+    assert "paused" in result.content[0].text
+    person = await app.client().post("/api/operations/execute_code", json=call["arguments"])
+    assert person.json()["data"]["status"] == "ok"
+
+
+async def test_a_client_on_the_socket_is_an_agent_too(app: App) -> None:
+    carried = Caller("#3f2a")
+    request = SimpleNamespace(request=carried, session=SimpleNamespace(client_params=None))
+    assert caller_of(request) == Caller("agent#3f2a", is_agent=True)

@@ -267,7 +267,79 @@ async def connect(app: App) -> Ask:
     return ask
 
 
-DOORS = (rest, bare, legacy, modern, events, connect)
+async def editor(app: App) -> Ask:
+    """What an editor's window says, and the other routes of editors."""
+    routes = next(route.endpoint.__self__ for route in app.app.routes if route.path == "/api/shutdown")
+    routes._windows.open("w1")
+    cell = {"id": "new", "cell_type": "code", "source": "1", "metadata": {}, "outputs": [], "execution_count": None}
+    ids = ("new", "gone", "", "a b", None, 5)
+    kinds = ("open", "change", "saved", "renamed", "close", "reply", "open", "change")
+
+    def op(inputs: Inputs) -> Any:
+        choose = inputs.random.choice
+        made = {
+            "op": choose(("insert", "delete", "move", "source", "type", "metadata", "outputs", "paint")),
+            "id": choose(ids),
+            "index": choose((0, 1, -1, 10**30, "0", None, True)),
+            "cell": choose((cell, {}, None, {**cell, "id": "a/b"}, {**cell, "outputs": [1]}, inputs.value())),
+            "hash": choose((None, "0" * 12, 5)),
+            "source": choose(("x", "\ud83d", None, inputs.value())),
+            "cell_type": choose(("code", "markdown", "none", None)),
+            "metadata": choose(({}, {"tags": [1]}, None, inputs.value())),
+            "outputs": choose(([], [{}], [{"output_type": "stream", "name": "stdout", "text": "a"}], None, 1)),
+        }
+        return (
+            {key: value for key, value in made.items() if inputs.often(0.85)} if inputs.often(0.9) else inputs.value()
+        )
+
+    def said(inputs: Inputs) -> dict[str, Any]:
+        choose = inputs.random.choice
+        made = {
+            "type": choose(kinds),
+            "path": choose((*PATHS, None, 5)),
+            "to": choose(PATHS),
+            "dirty": choose((True, False, None, 1)),
+            "shared": choose((True, False, "no")),
+            "notebook": choose(({"cells": [cell], "nbformat": 4}, {"cells": [{}], "nbformat": 4}, inputs.value())),
+            "base": choose((1, 2, 3, -1, 2**70, "1")),
+            "version": choose((2, 3, 4, 0, None)),
+            "ops": choose(([op(inputs), op(inputs)], [], inputs.value())),
+            "request": choose(("r1", None, "\ud83d")),
+            "status": choose(("applied", "refused", "maybe")),
+        }
+        return {key: value for key, value in made.items() if inputs.often(0.9)}
+
+    def ask(inputs: Inputs) -> Request:
+        choose = inputs.random.choice
+        headers, body = [(b"content-type", inputs.kind())], inputs.value()
+        if inputs.often(0.6):
+            return Request("POST", "/api/editor/w1", inputs.body(said(inputs)), headers, inputs.chunks())
+        if inputs.often(0.3):
+            cells = [{"cell_id": choose(ids), "source": "1"} for _ in range(inputs.random.randint(0, 2))]
+            body = {"notebook_path": choose(PATHS), "cells": cells, "stop_on_error": choose((True, None, "yes"))}
+            return Request("POST", "/api/executions", inputs.body(body), headers)
+        rules = {
+            "paused": choose((False, None, "x")),
+            "run": choose(("allow", None, "x")),
+            "notebook_path": choose(PATHS),
+        }
+        method, path, body = choose(
+            (
+                ("PUT", "/api/agents", rules),
+                ("POST", "/api/approvals/x", {"decision": choose(("approve", None)), "for": choose(("once", 1))}),
+                ("GET", f"/api/activity?limit={choose(('1', '²', '-1', '9' * 5_000))}", None),
+                ("GET", "/api/executions/x²/outputs", None),
+                ("PUT", "/api/notebooks/a.ipynb/kernel", {"kernel_id": choose((None, 5, "x"))}),
+                ("POST", "/api/shutdown", {"when": choose(("now", "then", 5))}),
+                ("POST", "/api/editor/nobody", {}),
+            )
+        )
+        return Request(method, path, inputs.body(body), headers)
+
+    return ask
+
+
+DOORS = (rest, bare, legacy, modern, events, connect, editor)
 
 
 # --------------------------------------------------------------------------- the tests
