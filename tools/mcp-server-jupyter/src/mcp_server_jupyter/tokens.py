@@ -67,10 +67,3 @@ def _kept_token(path: Path) -> str:
                 PREFIX,
             )
     return kept
-
-
-def client_token(token: str) -> str:
-    """The token of MCP clients: it opens `/mcp` and nothing else. Made from the whole server's, so nothing is kept."""
-    import hmac  # noqa: PLC0415 - what only clients over HTTP need
-
-    return hmac.new(token.encode(), b"mcp-server-jupyter: /mcp", "sha256").hexdigest()
