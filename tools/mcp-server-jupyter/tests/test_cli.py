@@ -22,6 +22,7 @@ from mcp_server_jupyter.commands.sample import copy_sample
 from mcp_server_jupyter.errors import InvalidRequest, NotFound, Unsupported
 from mcp_server_jupyter.notebooks import new_cell
 from mcp_server_jupyter.settings import PREFIX, Settings
+from mcp_server_jupyter.tokens import client_token
 from support import Server, outputs_text
 
 
@@ -125,10 +126,11 @@ def test_a_configuration_for_every_client_starts_this_very_server(tmp_path: Path
 
 
 @pytest.mark.parametrize("client", sorted(set(cli.CLIENTS) - {"claude-desktop"}))
-def test_a_configuration_for_a_running_server_holds_its_address_and_token(client: str) -> None:
+def test_a_configuration_for_a_running_server_holds_its_address_and_a_token_for_it_alone(client: str) -> None:
     text = json.dumps(config.http_config(client, "http://127.0.0.1:4040/mcp", "the-token"))
     assert "http://127.0.0.1:4040/mcp" in text
-    assert "Bearer the-token" in text
+    assert f"Bearer {client_token('the-token')}" in text
+    assert "the-token" not in text
     assert "Authorization" not in json.dumps(config.http_config(client, "http://127.0.0.1:4040/mcp", None))
 
 
@@ -142,7 +144,10 @@ def test_a_configuration_may_name_a_program_that_stays_where_it_is(tmp_path: Pat
 def test_codex_sends_the_token_as_its_own_configuration_says() -> None:
     text = config.as_text("codex", config.http_config("codex", "http://127.0.0.1:4040/mcp", "the-token"))
     entry = tomllib.loads(text)["mcp_servers"]["jupyter"]
-    assert entry == {"url": "http://127.0.0.1:4040/mcp", "http_headers": {"Authorization": "Bearer the-token"}}
+    assert entry == {
+        "url": "http://127.0.0.1:4040/mcp",
+        "http_headers": {"Authorization": f"Bearer {client_token('the-token')}"},
+    }
 
 
 def test_a_client_that_only_starts_servers_is_told_so() -> None:
