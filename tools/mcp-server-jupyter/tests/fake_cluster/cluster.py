@@ -277,6 +277,8 @@ class FakeApi:
     async def _forward(self, request: web.Request) -> web.StreamResponse:
         if refused := await self._admit(request, "create"):
             return refused
+        if request.headers.get("Accept") == "application/json":
+            return _status(406, "NotAcceptable", "only the following media types are accepted: ")
         socket = web.WebSocketResponse(protocols=("v4.channel.k8s.io",))
         await socket.prepare(request)
         port = int(request.query["ports"])

@@ -189,6 +189,8 @@ class Api:
 
         path = f"{_path('pods', self.namespace)}/{pod}/portforward"
         url, headers = await self._prepared("GET", path, {"ports": str(port)}, None, "")
+        # What is asked for is a protocol, not a type: with a type the server answers 406.
+        del headers["Accept"], headers["Content-Type"]
         session = self._client.rest_client.pool_manager or self._client.rest_client._create_pool_manager()
         self._client.rest_client.pool_manager = session
         try:
