@@ -387,3 +387,20 @@ def test_two_installations_in_one_namespace_leave_each_other_alone(
     product.namespace.apps.delete_namespaced_deployment("mcp-server-jupyter-second", product.namespace.name)
     wait_until("its kernels go with it", lambda: not second.kernel_pods(), seconds=60)
     assert "42" in product.run(mine, "print(x + 1)").text
+
+
+def test_nbclient_and_papermill_execute_notebooks_in_pods(product: Product) -> None:
+    fields = {"POD_NAME": "metadata.name", "POD_NAMESPACE": "metadata.namespace"}
+    own = [{"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in fields.items()]
+    restricted = {**RESTRICTED, "securityContext": {**RESTRICTED["securityContext"], "runAsUser": 10001}}
+    manifest = pod_manifest("notebooks", labels=SERVER, serviceAccountName=product.name, **restricted)
+    manifest["spec"]["automountServiceAccountToken"] = True
+    manifest["spec"]["containers"][0] |= {"image": "mcp-server-jupyter/cluster-notebooks:e2e", "args": [], "env": own}
+    product.namespace.core.create_namespaced_pod(product.namespace.name, manifest)
+    code, log = product.namespace.finished("notebooks", seconds=150)
+    assert code == 0, log
+    told = json.loads(log.splitlines()[-1])
+    assert re.fullmatch(r"jupyter-kernel-\w+-g1 2\n", told["nbclient"]), told
+    assert re.fullmatch(r"jupyter-kernel-\w+-g1 42\n", told["papermill"]), told
+    pods = product.namespace.pod_names("mcp-jupyter/role=kernel")
+    assert wait_until("no pod of theirs", lambda: not product.namespace.pod_names("mcp-jupyter/role=kernel"), 30), pods
