@@ -38,7 +38,8 @@ export class Installation {
     if (this.current !== undefined) return this.current;
     try {
       this.current = await installedForAny(this.storage, await this.bundle());
-      if (this.current !== undefined) await writeLauncher(this.storage, this.current.python);
+      if (this.current === undefined) return undefined;
+      await writeLauncher(this.storage, this.current.python);
     } catch (error) {
       this.problem = error as Error;
     }
