@@ -40,7 +40,8 @@ export class McpProvider implements vscode.McpServerDefinitionProvider<vscode.Mc
   }
 
   async provideMcpServerDefinitions(): Promise<vscode.McpStdioServerDefinition[]> {
-    if (!vscode.workspace.isTrusted || process.platform === "win32") return [];
+    // The editor starts what it is given by itself: nothing is installed for that, before a person uses it.
+    if (!vscode.workspace.isTrusted || (await this.installation.look()) === undefined) return [];
     const folders = await notebookFolders();
     const version = await this.installation.bundle().then((bundle) => bundle.version, () => undefined);
     return folders.map((folder) => {

@@ -77,13 +77,14 @@ export class Runs implements OutputWriter, Disposable {
   async writeOutputs(cell: vscode.NotebookCell, op: Extract<Op, { op: "outputs" }>): Promise<void> {
     const note = (): unknown => this.wrotes.set(cell, { at: Date.now(), outputs: op.outputs.length });
     note();
+    // The editor forgets how the last run ended when this begins.
+    const { executionOrder, success, timing } = cell.executionSummary ?? {};
     const execution = await this.begin(cell);
     if (execution === undefined) return;
-    const order = op.execution_count ?? undefined;
-    execution.executionOrder = order;
-    execution.start(cell.executionSummary?.timing?.startTime);
+    execution.executionOrder = op.execution_count ?? (op.outputs.length > 0 ? executionOrder : undefined);
+    execution.start(timing?.startTime);
     await execution.replaceOutput(op.outputs.map(toEditorOutput));
-    execution.end(cell.executionSummary?.success, cell.executionSummary?.timing?.endTime);
+    execution.end(success, timing?.endTime);
     note();
   }
 

@@ -38,8 +38,11 @@ export class Installation {
     if (this.current !== undefined) return this.current;
     try {
       this.current = await installedForAny(this.storage, await this.bundle());
-      if (this.current !== undefined) await writeLauncher(this.storage, this.current.python);
+      if (this.current === undefined) return undefined;
+      await writeLauncher(this.storage, this.current.python);
     } catch (error) {
+      // Whoever hears of a change looks again: the same trouble is told once.
+      if (this.problem !== undefined) return undefined;
       this.problem = error as Error;
     }
     this.changed.fire();
