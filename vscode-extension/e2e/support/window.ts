@@ -147,9 +147,16 @@ export class Window {
     await this.cell(index).locator(".run-button-container .action-label").first().click();
   }
 
+  /** Save, again if a run that ends meanwhile changes the notebook once more. */
   async save(): Promise<void> {
-    await this.page.keyboard.press("Control+S");
-    await until("the notebook is saved", async () => !(await this.isDirty()));
+    await until(
+      "the notebook is saved",
+      async () => {
+        await this.page.keyboard.press("Control+S");
+        return !(await this.isDirty());
+      },
+      { every: 700 },
+    );
   }
 
   async isDirty(): Promise<boolean> {
