@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mcp_server_jupyter.errors import JupyterMcpError
+from mcp_server_jupyter.errors import InvalidNotebook, JupyterMcpError
 from mcp_server_jupyter.operations import Answer, Caller
 from mcp_server_jupyter.operations.bind import invoke
 from mcp_server_jupyter.services import Services, open_services
@@ -143,3 +143,16 @@ async def _all_of(services: Services, name: str) -> None:
         except JupyterMcpError:
             continue
         assert answer.text
+
+
+@pytest.mark.parametrize("version", [2, 3])
+async def test_the_outline_of_an_old_format_says_that_it_is_read_only(services: Services, version: int) -> None:
+    cell = {"cell_type": "code", "input": "1", "outputs": [], "language": "python", "collapsed": False}
+    sheet = {"cells": [cell], "metadata": {}}
+    old = {"worksheets": [sheet], "metadata": {"name": "x"}, "nbformat": version, "nbformat_minor": 0}
+    (services.settings.root / "old.ipynb").write_text(json.dumps(old))
+    told = await invoke(services, "get_notebook_info", {"notebook_path": "old.ipynb"}, caller=Caller("tester"))
+    assert f"1 cells, read-only: old format {version}" in told.text
+    arguments = {"notebook_path": "old.ipynb", "cell_source": "x"}
+    with pytest.raises(InvalidNotebook, match="is read but not edited"):
+        await invoke(services, "append_markdown_cell", arguments, caller=Caller("tester"))

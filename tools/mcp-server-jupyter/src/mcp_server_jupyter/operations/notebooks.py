@@ -75,7 +75,7 @@ async def get_notebook_info(call: Call, notebook_path: str = "") -> Answer:
     runs = services.journal.last_runs(path)
     spec = kernelspec_name(notebook) or services.settings.kernel_name
     cells = outline(notebook)
-    head = f"{path}: {len(cells)} cells, nbformat {notebook.nbformat}.{notebook.nbformat_minor}, kernelspec {spec}"
+    head = f"{path}: {len(cells)} cells, {_format(notebook)}, kernelspec {spec}"
     lines = [_line(cell, runs.get(cell.id), session) for cell in cells]
     text = numbered(lines, call.answers.max_chars, "read_all_cells(start=..., limit=...) pages.")
     return Answer(
@@ -99,6 +99,11 @@ def _facts(cell: CellLine, run: LastRun | None, session: Session | None) -> dict
         "staleness": _staleness(cell, run, session) or None,
         "author": None if run is None else run.author,
     }
+
+
+def _format(notebook: NotebookNode) -> str:
+    was = notebook.get("orig_nbformat")
+    return f"read-only: old format {was}" if was else f"nbformat {notebook.nbformat}.{notebook.nbformat_minor}"
 
 
 def _kernel_facts(session: Session | None, start: Start | None) -> dict[str, Any]:

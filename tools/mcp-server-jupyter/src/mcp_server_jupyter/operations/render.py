@@ -13,7 +13,7 @@ import anyio.to_thread
 from ..execution.execution import Execution
 from ..journal import ExecutionRow
 from ..notebooks import source_hash
-from ..outputs import MOST_BASE64, is_heavy, page, view
+from ..outputs import MOST_BASE64, is_heavy, page, strip_ansi, view
 from .call import Answer, Answers, Link, Picture
 from .uris import output_uri
 
@@ -123,8 +123,19 @@ async def executed(
     budget = answers.max_chars - len(answer.text) - 300
     if await add_outputs(answer, outputs, answers, pages_of(execution.id), budget, before):
         answer.links.append(Link(output_uri(execution.id), f"all outputs of execution {execution.id}"))
+    answer.text += _payloads(execution, max(500, answers.max_chars - len(answer.text) - 300))
     answer.text += _next_step(execution)
     return answer
+
+
+def _payloads(execution: Execution, room: int) -> str:
+    """What the kernel sent besides outputs: a pager's text, and what it offers as the next cell."""
+    reducer = execution.reducer
+    text = "\n".join(strip_ansi(page).rstrip() for page in reducer.paged)
+    shown = f"\n{head_and_tail(text, room)}" if text else ""
+    if reducer.offered is None:
+        return shown
+    return f"{shown}\nThe kernel offers as the next cell:\n{head_and_tail(reducer.offered, room)}"
 
 
 def _unreachable(execution: Execution) -> str:

@@ -36,6 +36,8 @@ class OutputReducer:
         status: "running" until the reply has come.
         execution_count: as the kernel counts; None before it said so.
         ename, evalue, traceback: of the exception, if one was raised.
+        paged: texts that the kernel sent to a pager, as for `len?`. They are no outputs.
+        offered: what the kernel offers as the next cell's source (`%load`, `%recall`), if it does.
         foreign_updates: `(display_id, data, metadata)` in order, for `apply_updates` of EARLIER executions that show
             the same display. Whoever has applied them clears the list.
     """
@@ -46,6 +48,8 @@ class OutputReducer:
         self.ename: str | None = None
         self.evalue: str | None = None
         self.traceback: list[str] = []
+        self.paged: list[str] = []
+        self.offered: str | None = None
         self._max = max_bytes
         self._tail_limit = 0 if max_bytes is None else min(max_bytes // 4, _TAIL_MOST)
         self.foreign_updates: list[Update] = []
@@ -178,12 +182,26 @@ class OutputReducer:
     def _on_reply(self, content: dict[str, Any]) -> bool:
         status = content.get("status")
         self.status = status if status in ("ok", "error") else "aborted"
+        payloads = content.get("payload")
+        for payload in payloads if isinstance(payloads, list) else ():
+            if isinstance(payload, dict):
+                self._on_payload(payload)
         if status == "error" and self.ename is None:
             lines = content.get("traceback")
             self.ename = as_text(content.get("ename", ""))
             self.evalue = as_text(content.get("evalue", ""))
             self.traceback = [as_text(line) for line in lines] if isinstance(lines, list) else []
         return False
+
+    def _on_payload(self, payload: dict[str, Any]) -> None:
+        """What a reply brings besides ("Messaging in Jupyter", payloads)."""
+        source, data = payload.get("source"), payload.get("data")
+        if source == "page" and isinstance(data, dict) and isinstance(data.get("text/plain"), str):
+            text = as_text(data["text/plain"])
+            self.paged.append(text if self._max is None else middle_out(text, self._max))
+        elif source == "set_next_input" and isinstance(payload.get("text"), str):
+            text = as_text(payload["text"])
+            self.offered = text if self._max is None else middle_out(text, self._max)
 
     # ------------------------------------------------------------------ streams
 

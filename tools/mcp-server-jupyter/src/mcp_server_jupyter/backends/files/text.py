@@ -124,7 +124,7 @@ def _parse(data: bytes, text: str, previous: Document | None) -> Document:
     if len(root) != len(items):
         raise InvalidNotebook("The file names a part of the notebook twice.", hint="Repair it by hand.")
     if (type(root.get("nbformat")) is int and root["nbformat"] in (1, 2, 3)) or "worksheets" in root:
-        notebook, remembered = _old_format(text, previous), previous is not None
+        notebook, remembered = _old_format(text, root, previous), previous is not None
         return Document(notebook, data, (), b"", b"", Style(), _refuse_old(root), True, remembered)
     notebooks.check_root(root)
     return _document(data, text, root, items, cells, previous)
@@ -210,7 +210,8 @@ def _refuse_old(root: Mapping[str, Any]) -> str:
     return f"The notebook is in the old format {root.get('nbformat', 3)}, which is read but not edited."
 
 
-def _old_format(text: str, previous: Document | None) -> NotebookNode:
+def _old_format(text: str, root: Mapping[str, Any], previous: Document | None) -> NotebookNode:
+    """The notebook as format 4 has it; `orig_nbformat` beside its cells, where format 4 has none, says what it was."""
     import nbformat  # noqa: PLC0415
 
     reads: Callable[..., NotebookNode] = nbformat.reads
@@ -221,7 +222,7 @@ def _old_format(text: str, previous: Document | None) -> NotebookNode:
         cells = _identify([b"%d" % at for at in range(len(bare))], bare, previous)
     except (ValueError, KeyError, AttributeError, TypeError, nbformat.ValidationError) as error:
         raise InvalidNotebook(f"The notebook's old format cannot be read: {error}.", hint=_CONVERT) from error
-    return notebooks.shallow(notebook, cells=cells)
+    return notebooks.shallow(notebook, cells=cells, orig_nbformat=root.get("nbformat", 3))
 
 
 # --------------------------------------------------------------------------- writing
