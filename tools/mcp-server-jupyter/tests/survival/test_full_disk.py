@@ -672,7 +672,7 @@ async def test_the_journal_is_pruned_while_the_server_runs(tmp_path: Path, monke
     await executions_stay_flat(tmp_path, 80, monkeypatch)
 
 
-async def test_the_journals_log_stays_small_and_is_emptied_when_nothing_is_written(
+async def test_the_journals_log_stays_small_and_shrinks_when_nothing_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mcp_server_jupyter.services.CALM_SECONDS", 0.2)
@@ -683,7 +683,8 @@ async def test_the_journals_log_stays_small_and_is_emptied_when_nothing_is_writt
             for _ in range(25):
                 await call(services, "append_execute_code_cell", cell_source="print(os.urandom(300_000).hex())")
                 assert size_of(log) < 32 * 2**20
-            await until(lambda: size_of(log) < 2**20)
+            # What is written after it was emptied is left until there are 4 MB of it.
+            await until(lambda: size_of(log) < 6 * 2**20)
 
 
 async def test_a_log_that_a_reader_holds_is_emptied_once_it_has_read(
