@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import platform
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -74,3 +76,11 @@ async def test_input_in_a_run_from_the_command_line_raises_at_once(services: Ser
     assert not await run_notebook(services, path, path, {}, said.append)
     assert any("StdinNotImplementedError" in line for line in said)
     assert not any("send_input" in line for line in said)
+
+
+async def test_a_run_writes_down_the_language_as_its_kernel_tells_it(services: Services) -> None:
+    path = await notebook(services, "language.ipynb", "1")
+    assert await run_notebook(services, path, path, {}, lambda _: None)
+    info = json.loads((services.settings.root / path).read_text())["metadata"]["language_info"]
+    assert info["version"] == platform.python_version()
+    assert info["pygments_lexer"] == "ipython3"

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from ..errors import InvalidRequest, NotFound, Unsupported
-from ..notebooks import is_skipped, kernelspec_name, new_cell
+from ..notebooks import is_skipped, kernelspec_name, new_cell, node
 from ..notebooks import language as language_of
 from ..operations import Caller
 from ..operations.bind import invoke
@@ -30,9 +30,12 @@ from ..settings import Settings
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
+    from ..execution.session import Session
+
 TAG, INJECTED = "parameters", "injected-parameters"
 _NAMES = {"true": True, "false": False, "null": None}
 _DAY = 86_400.0
+_INFO_SECONDS = 10.0
 _ORPHAN_HOURS = 0.01
 """Of a kernel whose `run` was killed: nobody will come for it."""
 
@@ -138,7 +141,8 @@ async def run_notebook(
     notebook = await services.contents.read(path)
     kernel_name = kernelspec_name(notebook)
     cwd = str(PurePosixPath(source).parent)
-    await services.sessions.start(kernel_name, cwd="" if cwd == "." else cwd, notebook=path).wait()
+    session = await services.sessions.start(kernel_name, cwd="" if cwd == "." else cwd, notebook=path).wait()
+    await _refresh_language(services, session, path)
     indexes = {cell["id"]: index for index, cell in enumerate(notebook.cells)}
     total = sum(
         cell.cell_type == "code" and bool(cell.source.strip()) and not is_skipped(cell) for cell in notebook.cells
@@ -157,6 +161,17 @@ async def run_notebook(
         detail = await invoke(services, "get_execution", {"execution_id": bad["execution_id"]}, caller=Caller("run"))
         say(detail.text)
     return bad is None
+
+
+async def _refresh_language(services: Services, session: Session, path: str) -> None:
+    """Write down which language, of which version, the notebook runs in, as nbclient does."""
+    with anyio.move_on_after(_INFO_SECONDS):
+        async for message in session.kernel.request("kernel_info_request", {}):
+            info = message.content.get("language_info") if message.channel == "shell" else None
+            if isinstance(info, dict):
+                async with services.contents.edit(path) as notebook:
+                    notebook.metadata = node({**notebook.metadata, "language_info": info})
+                return
 
 
 async def _report(
