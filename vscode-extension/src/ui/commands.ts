@@ -66,13 +66,13 @@ function setUpCommands({ context, installation, sharing, servers, documents, log
       await vscode.window.showTextDocument(await vscode.workspace.openTextDocument({ language: "markdown", content }));
     },
     "mcp-server-jupyter.openWalkthrough": async () => {
-      await vscode.commands.executeCommand("workbench.action.openWalkthrough", `${context.extension.id}#start`, false);
+      await vscode.commands.executeCommand("workbench.action.openWalkthrough", { category: `${context.extension.id}#start`, step: "setUp" });
     },
     "mcp-server-jupyter.copyMcpConfig": async () => {
       await copyMcpConfig(installation, context.globalStorageUri.fsPath, rootAtHand(documents));
     },
     "mcp-server-jupyter.widgets": async () => {
-      await vscode.commands.executeCommand("workbench.action.openWalkthrough", { category: `${context.extension.id}#start`, step: "widgets" }, false);
+      await vscode.commands.executeCommand("workbench.action.openWalkthrough", { category: `${context.extension.id}#start`, step: "widgets" });
     },
     "mcp-server-jupyter.stopServer": async (root: string) => {
       const server = servers.get(root);
