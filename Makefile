@@ -69,7 +69,7 @@ format: env-dev ## Format the code and mend what lint can
 .PHONY: e2e e2e-full
 e2e: env-dev ## Drive the packaged extension in a real VS Code, in headless Chromium; pictures in vscode-extension/e2e/shots
 	@$(EXTENSION)/scripts/with-node npm run --silent e2e
-e2e-full: env-dev ## The same with what takes longer: an upgrade in mid-cell
+e2e-full: env-dev ## The same with what takes longer or is not yet even: every command, two windows, upgrades
 	@$(EXTENSION)/scripts/with-node npm run --silent e2e-full
 
 .PHONY: bench

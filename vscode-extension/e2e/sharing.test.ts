@@ -4,7 +4,6 @@ import path from "node:path";
 import { test } from "node:test";
 import { Agent } from "./support/agent.ts";
 import { readCells, textOf, writeNotebook } from "./support/notebooks.ts";
-import { kill } from "./support/processes.ts";
 import { begin, sharedEditor } from "./support/shared.ts";
 import { until } from "./support/wait.ts";
 
@@ -33,27 +32,6 @@ test("an agent's edits and runs show beside unsaved typing, and both are saved",
   await window.close();
 });
 
-test("two windows show one notebook's runs, and the second inherits it", async () => {
-  const editor = await sharedEditor();
-  const { folder, file, window } = await begin(editor, ["print('from', 'the first')", "print('from', 'the second')"]);
-  const other = await editor.open(folder, "a.ipynb");
-  await other.connected();
-  await window.connected();
-  await window.run(0);
-  await window.shows("from the first");
-  await other.shows("from the first");
-  await other.run(1);
-  await window.shows("from the second");
-  await window.picture("two-windows");
-  await window.save();
-  await window.close();
-  await until("the second window may save", async () => {
-    await other.save();
-    return readCells(file).every((cell) => textOf(cell).startsWith("from the"));
-  });
-  await other.close();
-});
-
 test("a window that is loaded again shows the running cell and all of its output", async () => {
   const editor = await sharedEditor();
   const { file, window } = await begin(editor, [COUNT]);
@@ -62,23 +40,6 @@ test("a window that is loaded again shows the running cell and all of its output
   await window.reload();
   if ((await window.cells().count()) === 0) await window.show("a.ipynb");
   await window.shows("the end", 30);
-  await window.save();
-  assert.equal(textOf(readCells(file)[0]), lines);
-  await window.close();
-});
-
-test("a server that is killed in mid-cell is started again, and the output is complete", async () => {
-  const editor = await sharedEditor();
-  const { folder, file, window } = await begin(editor, [COUNT, "print('i is', i)"]);
-  await window.run(0);
-  await window.shows("line 05");
-  const [server] = editor.processes.find("mcp_server_jupyter", "serve", folder);
-  assert.ok(server, "the folder's server runs");
-  kill(server.pid);
-  await window.shows("the end", 40);
-  await window.run(1);
-  await window.shows("i is 19");
-  await window.picture("server-killed");
   await window.save();
   assert.equal(textOf(readCells(file)[0]), lines);
   await window.close();
