@@ -547,7 +547,9 @@ async def test_a_kernel_inherits_no_signal_that_is_ignored(
     with anyio.fail_after(20), pytest.raises(KernelStartFailed, match="exit code 3") as caught:
         await kernels.start("shell")
 
-    assert int(caught.value.log.split()[1], 16) == 0
+    # Those of the C library's own threads are nobody's to set.
+    known = sum(1 << (number - 1) for number in signal.valid_signals())
+    assert int(caught.value.log.split()[1], 16) & known == 0
 
 
 async def test_a_kernel_of_another_language_needs_nothing_but_its_own(
