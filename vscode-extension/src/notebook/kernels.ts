@@ -6,6 +6,7 @@ import { isolated, run } from "../python/process";
 import type { Installation } from "../python/installation";
 import { type Client, Refused } from "../server/client";
 import type { JsonObject, Kernel } from "../server/protocol";
+import { InOrder } from "../server/order";
 import type { RootServer } from "../server/root";
 import type { Choice } from "./controllers";
 import type { Documents } from "./documents";
@@ -18,6 +19,8 @@ const { t } = vscode.l10n;
 
 /** Running, stopping and choosing kernels, for whoever asks in this window. */
 export class Kernels {
+  private readonly orders = new WeakMap<vscode.NotebookDocument, InOrder>();
+
   constructor(
     private readonly installation: Installation,
     private readonly documents: Documents,
@@ -31,11 +34,18 @@ export class Kernels {
   }
 
   /**
-   * Run cells as one batch; returns once they are submitted, since their ends are told by events.
+   * Run cells as one batch; returns once they are submitted, since their ends are told by events. What is asked for
+   * while the server or the kernel is still starting is submitted in the order of asking.
    *
    * @throws Problem, Cancelled, Refused; then nothing runs.
    */
   async run(cells: readonly vscode.NotebookCell[], notebook: vscode.NotebookDocument, choice: Choice): Promise<void> {
+    const order = this.orders.get(notebook) ?? new InOrder();
+    this.orders.set(notebook, order);
+    await order.do(() => this.submit(cells, notebook, choice));
+  }
+
+  private async submit(cells: readonly vscode.NotebookCell[], notebook: vscode.NotebookDocument, choice: Choice): Promise<void> {
     await this.setUp();
     const code = cells.filter((cell) => cellType(docCell(cell)) === "code" && cell.document.getText().trim() !== "");
     if (code.length === 0) return;
