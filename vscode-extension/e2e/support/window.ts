@@ -140,11 +140,25 @@ export class Window {
     await until("the status tells of the kernel", async () => /: (no kernel|idle|busy|kernel died|input for|an agent asks)/.test(await this.status()), { seconds });
   }
 
-  /** Run a cell by the button beside it. */
+  /**
+   * Run a cell by the button beside it. Until the notebook has its kernel the editor asks for one instead; the extension
+   * chooses it a moment later, so the question is put away and the button clicked again, as a person would.
+   */
   async run(index: number): Promise<void> {
     await this.kernel();
-    await this.cell(index).hover();
-    await this.cell(index).locator(".run-button-container .action-label").first().click();
+    const question = this.page.locator(".quick-input-widget", { hasText: "Select Kernel" });
+    await until("the cell is run, and no kernel is asked for", async () => {
+      await this.cell(index).hover();
+      await this.cell(index).locator(".run-button-container .action-label").first().click();
+      try {
+        await question.waitFor({ state: "visible", timeout: 700 });
+      } catch {
+        return true;
+      }
+      await this.page.keyboard.press("Escape");
+      await question.waitFor({ state: "hidden" });
+      return false;
+    });
   }
 
   /** Save, again if a run that ends meanwhile changes the notebook once more. */
