@@ -156,7 +156,7 @@ def test_code_runs_with_results_errors_and_images_and_lands_in_the_file(running:
     assert image.images == 1
     assert "42" in running.ok("execute_cell_with_progress", cell_index=1)
     assert "41" in running.ok("execute_code", code="x")
-    outputs = [[output["output_type"] for output in cell["outputs"]] for cell in eventually_outputs(running)]
+    outputs = [[output["output_type"] for output in cell["outputs"]] for cell in eventually_outputs(running, 4)]
     assert outputs == [["stream"], ["execute_result"], ["error"], ["display_data"]]
     running.ok("clear_outputs", cell_index=1)
     running.ok("clear_outputs")
@@ -174,10 +174,12 @@ display(Image(b'\\x89PNG\\r\\n\\x1a\\n' + chunk(b'IHDR', struct.pack('>IIBBBBB',
 """
 
 
-def eventually_outputs(notebook: Notebook) -> list[dict[str, Any]]:
+def eventually_outputs(notebook: Notebook, count: int) -> list[dict[str, Any]]:
+    """The cells once all of them have reached the file, with outputs."""
+
     def complete() -> list[dict[str, Any]] | None:
         cells = notebook.cells()
-        return cells if all(cell["outputs"] for cell in cells) else None
+        return cells if len(cells) == count and all(cell["outputs"] for cell in cells) else None
 
     return eventually(complete, 5, "outputs on disk")
 
