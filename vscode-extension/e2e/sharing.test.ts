@@ -24,7 +24,8 @@ test("an agent's edits and runs show beside unsaved typing, and both are saved",
   assert.equal(await window.source(0), "a = 1\nb = 2");
   await window.type(0, "3");
   await window.picture("agent-beside-typing");
-  assert.match((await agent.call("read_cell", { notebook_path: "a.ipynb", cell_index: 0 })).text, /b = 23/);
+  const read = async (): Promise<string> => (await agent.call("read_cell", { notebook_path: "a.ipynb", cell_index: 0 })).text;
+  await until("the agent reads what was typed", async () => (await read()).includes("b = 23"));
   await window.save();
   const cells = readCells(file);
   assert.deepEqual(cells.map((cell) => cell.source), ["a = 1\nb = 23", "print('ours')", "print('by the', 'agent')"]);
