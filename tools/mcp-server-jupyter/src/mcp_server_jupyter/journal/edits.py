@@ -92,7 +92,8 @@ class Edits(Tables):
     async def add_edits(self, edits: Sequence[EditRow]) -> None:
         """Write attributed edits down, all or none; the rows get their ids.
 
-        Thousands of them are several transactions, between which others have their turn.
+        Thousands of them are several transactions, between which others have their turn. A process that is killed
+        between two leaves the first ones, as one that is killed before the notebook is written leaves all of them.
         """
         written = 0
         try:
