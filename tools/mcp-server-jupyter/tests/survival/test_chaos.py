@@ -29,6 +29,8 @@ from support import outputs_text
 
 pytestmark = [pytest.mark.anyio, pytest.mark.long]
 
+# What each agent must have seen to its end by the answer to the call that began it.
+ENDED = 5
 SOURCES = [
     "1 + 1",
     "print('out', flush=True)",
@@ -74,7 +76,7 @@ class Agent:
     async def call(self, operation: str, **arguments: Any) -> Answer | None:
         """The answer; None for an error of ours, which is noted."""
         try:
-            with anyio.fail_after(30):
+            with anyio.fail_after(60):
                 return await invoke(self.services, operation, arguments, caller=Caller(self.name))
         except JupyterMcpError as error:
             self.refused.append(f"{operation}: {error}")
@@ -121,12 +123,15 @@ async def test_whatever_happens_code_runs_once_and_its_output_is_its_own(service
         await agents[0].call("create_notebook", notebook_path=path)
 
     async def work(agent: Agent) -> None:
-        for _ in range(60):
+        steps = 0
+        # On a busy machine more of the calls are answered before their code has ended: then it takes more of them.
+        while steps < 60 or sum(ran.status == "ok" for ran in agent.ran) < ENDED:
             await agent.step(agent.random.choice(paths))
+            steps += 1
 
     async with anyio.create_task_group() as killer:
         killer.start_soon(_kill_kernels, services, random.Random(99))
-        with anyio.fail_after(100):
+        with anyio.fail_after(250):
             async with anyio.create_task_group() as tasks:
                 for agent in agents:
                     tasks.start_soon(work, agent)
@@ -134,8 +139,8 @@ async def test_whatever_happens_code_runs_once_and_its_output_is_its_own(service
 
     for session in services.sessions.all():
         await services.executions.interrupt_session(session)
-    with anyio.fail_after(20):
-        await services.drain(20)
+    with anyio.fail_after(60):
+        await services.drain(50)
     assert services.executions.active() == ()
     assert services.journal.unfinished() == []
     await services.contents.flush()
@@ -157,7 +162,7 @@ def _check(root: Path, agents: list[Agent], paths: list[str]) -> None:
     times = Counter((root / "ran.txt").read_text().split())
     everything = [ran for agent in agents for ran in agent.ran]
     assert len(everything) > 60
-    assert sum(ran.status == "ok" for ran in everything) > 20
+    assert sum(ran.status == "ok" for ran in everything) >= ENDED * len(agents)
     assert set(times) <= {ran.mark for ran in everything}
     deleted = set().union(*(agent.deleted for agent in agents))
     for ran in everything:

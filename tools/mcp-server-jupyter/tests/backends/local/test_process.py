@@ -201,7 +201,7 @@ async def test_many_kernels_are_watched_at_once_without_pidfds(settings: Setting
 
 
 @pytest.fixture
-def stranger(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+def stranger() -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(["sleep", "300"], start_new_session=True)
     yield process
     process.kill()
@@ -238,6 +238,8 @@ def test_a_zombie_has_ended(tmp_path: Path) -> None:
 
 
 async def test_an_interrupt_never_reaches_a_stranger(kernels: LocalKernels, stranger: subprocess.Popen[bytes]) -> None:
+    # Processes are told apart by the clock tick in which they began: 10 ms.
+    await anyio.sleep(0.05)
     kernel = await kernels.start("python3")
     process = process_of(kernel)
     real, process.pid = process.pid, stranger.pid

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +14,19 @@ import pytest
 import zmq
 
 from mcp_server_jupyter.backends.zmq.wire import Wire
+from support import eventually
 
 pytestmark = pytest.mark.anyio
 CODE = {"silent": False, "store_history": True, "allow_stdin": True, "stop_on_error": True}
+
+
+def written(file: Path, names: list[str]) -> dict[str, Any] | None:
+    """What a connection file says once the kernel has written its ports into it."""
+    try:
+        info: dict[str, Any] = json.loads(file.read_text())
+    except ValueError:
+        return None
+    return info if all(info[name] for name in names) else None
 
 
 @pytest.fixture(scope="module")
@@ -29,15 +37,12 @@ def info(tmp_path_factory: pytest.TempPathFactory) -> Any:
     public, secret = zmq.curve_keypair()
     info: dict[str, Any] = {"transport": "tcp", "ip": "127.0.0.1", "key": "k", "signature_scheme": "hmac-sha256"}
     info |= {"curve_publickey": public.decode(), "curve_secretkey": secret.decode()}
-    with ExitStack() as held:
-        for channel in ("shell", "iopub", "stdin", "control", "hb"):
-            port = held.enter_context(socket.socket())
-            port.bind(("127.0.0.1", 0))
-            info[f"{channel}_port"] = port.getsockname()[1]
+    # The kernel takes free ports by itself and writes them down: ports chosen here could be another's by then.
+    names = [f"{channel}_port" for channel in ("shell", "iopub", "stdin", "control", "hb")]
     file = tmp_path_factory.mktemp("curve") / "connection.json"
-    file.write_text(json.dumps(info))
-    kernel = subprocess.Popen([sys.executable, "-m", "ipykernel_launcher", "-f", str(file)], cwd=Path(file).parent)
-    yield info
+    file.write_text(json.dumps(info | dict.fromkeys(names, 0)))
+    kernel = subprocess.Popen([sys.executable, "-m", "ipykernel_launcher", "-f", str(file)], cwd=file.parent)
+    yield info | eventually(lambda: written(file, names), seconds=60)
     kernel.kill()
     kernel.wait()
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-_TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
+from . import recorder
 
 
 class Watch:
@@ -72,19 +72,15 @@ def is_same(pid: int, born: str | None, folder: Path) -> bool:
     """
     if born is None:
         return False
+    if born:
+        return recorder.birth(pid) == born
     psutil = _psutil()
     try:
         process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return False
-        if not born:
-            return any(str(folder) in argument for argument in process.cmdline())
-        # Both are read against the same clock, and in this order: so a clock that was set does not matter.
-        started = psutil.boot_time()
-        ticks = (process.create_time() - started) * _TICKS
+        ended = process.status() == psutil.STATUS_ZOMBIE
+        return not ended and any(str(folder) in argument for argument in process.cmdline())
     except psutil.Error:
         return False
-    return bool(abs(ticks - int(born)) < 2)
 
 
 def exit_code(pid: int) -> int | None:

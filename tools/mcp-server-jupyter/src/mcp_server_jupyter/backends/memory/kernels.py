@@ -8,10 +8,8 @@ from __future__ import annotations
 import ast
 import asyncio
 import builtins
-import ctypes
 import sys
 import threading
-import time
 import traceback
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -255,28 +253,19 @@ class _Interpreter:
         self._namespace: dict[str, Any] = {"__name__": "__main__", "_epoch": epoch}
         self._loop = asyncio.get_running_loop()
         self._send = send
-        self._thread: int | None = None
-        self._raising = threading.Lock()
+        self._state = threading.Lock()
+        self._running = False
+        self._interrupted = False
         self._stopped = False
         self._wake = threading.Event()
         self._answers: list[str] = []
 
     def execute(self, parent: str, content: Mapping[str, Any]) -> dict[str, Any]:
         """One execute_request; what its reply says."""
-        try:
-            return self._execute(parent, content)
-        except (KeyboardInterrupt, KernelStopped):
-            # It came as the cell ended. Left alone it would end the event loop that waits for this thread.
-            return {"status": "aborted"}
-        finally:
-            self._forget_thread()
-
-    def _execute(self, parent: str, content: Mapping[str, Any]) -> dict[str, Any]:
         silent = bool(content.get("silent"))
-        self._wake.clear()
+        # Interruptible before anybody can know that the cell runs, as a kernel process is.
+        self._set_running(True)
         try:
-            # Interruptible before anybody can know that the cell runs, as a kernel process is.
-            self._thread = threading.get_ident()
             if not silent:
                 self.count += 1
                 self._publish(parent, "execute_input", {"code": content["code"], "execution_count": self.count})
@@ -292,39 +281,47 @@ class _Interpreter:
             self._publish(parent, "error", failed)
             return {"status": "error", "execution_count": self.count, **failed}
         finally:
-            self._forget_thread()
+            self._set_running(False)
         return {"status": "ok", "execution_count": self.count, "user_expressions": {}, "payload": []}
 
-    def _forget_thread(self) -> None:
-        """From here on nothing is raised in the thread any more, nor what was on its way."""
-        with self._raising:
-            self._thread = None
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(threading.get_ident()), None)
+    def _set_running(self, running: bool) -> None:
+        with self._state:
+            self._running, self._interrupted = running, False
+            self._wake.clear()
 
     def interrupt(self) -> None:
-        """Raise KeyboardInterrupt in the cell that runs, as SIGINT would."""
-        self._raise(KeyboardInterrupt)
+        """Raise KeyboardInterrupt in the cell that runs, as SIGINT would: before its next statement."""
+        with self._state:
+            if self._running:
+                self._interrupted = True
+                self._wake.set()
 
     def stop(self) -> None:
         """End the cell that runs, if any, and publish nothing more."""
         self._stopped = True
-        self._raise(KernelStopped)
+        self._wake.set()
 
     def answer(self, text: str) -> None:
         """Answer `input()`."""
         self._answers.append(text)
         self._wake.set()
 
-    def _raise(self, kind: type[BaseException]) -> None:
-        with self._raising:
-            if self._thread is not None:
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread), ctypes.py_object(kind))
-                self._wake.set()
+    def _look(self) -> None:
+        """What the cell's code does before its statements: end, if somebody asked for it.
+
+        Nothing is raised from outside (PyThreadState_SetAsyncExc): that can hit a callback of the garbage collector,
+        where Python drops it.
+        """
+        if self._stopped:
+            raise KernelStopped
+        with self._state:
+            interrupted, self._interrupted = self._interrupted, False
+        if interrupted:
+            raise KeyboardInterrupt
 
     def _run(self, parent: str, code: str, silent: bool, allow_stdin: bool) -> None:
         tree = ast.parse(code)
         last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
-        sleep = time.sleep
 
         def printed(*values: object, sep: str | None = " ", end: str | None = "\n", file: Any = None, **_: Any) -> None:
             name = "stderr" if file is sys.stderr else "stdout"
@@ -336,21 +333,24 @@ class _Interpreter:
                 raise RuntimeError("raw_input was called, but this frontend does not support input requests.")
             self._answers.clear()
             self._call(parent, "stdin", "input_request", {"prompt": str(prompt), "password": False})
-            self._wake.wait()
+            self._wait(None)
             return self._answers.pop()
 
-        def slept(seconds: float) -> None:
-            # Waits for an interrupt instead of sleeping through it: only bytecode is interrupted in a thread.
-            self._wake.wait(seconds)
-            sleep(0)
-
-        self._namespace["__builtins__"] = {**vars(builtins), "print": printed, "input": asked, "sleep": slept}
-        exec(compile(tree, "<cell>", "exec"), self._namespace)
+        given = {"print": printed, "input": asked, "sleep": self._wait, _LOOK: self._look}
+        self._namespace["__builtins__"] = {**vars(builtins), **given}
+        exec(compile(_Interruptible().visit(tree), "<cell>", "exec"), self._namespace)
+        self._look()
         if last is not None and isinstance(last, ast.Expr):
             value = eval(compile(ast.Expression(last.value), "<cell>", "eval"), self._namespace)
             if value is not None and not silent:
                 result = {"data": {"text/plain": repr(value)}, "metadata": {}, "execution_count": self.count}
                 self._publish(parent, "execute_result", result)
+
+    def _wait(self, seconds: float | None) -> None:
+        """Wait for an interrupt or an answer, at most SECONDS."""
+        self._wake.wait(seconds)
+        self._wake.clear()
+        self._look()
 
     def _publish(self, parent: str, msg_type: str, content: dict[str, Any]) -> None:
         self._call(parent, "iopub", msg_type, content)
@@ -362,6 +362,31 @@ class _Interpreter:
 
 class KernelStopped(BaseException):
     """Raised in a cell whose kernel is stopped."""
+
+
+_LOOK = "__look_for_interrupt__"
+
+
+class _Interruptible(ast.NodeTransformer):
+    """Has a cell look for an interrupt before each of its statements, in loops and functions too."""
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        super().generic_visit(node)
+        for name in ("body", "orelse", "handlers", "finalbody"):
+            statements = getattr(node, name, None)
+            if isinstance(statements, list) and not isinstance(node, ast.Interactive):
+                setattr(node, name, [new for statement in statements for new in _looking(statement)])
+        return node
+
+
+def _looking(statement: ast.AST) -> list[ast.AST]:
+    """The statement, and before it, where that may be, a look for an interrupt."""
+    first = isinstance(statement, ast.ImportFrom) and statement.module == "__future__"
+    text = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+    if first or text or not isinstance(statement, ast.stmt):
+        return [statement]
+    look = ast.Expr(ast.Call(ast.Name(_LOOK, ast.Load()), [], []))
+    return [ast.fix_missing_locations(ast.copy_location(look, statement)), statement]
 
 
 class MemoryKernels:
