@@ -40,13 +40,17 @@ def deliver(folder: Path) -> Path:
 
 
 def free_ports() -> dict[str, int]:
-    """A port for each of an agent's, from below those that the system gives to whoever connects to somewhere."""
+    """A port for each of an agent's, from below those that the system gives to whoever connects to somewhere.
+
+    Test processes side by side take them from ranges of their own.
+    """
     found: dict[str, int] = {}
+    first = 12_000 + 2_500 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 8)
     with ExitStack() as held:
         for name in (*CHANNEL_PORTS, "agent"):
             while name not in found:
                 one = held.enter_context(socket.socket())
-                port = 12_000 + secrets.randbelow(20_000)
+                port = first + secrets.randbelow(2_500)
                 with suppress(OSError):
                     one.bind(("127.0.0.1", port))
                     found[name] = port

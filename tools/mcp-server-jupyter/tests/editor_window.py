@@ -11,7 +11,7 @@ import anyio
 
 from http_app import BASE, TOKEN, App
 
-SECONDS = 10
+SECONDS = 60
 
 
 class Window:

@@ -109,14 +109,14 @@ class Stdio:
     def notify(self, method: str, params: dict[str, Any] | None = None) -> None:
         self.write(json.dumps({"jsonrpc": "2.0", "method": method, "params": params or {}}).encode() + b"\n")
 
-    def receive(self, request_id: int | None, seconds: float = 30) -> dict[str, Any]:
+    def receive(self, request_id: int | None, seconds: float = 60) -> dict[str, Any]:
         """The answer to `request_id`, if it came before others' too; every line must be one JSON-RPC message."""
         for early in [m for m in self.others if "method" not in m and m.get("id") == request_id]:
             self.others.remove(early)
             return early
         while True:
             line = self._lines.get(timeout=seconds)
-            assert line, f"the server closed its output (exit code {self.process.wait(5)})"
+            assert line, f"the server closed its output (exit code {self.process.wait(60)})"
             message: dict[str, Any] = json.loads(line)
             assert message["jsonrpc"] == "2.0"
             if "method" not in message and message.get("id") == request_id:
@@ -139,7 +139,7 @@ class Stdio:
         assert self.process.stdin is not None
         with suppress(BrokenPipeError):
             self.process.stdin.close()
-        return self.process.wait(20)
+        return self.process.wait(60)
 
 
 def text_of(answer: dict[str, Any]) -> str:
@@ -179,7 +179,7 @@ def stdio(
             if process.stdin is not None and not process.stdin.closed:
                 process.stdin.close()
             try:
-                process.wait(20)
+                process.wait(60)
             except subprocess.TimeoutExpired:
                 process.kill()
                 raise

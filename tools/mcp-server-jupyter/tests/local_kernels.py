@@ -21,7 +21,7 @@ def content(code: str) -> dict[str, Any]:
 
 
 async def run(kernel: LocalKernel, code: str) -> list[Message]:
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         return [message async for message in kernel.request("execute_request", content(code))]
 
 
@@ -59,7 +59,7 @@ def is_gone(pid: int) -> bool:
         return True
 
 
-async def until(condition: Any, seconds: float = 10) -> None:
+async def until(condition: Any, seconds: float = 60) -> None:
     with anyio.fail_after(seconds):
         # Processes and files of others cannot be waited for.
         while not condition():  # noqa: ASYNC110

@@ -69,7 +69,7 @@ class Place:
 
     def end(self) -> None:
         self.command("down")
-        eventually(lambda: not self.processes(), 20, "the end of every process")
+        eventually(lambda: not self.processes(), 60, "the end of every process")
 
 
 def run(client: Stdio, code: str, name: str = "a.ipynb") -> str:

@@ -21,7 +21,7 @@ from mcp_server_jupyter.settings import Settings
 T = TypeVar("T")
 
 
-def eventually(check: Callable[[], T | None], seconds: float = 20.0, what: str = "") -> T:
+def eventually(check: Callable[[], T | None], seconds: float = 60.0, what: str = "") -> T:
     """Return the first truthy value of `check`; fail after `seconds`."""
     end = time.monotonic() + seconds
     while True:
@@ -83,7 +83,7 @@ class Server:
                 return bool(known["pid"] == pid and known["url"]) and self._answers()
             return False
 
-        eventually(ready, 20, "the server's start")
+        eventually(ready, 60, "the server's start")
         return self
 
     def _answers(self) -> bool:
@@ -107,13 +107,13 @@ class Server:
     def kill(self) -> None:
         assert self.process is not None
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(60)
 
     def stop(self) -> int:
         assert self.process is not None
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(20)
+        return self.process.wait(60)
 
     def notebook(self, name: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((self.root / name).read_text())

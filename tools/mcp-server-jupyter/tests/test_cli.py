@@ -45,7 +45,7 @@ def test_help_loads_nothing_heavy() -> None:
         "heavy = {'mcp', 'pydantic', 'starlette', 'uvicorn', 'zmq', 'nbformat', 'asyncio', 'anyio', 'structlog'}\n"
         "print('HEAVY', sorted(heavy & set(sys.modules)))"
     )
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert shown.stdout.endswith("HEAVY []\n")
 
 
@@ -56,7 +56,7 @@ def test_importing_a_door_starts_nothing_and_loads_no_kernel_client(door: str, m
         f"heavy = {{'jupyter_client', 'zmq', 'PIL', 'psutil', 'structlog', *{more}}}\n"
         "print(sorted(heavy & set(sys.modules)), threading.active_count())"
     )
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert shown.stdout == "[] 1\n"
 
 
@@ -66,7 +66,7 @@ def test_a_relay_loads_the_standard_library_and_no_server() -> None:
         "heavy = {'mcp', 'pydantic', 'starlette', 'zmq', 'nbformat', 'asyncio', 'anyio', 'structlog'}\n"
         "heavy |= {'sqlite3', 'ssl'}\nprint(sorted(heavy & set(sys.modules)))"
     )
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert shown.stdout == "[]\n"
 
 
@@ -119,7 +119,7 @@ def test_a_configuration_for_every_client_starts_this_very_server(tmp_path: Path
     servers = tomllib.loads(ended.stdout) if client == "codex" else json.loads(ended.stdout)
     entry = servers[{"vscode": "servers", "codex": "mcp_servers"}.get(client, "mcpServers")]["jupyter"]
     started = subprocess.run(
-        [entry["command"], *entry["args"]], stdin=subprocess.DEVNULL, capture_output=True, timeout=30, check=False,
+        [entry["command"], *entry["args"]], stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False,
         env={**clean_environment(), "XDG_STATE_HOME": str(tmp_path / "state")},
     )  # fmt: skip
     assert started.returncode == 0, started.stderr
@@ -162,7 +162,7 @@ def test_a_configuration_over_http_is_of_a_server_that_answers(tmp_path: Path) -
     try:
         entry = json.loads(ended.stdout)["mcpServers"]["jupyter"]
         call = {"method": "tools/call", "params": {"name": "list_notebooks", "arguments": {}}}
-        answer = httpx2.post(entry["url"], json=call, headers=entry["headers"], timeout=30)
+        answer = httpx2.post(entry["url"], json=call, headers=entry["headers"], timeout=60)
         assert "result" in answer.json()
         assert "serve --port" in ended.stderr
     finally:
@@ -452,7 +452,7 @@ def test_whatever_serves_a_root_makes_it(command: list[str], tmp_path: Path) -> 
     finally:
         if command[:1] == ["serve"]:
             made.terminate()
-        made.communicate(timeout=30)
+        made.communicate(timeout=60)
         run(tmp_path, "down", *own)
 
 

@@ -29,7 +29,7 @@ def url() -> Iterator[str]:
         address = server.stdout.readline().strip()
         assert address.startswith("http://127.0.0.1:"), "the server under test did not start"
         yield address
-        server.communicate(timeout=30)
+        server.communicate(timeout=60)
     assert server.returncode == 0
 
 

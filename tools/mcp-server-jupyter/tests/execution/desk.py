@@ -32,7 +32,7 @@ class Desk:
         self.services = services
 
     async def call(self, operation: str, /, author: str = "tester", **arguments: Any) -> Answer:
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             return await invoke(self.services, operation, arguments, caller=Caller(author))
 
     async def cells(self) -> list[Any]:
@@ -52,7 +52,7 @@ class Desk:
 
     async def until_text(self, index: int, text: str) -> None:
         """Wait until a cell shows it."""
-        with anyio.fail_after(15):
+        with anyio.fail_after(60):
             changes = self.services.contents.changes()
             while text not in shown((await self.services.contents.read("a.ipynb")).cells[index]):
                 await anext(changes)

@@ -57,7 +57,7 @@ async def test_one_handle_tells_of_every_cell_of_a_run(services: Services, tmp_p
     answer = await call(services, "run_all_cells", notebook_path=path, timeout_seconds=0.3)
     named = re.search(r'get_execution\(execution_id="(run-[0-9a-f]+)"', answer.text)
     assert named is not None
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         while "1 ok, 1 running, 1 queued" not in answer.text:
             answer = await call(services, "get_execution", execution_id=named[1], wait_seconds=0.1)
     running = await call(services, "get_execution", execution_id=named[1])

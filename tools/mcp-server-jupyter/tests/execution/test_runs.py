@@ -168,7 +168,7 @@ async def test_after_a_write_that_failed_a_cell_is_run_only_once_it_is_written(
     with monkeypatch.context() as full:
         full.setattr("mcp_server_jupyter.backends.files.disk.replace", fail)
         first = desk.execution(await desk.call("append_execute_code_cell", cell_source="ran.append(1)"))
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             while "They are kept" not in first.warnings.get("notebook", ""):  # noqa: ASYNC110
                 await anyio.sleep(0.01)
         with pytest.raises(Unavailable):
@@ -255,7 +255,7 @@ async def test_a_defect_in_one_execution_is_told_and_the_next_one_runs(
 
 
 async def _until_finished(events: Any) -> AsyncIterator[Any]:
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         async for event in events:
             if event.kind.startswith("execution."):
                 yield event
@@ -334,5 +334,5 @@ async def test_only_a_caller_that_cancels_interrupts_its_cell(cancelled: bool, d
     if not cancelled:
         kernel = desk.services.sessions.all()[0].kernel
         kernel._interpreter._namespace["go"].append(1)  # type: ignore[attr-defined]
-    await desk.services.executions.wait_finished(execution, 10)
+    await desk.services.executions.wait_finished(execution, 60)
     assert execution.status == ("interrupted" if cancelled else "ok")

@@ -62,7 +62,7 @@ async def slow(tmp_path: Path) -> AsyncIterator[tuple[Desk, Slow]]:
 
 async def briefly(desk: Desk, operation: str, /, author: str = "tester", **arguments: Any) -> Any:
     """A call whose client waits 50 ms for an answer."""
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         return await invoke(desk.services, operation, arguments, caller=Caller(author, SHORT))
 
 
@@ -70,7 +70,7 @@ async def pulling(desk: Desk, starting: Slow) -> None:
     """Bring a start to its stage, and leave it there."""
     with pytest.raises(KernelStarting):
         await briefly(desk, "execute_code", code="1")
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         await starting.asked.wait()
 
 
@@ -161,7 +161,7 @@ async def test_whoever_listens_is_told_each_stage(slow: tuple[Desk, Slow]) -> No
         arguments = {"code": "1"}
         await invoke(desk.services, "execute_code", arguments, caller=Caller("tester"), progress=progress)
 
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(run)
             await starting.asked.wait()
@@ -343,7 +343,7 @@ async def test_a_notebook_that_is_renamed_meanwhile_gets_its_kernel(slow: tuple[
     await pulling(desk, starting)
     desk.services.sessions.renamed("a.ipynb", "b.ipynb")
     starting.go.set()
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         [start] = desk.services.sessions.starts.all()
         await start.wait()
     assert [session.notebook for session in desk.services.sessions.all()] == ["b.ipynb"]
@@ -353,7 +353,7 @@ async def test_a_start_under_way_is_cleaned_up_when_the_server_ends(tmp_path: Pa
     for keep in (False, True):
         settings = settings_of(tmp_path, keep_kernels=keep)
         starting = Slow(open_kernels(settings))
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             async with open_desk(settings, kernels=starting.kernels) as desk:
                 await pulling(desk, starting)
         assert starting.cleaned == 1

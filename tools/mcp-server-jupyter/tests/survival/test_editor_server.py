@@ -42,7 +42,7 @@ def ask(server: dict[str, Any], path: str, body: Any = None, method: str = "POST
         {"Authorization": f"Bearer {server['token']}", "Content-Type": "application/json"},
         method=method,
     )
-    with urllib.request.urlopen(request, timeout=30) as response:
+    with urllib.request.urlopen(request, timeout=60) as response:
         return json.load(response)
 
 
@@ -51,7 +51,7 @@ def stream(server: dict[str, Any]) -> Any:
     address = server["url"].removesuffix("/mcp")
     headers = {"Authorization": f"Bearer {server['token']}"}
     request = urllib.request.Request(f"{address}/api/editor/w1", headers=headers)
-    opened = urllib.request.urlopen(request, timeout=30)
+    opened = urllib.request.urlopen(request, timeout=60)
     while not opened.readline().startswith(b"event: state"):
         pass
     return opened
@@ -79,7 +79,7 @@ def test_a_server_that_is_shut_down_in_mid_cell_leaves_it_to_the_next(place: Pla
         execution_id = start(first, SLOW)
         eventually(lambda: outputs(first, execution_id)["outputs"])
         assert ask(first, "/api/shutdown", {"when": "now"}) == {"status": "stopping"}
-        eventually(lambda: not is_held(place.settings.root_state), 10)
+        eventually(lambda: not is_held(place.settings.root_state), 60)
     second = up(place)
     assert second["pid"] != first["pid"]
     (place.root / "go on").touch()
@@ -95,7 +95,7 @@ def test_a_server_that_is_to_end_once_idle_waits_for_what_runs_and_not_for_windo
         assert ask(server, "/api/shutdown", {"when": "idle"}) == {"status": "waiting"}
         assert outputs(server, execution_id)["status"] == "running"
         (place.root / "go on").touch()
-        eventually(lambda: not is_held(place.settings.root_state), 10)
+        eventually(lambda: not is_held(place.settings.root_state), 60)
     server = up(place)
     assert "begun" in outputs(server, execution_id)["outputs"][0]["text"]
     assert ask(server, "/api/operations/list_kernels", {})["data"]["kernels"][0]["state"] == "idle"
@@ -111,7 +111,7 @@ def test_a_window_keeps_its_server_up(place: Place) -> None:
     assert is_held(place.settings.root_state)
     assert ask(server, "/health", method="GET")["api"] == 1
     watching.close()
-    eventually(lambda: not is_held(place.settings.root_state), 15)
+    eventually(lambda: not is_held(place.settings.root_state), 60)
 
 
 def test_kernels_run_in_the_chosen_interpreter_and_know_nothing_of_the_editor(place: Place) -> None:

@@ -41,7 +41,7 @@ async def kernels(settings: Settings) -> AsyncIterator[AgentKernels]:
 
 @pytest.fixture
 async def kernel(kernels: AgentKernels) -> PodKernel:
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         return await kernels.start("python3")
 
 
@@ -51,7 +51,7 @@ def host_of(kernel: PodKernel) -> AgentHost:
 
 
 async def run(kernel: PodKernel, code: str, **more: Any) -> list[Message]:
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         return [message async for message in kernel.request("execute_request", content(code), **more)]
 
 
@@ -137,7 +137,7 @@ async def proxy() -> AsyncIterator[Proxy]:
 async def behind(kernels: AgentKernels, proxy: Proxy) -> PodKernel:
     """A kernel on the other side of a proxy."""
     kernels.through = proxy.through
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         return await kernels.start("python3")
 
 
@@ -146,8 +146,22 @@ async def far(kernels: AgentKernels, proxy: Proxy) -> PodKernel:
     return await behind(kernels, proxy)
 
 
+def has_arrived(kernel: PodKernel) -> bool:
+    """Whether the agent has said of everything asked so far that it has it."""
+    assert kernel._link is not None
+    return not kernel._link._unanswered
+
+
+def was_recorded(kernel: PodKernel, text: bytes) -> bool:
+    """Whether the agent has written it into the kernel's record."""
+    with suppress(FileNotFoundError):
+        return any(text in file.read_bytes() for file in host_of(kernel).folder.glob("record.*/*"))
+    return False
+
+
 # --------------------------------------------------------------------------- the network
 
+UNTIL_GO = "import os, time\nwhile not os.path.exists('go'): time.sleep(0.01)\n"
 LINES = "import time\nfor n in range(300): print(n, flush=True); time.sleep(0.002)"
 
 
@@ -161,12 +175,13 @@ async def test_cuts_at_any_moment_lose_and_double_no_line_of_a_cell(far: PodKern
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(cut_now_and_then)
-        for _ in range(2):
+        times = 0
+        while times < 2 or proxy.cuts < 6:
+            times += 1
             messages = await run(far, LINES)
             assert printed(messages).split() == [str(number) for number in range(300)]
             assert [m.content["status"] for m in messages if m.channel == "shell"] == ["ok"]
         tasks.cancel_scope.cancel()
-    assert proxy.cuts > 5
 
 
 async def test_requests_sent_while_the_network_is_cut_run_once_and_in_order(far: PodKernel, proxy: Proxy) -> None:
@@ -177,7 +192,7 @@ async def test_requests_sent_while_the_network_is_cut_run_once_and_in_order(far:
         if number % 3 == 0:
             proxy.cut()
         await anyio.sleep(0.005)
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         for stream in streams:
             assert [m.content["status"] async for m in stream if m.channel == "shell"] == ["ok"]
 
@@ -191,7 +206,7 @@ async def test_a_network_that_swallows_everything_is_noticed_and_another_way_tak
     monkeypatch.setattr("mcp_server_jupyter.backends.kubernetes.link._SILENCE_MS", 400)
     far = await behind(kernels, proxy)
     proxy.swallow()
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         assert printed(await run(far, "print('still there')")) == "still there\n"
 
 
@@ -199,7 +214,7 @@ async def test_a_kernel_out_of_reach_can_be_given_up_at_once(far: PodKernel, pro
     proxy.away = True
     proxy.cut()
     await until(lambda: far.unreachable_since is not None)
-    with anyio.fail_after(3):
+    with anyio.fail_after(60):
         await far.shutdown()
 
     assert far.state == "dead"
@@ -215,7 +230,7 @@ async def test_what_was_done_but_not_answered_is_not_done_again(
     await until(lambda: (settings.root / "done").exists())
     proxy.mute = False
     proxy.cut()
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         assert [m.content["execution_count"] async for m in stream if m.channel == "shell"] == [2]
 
     assert printed(await run(far, "print(count)")) == "1\n"
@@ -223,22 +238,28 @@ async def test_what_was_done_but_not_answered_is_not_done_again(
     assert "Duplicate Signature" not in (host_of(far).folder / "log").read_text()
 
 
-async def test_a_cell_that_ends_while_the_network_is_away_ends_when_it_is_back(far: PodKernel, proxy: Proxy) -> None:
-    stream = far.request("execute_request", content("print('begins', flush=True)\nimport time; time.sleep(0.3); 'end'"))
+async def test_a_cell_that_ends_while_the_network_is_away_ends_when_it_is_back(
+    far: PodKernel, proxy: Proxy, settings: Settings
+) -> None:
+    stream = far.request(
+        "execute_request", content(f"print('begins', flush=True)\n{UNTIL_GO}open('ended', 'w').close()\n'end'")
+    )
     async for message in stream:
         if message.msg_type == "stream":
             break
     before = time.time()
     proxy.away = True
     proxy.cut()
-    await anyio.sleep(0.6)
+    await until(lambda: far.unreachable_since is not None)
+    (settings.root / "go").touch()
+    await until(lambda: (settings.root / "ended").exists())
     assert far.unreachable_since is not None
     assert before - 1 < far.unreachable_since <= time.time()
     assert (far.state, far.death) == ("busy", None)
     with pytest.raises(Unavailable, match="cannot be reached since"):
         await far.restart()
     proxy.away = False
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         messages = [message async for message in stream]
 
     assert [m.content["data"]["text/plain"] for m in messages if m.msg_type == "execute_result"] == ["'end'"]
@@ -248,7 +269,7 @@ async def test_a_cell_that_ends_while_the_network_is_away_ends_when_it_is_back(f
 async def test_big_outputs_come_whole_and_in_their_place(far: PodKernel, proxy: Proxy) -> None:
     stream = far.request("execute_request", content("print('a'); print('x' * 9_000_000, flush=True); print('b')"))
     messages = []
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         async for message in stream:
             messages.append(message)
             if len(messages) == 2:
@@ -265,7 +286,7 @@ async def test_an_interrupt_that_cannot_be_delivered_is_refused_and_never_done_l
     monkeypatch.setattr("mcp_server_jupyter.backends.kubernetes.kernel._SIGNAL_SECONDS", 0.2)
     proxy.away = True
     proxy.cut()
-    with anyio.fail_after(5), pytest.raises(Unavailable, match="did not answer"):
+    with anyio.fail_after(60), pytest.raises(Unavailable, match="did not answer"):
         await far.interrupt()
     proxy.away = False
 
@@ -278,7 +299,7 @@ async def test_an_interrupt_that_cannot_be_delivered_is_refused_and_never_done_l
 async def test_a_restart_keeps_the_place_and_its_files(kernel: PodKernel, tmp_path: Path) -> None:
     agent = host_of(kernel).process
     await run(kernel, "open('kept.txt', 'w').write('here'); gone = 1")
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         await kernel.restart()
 
     assert (host_of(kernel).created, host_of(kernel).process) == (1, agent)
@@ -288,7 +309,7 @@ async def test_a_restart_keeps_the_place_and_its_files(kernel: PodKernel, tmp_pa
 
 async def test_a_restart_makes_a_new_place_where_the_old_will_not_do(kernel: PodKernel) -> None:
     host_of(kernel).changed = True
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         await kernel.restart()
 
     assert (kernel.epoch, host_of(kernel).created) == (2, 2)
@@ -299,7 +320,7 @@ async def test_a_kernel_whose_place_is_lost_is_dead_and_can_be_restarted_elsewhe
     stream = kernel.request("execute_request", content("while True: pass"))
     await anext(stream)
     host_of(kernel).end()
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         _, error = await until_dead(stream)
         death = await kernel.wait_dead()
         replay = await kernel.resume("anything")
@@ -307,7 +328,7 @@ async def test_a_kernel_whose_place_is_lost_is_dead_and_can_be_restarted_elsewhe
     assert "agent was killed" in str(error)
     assert death == kernel.death
     assert (replay.complete, replay.received, "is gone" in replay.lost) == (False, True, True)
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         await kernel.restart()
     assert (kernel.epoch, kernel.state, host_of(kernel).created) == (2, "idle", 2)
 
@@ -322,14 +343,14 @@ async def test_another_server_meets_what_ran_what_ended_and_what_never_came(
         if message.msg_type == "stream":
             break
     waiting = kernel.request("execute_request", content("print('waited')"), msg_id="waits")
-    await anyio.sleep(0.1)
+    await until(lambda: has_arrived(kernel))
     kernel.release()
     with pytest.raises(KernelDead):
         [_ async for _ in waiting]
 
     found = await kernels.take_over(kernel)
     assert (found.epoch, found.state, found.language, found.unreachable_since) == (1, "busy", "python", None)
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         ended, runs, waits, never = [await found.resume(name) for name in ("ended", "runs", "waits", "never")]
         (found.host.settings.root / "go").touch()  # type: ignore[attr-defined]
         first = [m async for m in ended.messages]
@@ -362,7 +383,7 @@ async def test_another_server_is_asked_for_the_input_that_still_waits_and_for_no
 
     found = await kernels.take_over(kernel)
     prompts, messages = [], []
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         async for message in (await found.resume("asks")).messages:
             messages.append(message)
             if message.msg_type == "input_request":
@@ -373,17 +394,18 @@ async def test_another_server_is_asked_for_the_input_that_still_waits_and_for_no
 
 
 async def test_a_kernel_that_ended_between_two_servers_is_adopted_dead_with_its_record(
-    kernel: PodKernel, kernels: AgentKernels
+    kernel: PodKernel, kernels: AgentKernels, settings: Settings
 ) -> None:
     await run(kernel, "print('ended before')", msg_id="ended")
-    code = "print('last words', flush=True)\nimport os, time; time.sleep(0.2); os._exit(3)"
+    code = f"print('last words', flush=True)\n{UNTIL_GO}os._exit(3)"
     kernel.request("execute_request", content(code), msg_id="ends")
-    await anyio.sleep(0.05)
+    await until(lambda: has_arrived(kernel))
     kernel.release()
+    (settings.root / "go").touch()
     await until(lambda: not children(host_of(kernel).process.pid))  # type: ignore[union-attr]
 
     found = await kernels.take_over(kernel)
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         death = await found.wait_dead()
         replay = await found.resume("ends")
         messages, error = await until_dead(replay.messages)
@@ -395,7 +417,7 @@ async def test_a_kernel_that_ended_between_two_servers_is_adopted_dead_with_its_
     assert printed(before) == "ended before\n"
     assert printed(messages) == "last words\n"
     assert error.exit_code == 3
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         await found.restart()
         # Both are of an earlier process now; what ended in it has ended.
         ended, replay = await found.resume("ended"), await found.resume("ends")
@@ -427,7 +449,7 @@ async def test_a_kernel_out_of_reach_is_adopted_as_such_and_met_when_it_is_back(
     async def ask() -> None:
         result.extend(await run(found, "print(kept)"))
 
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(meet)
             tasks.start_soon(ask)
@@ -463,17 +485,17 @@ async def test_a_slow_server_is_told_what_it_missed_and_waits_for_nothing_that_c
 ) -> None:
     async with AgentKernels(settings, segment_bytes=20_000, segments=3) as kernels:
         kernel = await behind(kernels, proxy)
-        code = "for n in range(2000): print('line', n, flush=True)\nopen('printed', 'w')"
+        code = f"print('begins', flush=True)\n{UNTIL_GO}for n in range(2000): print('line', n, flush=True)"
         stream = kernel.request("execute_request", content(code), msg_id="much")
         async for message in stream:
             if message.msg_type == "stream":
                 break
         proxy.away = True
         proxy.cut()
-        await until(lambda: (settings.root / "printed").exists())
-        await anyio.sleep(0.5)
+        (settings.root / "go").touch()
+        await until(lambda: was_recorded(kernel, b"line 1999"))
         proxy.away = False
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             messages = [message async for message in stream]
             replay = await kernel.resume("much")
         await replay.messages.aclose()  # type: ignore[attr-defined]
@@ -486,34 +508,34 @@ async def test_a_slow_server_is_told_what_it_missed_and_waits_for_nothing_that_c
 async def test_an_agent_that_has_no_cpu_for_a_while_costs_no_line(kernel: PodKernel, settings: Settings) -> None:
     agent = host_of(kernel).process
     assert agent is not None
-    code = "import os, time\nwhile not os.path.exists('go'): time.sleep(0.01)\n"
-    code += "for n in range(2500): print(n, flush=True)\nopen('printed', 'w').close()"
+    code = f"{UNTIL_GO}for n in range(2500): print(n, flush=True)\nopen('printed', 'w').close()"
     stream = kernel.request("execute_request", content(code))
     await anext(stream)
     agent.send_signal(signal.SIGSTOP)
     (settings.root / "go").touch()
     await until(lambda: (settings.root / "printed").exists())
     agent.send_signal(signal.SIGCONT)
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         messages = [message async for message in stream]
 
     assert printed(messages).split() == [str(number) for number in range(2500)]
 
 
 async def test_a_message_too_big_for_the_record_is_told_of_and_costs_nothing_else(settings: Settings) -> None:
+    code = f"{UNTIL_GO}for text in ('a', 'x' * 100_000, 'b'): print(text, flush=True)\nopen('ended', 'w').close()"
     async with AgentKernels(settings, segment_bytes=20_000, segments=3) as kernels:
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             kernel = await kernels.start("python3")
         # All of it in one batch of the agent's.
         agent = host_of(kernel).process
         assert agent is not None
-        code = "import time; time.sleep(0.3)\nprint('a', flush=True)\nprint('x' * 100_000, flush=True)\nprint('b')"
         stream = kernel.request("execute_request", content(code), msg_id="big")
         await anext(stream)
         agent.send_signal(signal.SIGSTOP)
-        await anyio.sleep(0.6)
+        (settings.root / "go").touch()
+        await until(lambda: (settings.root / "ended").exists())
         agent.send_signal(signal.SIGCONT)
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             messages = [message async for message in stream]
         replay = await kernel.resume("big")
         again = [message async for message in replay.messages]
@@ -545,7 +567,7 @@ async def test_an_interrupt_reaches_a_child_of_the_kernel(kernel: PodKernel) -> 
     agent = host_of(kernel).process
     assert agent is not None
     await until(lambda: sleeping(agent.pid))
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         await kernel.interrupt()
         [reply] = [message async for message in stream if message.channel == "shell"]
 
@@ -558,7 +580,7 @@ async def test_a_kernel_inherits_no_signal_that_is_ignored(
 ) -> None:
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
     kernelspec(tmp_path, "shell", ["sh", "-c", "grep SigIgn /proc/self/status; exit 3"])
-    with anyio.fail_after(20), pytest.raises(KernelStartFailed, match="exit code 3") as caught:
+    with anyio.fail_after(60), pytest.raises(KernelStartFailed, match="exit code 3") as caught:
         await kernels.start("shell")
 
     # Those of the C library's own threads are nobody's to set.
@@ -571,7 +593,7 @@ async def test_a_kernel_of_another_language_needs_nothing_but_its_own(
 ) -> None:
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
     kernelspec(tmp_path, "bash", [sys.executable, "-m", "bash_kernel", "-f", "{connection_file}"], language="bash")
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         kernel = await kernels.start("bash")
         first = await run(kernel, "kept=5; echo hello")
         stream = kernel.request("execute_request", content("sleep 60"))
@@ -592,7 +614,7 @@ async def test_a_kernel_that_cannot_start_is_explained_by_its_log(
     kernelspec(tmp_path, "broken", [sys.executable, "-m", "no_such_module_here", "{connection_file}"])
     kernelspec(tmp_path, "nowhere", ["/no/such/program", "{connection_file}"])
     for name, said in (("broken", "no_such_module_here"), ("nowhere", "/no/such/program")):
-        with anyio.fail_after(20), pytest.raises(KernelStartFailed) as caught:
+        with anyio.fail_after(60), pytest.raises(KernelStartFailed) as caught:
             await kernels.start(name)
         assert said in caught.value.log
     assert kernels.kernels == {}
@@ -608,15 +630,15 @@ async def test_a_kernel_killed_for_want_of_memory_is_named_so_by_its_groups_coun
     counters.write_text("low 0\noom 2\noom_kill 2\n")
     config = {"control_groups": str(tmp_path / "groups"), "group_root": str(tmp_path / "fs")}
     async with AgentKernels(settings, **config) as kernels:
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             kernel = await kernels.start("python3")
         counters.write_text("low 0\noom 3\noom_kill 3\n")
         os.kill(host_of(kernel).kernel_pid, signal.SIGKILL)
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             death = await kernel.wait_dead()
             await kernel.restart()
         os.kill(host_of(kernel).kernel_pid, signal.SIGKILL)
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             plain = await kernel.wait_dead()
 
     assert (death.exit_code, death.reason) == (-9, "out of memory")

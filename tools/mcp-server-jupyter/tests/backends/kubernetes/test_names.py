@@ -30,6 +30,13 @@ async def names(dns_server: DnsServer) -> Names:
     return Names("lab", resolver=dns_server.resolver(), domain="cluster.local")
 
 
+async def asked(server: DnsServer) -> None:
+    """Wait until it has been asked something."""
+    with anyio.fail_after(60):
+        while not server.queries:  # noqa: ASYNC110  (it does not say so)
+            await anyio.sleep(0.001)
+
+
 async def test_one_query_finds_the_address_of_a_published_pod(
     names: Names, cluster: Cluster, dns_server: DnsServer
 ) -> None:
@@ -48,7 +55,7 @@ async def test_targets_without_an_address_are_asked_for(names: Names, cluster: C
 
 
 async def test_after_two_misses_the_api_servers_word_counts_and_is_marked(names: Names, dns_server: DnsServer) -> None:
-    with anyio.fail_after(2):
+    with anyio.fail_after(60):
         found = await names.find("svc-a", "agent", "10.0.0.7")
 
     assert (found.address, found.degraded) == ("10.0.0.7", True)
@@ -63,34 +70,36 @@ async def test_a_name_published_a_moment_late_is_found_past_what_dns_remembers_a
     async with anyio.create_task_group() as tasks:
 
         async def publish_later() -> None:
-            await anyio.sleep(0.1)
+            await asked(dns_server)
             publish(cluster, "svc-a", "10.0.0.7")
 
         tasks.start_soon(publish_later)
-        with anyio.fail_after(2):
+        with anyio.fail_after(60):
             assert await names.find("svc-a", "agent", "10.0.0.7") == Found("10.0.0.7")
 
 
-async def test_a_silent_dns_costs_two_seconds(names: Names, dns_server: DnsServer) -> None:
+async def test_a_silent_dns_is_given_up_and_marked(names: Names, dns_server: DnsServer) -> None:
     dns_server.silent = True
-    with anyio.fail_after(4):
+    with anyio.fail_after(60):
         found = await names.find("svc-a", "agent", "10.0.0.7")
 
     assert (found.address, found.degraded) == ("10.0.0.7", True)
     assert "does not answer" in found.reason
 
 
-async def test_a_name_that_still_points_to_the_pod_before_is_asked_again(names: Names, cluster: Cluster) -> None:
+async def test_a_name_that_still_points_to_the_pod_before_is_asked_again(
+    names: Names, cluster: Cluster, dns_server: DnsServer
+) -> None:
     publish(cluster, "svc-a", "10.0.0.6", "10.0.0.7")
 
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_later, cluster)
-        with anyio.fail_after(5):
+        tasks.start_soon(_later, cluster, dns_server)
+        with anyio.fail_after(60):
             assert await names.find("svc-a", "agent", "10.0.0.7") == Found("10.0.0.7")
 
 
-async def _later(cluster: Cluster) -> None:
-    await anyio.sleep(0.1)
+async def _later(cluster: Cluster, dns_server: DnsServer) -> None:
+    await asked(dns_server)
     del cluster.objects["pods"]["p0"]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +50,11 @@ def manager(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncK
 
 @pytest.fixture
 async def client(manager: AsyncKernelManager) -> AsyncIterator[AsyncKernelClient]:
-    with anyio.fail_after(40):
+    with anyio.fail_after(60):
         await manager.start_kernel()
         opened = manager.client()
         opened.start_channels()
-        await opened.wait_for_ready(timeout=30)
+        await opened.wait_for_ready(timeout=60)
         try:
             yield opened
         finally:
@@ -63,14 +63,17 @@ async def client(manager: AsyncKernelManager) -> AsyncIterator[AsyncKernelClient
                 await manager.shutdown_kernel(now=True)
 
 
-async def run(client: AsyncKernelClient, code: str) -> str:
+async def run(client: AsyncKernelClient, code: str, printed: Callable[[], None] = lambda: None) -> str:
+    """What it shows; `printed` is called once it prints something."""
     told: list[str] = []
 
     def hear(message: dict[str, Any]) -> None:
         told.append(message["content"].get("text") or message["content"].get("ename") or "")
+        if message["msg_type"] == "stream":
+            printed()
 
-    with anyio.fail_after(20):
-        await client.execute_interactive(code, timeout=20, output_hook=hear, stop_on_error=False)
+    with anyio.fail_after(60):
+        await client.execute_interactive(code, timeout=60, output_hook=hear, stop_on_error=False)
     return "".join(told)
 
 
@@ -84,14 +87,14 @@ async def test_a_kernel_manager_starts_restarts_and_ends_a_kernel_in_a_pod(
     assert manager.curve_publickey is not None
     assert await run(client, "x = 5\nprint(x)") == "5\n"
     [before] = lab.fake.objects["pods"]
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         await manager.restart_kernel()
-        await client.wait_for_ready(timeout=20)
+        await client.wait_for_ready(timeout=60)
     [after] = lab.fake.objects["pods"]
 
     assert before == after
     assert await run(client, "print('x' in globals())") == "False\n"
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         await manager.shutdown_kernel()
     assert counts(lab) == [0, 0, 0]
 
@@ -101,10 +104,10 @@ async def test_a_kernel_that_died_is_noticed_and_started_again_in_a_new_pod(
 ) -> None:
     [name] = lab.fake.objects["pods"]
     lab.node.kill(name)
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         while await manager.is_alive():  # noqa: ASYNC110 - as applications ask
             await anyio.sleep(0.05)
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         await manager.restart_kernel(now=True)
         assert await manager.is_alive()
 
@@ -112,19 +115,21 @@ async def test_a_kernel_that_died_is_noticed_and_started_again_in_a_new_pod(
 
 
 async def test_an_interrupt_reaches_the_kernel(manager: AsyncKernelManager, client: AsyncKernelClient) -> None:
+    begun = anyio.Event()
     async with anyio.create_task_group() as tasks:
 
-        async def later() -> None:
-            await anyio.sleep(0.5)
+        async def interrupt() -> None:
+            await begun.wait()
             await manager.interrupt_kernel()
 
-        tasks.start_soon(later)
-        assert await run(client, "import time\ntime.sleep(60)") == "KeyboardInterrupt"
+        tasks.start_soon(interrupt)
+        told = await run(client, "print('begun', flush=True)\nimport time\ntime.sleep(60)", begun.set)
+    assert told == "begun\nKeyboardInterrupt"
 
 
 async def test_a_start_that_fails_leaves_nothing(manager: AsyncKernelManager, lab: Lab) -> None:
     lab.node.images = set()
-    with anyio.fail_after(20), pytest.raises(KernelStartFailed, match="ErrImagePull"):
+    with anyio.fail_after(60), pytest.raises(KernelStartFailed, match="ErrImagePull"):
         await manager.start_kernel()
     assert counts(lab) == [0, 0, 0]
 
@@ -151,7 +156,7 @@ async def test_another_process_meets_the_kernel_again_by_what_was_written_down(
 async def test_nbclient_runs_a_notebook_in_a_pod(manager: AsyncKernelManager, lab: Lab) -> None:
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("print(6 * 7)")])
     with anyio.fail_after(60):
-        runner = NotebookClient(notebook, km=manager, timeout=30)
+        runner = NotebookClient(notebook, km=manager, timeout=60)
         await runner.async_execute()
         if runner.kc is not None:
             runner.kc.stop_channels()

@@ -30,7 +30,7 @@ async def pods(api: Api) -> AsyncIterator[Pods]:
 
 
 async def seen(pods: Pods, name: str, present: bool = True) -> None:
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         await pods.until(name, lambda found: (found is not None) == present)
 
 
@@ -38,7 +38,7 @@ async def test_pods_are_known_as_they_come_change_and_go(pods: Pods, api: Api, c
     await api.create("pods", pod("a"))
     await seen(pods, "a")
     cluster.set_status("a", phase="Running")
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         await pods.until("a", lambda found: found is not None and found.get("status", {}).get("phase") == "Running")
     await api.delete("pods", "a")
     await seen(pods, "a", present=False)

@@ -123,7 +123,7 @@ async def changed_by_all(folder: Path, seed: int, edits: int, *, leaves: bool) -
                 for name in ("a", "b"):
                     people.start_soon(agent, contents, name, random.Random(rng.random()), edits // 3, ledger)
                 people.start_soon(lambda: person(typist, rng, edits // 3, ledger, leaves=leaves))
-            with anyio.fail_after(30):
+            with anyio.fail_after(60):
                 while typist.is_behind:
                     await typist.work()
             tasks.cancel_scope.cancel()

@@ -58,7 +58,7 @@ def order(folder: Path, argv: list[str], **more: Any) -> None:
 def recorded(folder: Path, prefix: Sequence[str] = ()) -> dict[str, Any]:
     """Run a recorder to its end; what it says about its kernel's."""
     command = [*prefix, sys.executable, "-I", "-S", recorder.__file__, str(folder), "-1"]
-    subprocess.run(command, timeout=20, check=True)
+    subprocess.run(command, timeout=60, check=True)
     return dict(json.loads((folder / recorder.EXIT).read_bytes()))
 
 
@@ -205,7 +205,7 @@ def test_an_idle_kernel_without_a_server_is_ended_after_its_time() -> None:
     with watched(IDLE, orphan_seconds=0.3) as kernel:
         assert kernel.still_runs_after_some_looks()
         kernel.leave_alone()
-        assert kernel.process.wait(10) == 0
+        assert kernel.process.wait(60) == 0
         assert json.loads((kernel.folder / recorder.EXIT).read_bytes())["signal"] == signal.SIGTERM
 
 
@@ -220,7 +220,7 @@ def test_a_busy_kernel_without_a_server_is_left_alone_while_its_record_is_there(
         kernel.leave_alone()
         assert kernel.still_runs_after_some_looks()
         shutil.rmtree(kernel.folder)
-        assert kernel.process.wait(10) == 0
+        assert kernel.process.wait(60) == 0
 
 
 def test_the_systems_oom_counters_are_found() -> None:

@@ -61,7 +61,7 @@ async def wire(request: pytest.FixtureRequest, info: dict[str, Any]) -> AsyncIte
 
 
 async def test_a_client_talks_to_an_encrypted_kernel_on_every_channel(wire: Wire) -> None:
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         await wire.greet()
         found = []
         async for message in wire.request("execute_request", {"code": "print(input('? '))", **CODE}):
@@ -76,7 +76,7 @@ async def test_a_client_talks_to_an_encrypted_kernel_on_every_channel(wire: Wire
 async def test_a_client_without_the_kernels_key_hears_nothing(info: dict[str, Any], wire: Wire) -> None:
     context: zmq.Context[Any] = zmq.Context()
     stranger = Wire({key: value for key, value in info.items() if not key.startswith("curve")}, reconnect_ms=10)
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         await wire.greet()
     stranger.open(context)
     with anyio.move_on_after(0.3) as scope:

@@ -107,7 +107,7 @@ async def wire(context: zmq.Context[Any], peer: Peer) -> AsyncIterator[Wire]:
     wire.close()
 
 
-async def collect(stream: AsyncIterator[Message], seconds: float = 5) -> list[str]:
+async def collect(stream: AsyncIterator[Message], seconds: float = 60) -> list[str]:
     with anyio.fail_after(seconds):
         return [f"{message.channel}:{message.msg_type}" async for message in stream]
 
@@ -117,7 +117,7 @@ async def test_a_request_ends_with_the_reply_when_the_idle_status_came_first(wir
     identity, _ = await anyio.to_thread.run_sync(peer.received)
     peer.status("m", "busy")
     peer.status("m", "idle")
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         assert [(await anext(stream)).msg_type for _ in range(2)] == ["status", "status"]
     peer.send("shell", "execute_reply", "m", {"status": "ok"}, to=identity)
     assert await collect(stream) == ["shell:execute_reply"]
@@ -155,7 +155,7 @@ async def test_what_comes_after_its_request_has_ended_is_stray(wire: Wire, peer:
     peer.send("iopub", "stream", "theirs", {"name": "stdout", "text": "of another client"}, session="another")
     peer.send("iopub", "stream", "c", {"name": "stdout", "text": "of no cell"}, parent_type="comm_msg", **ours)
     peer.send("iopub", "stream", "m", {"name": "stdout", "text": "late"}, **ours)
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         found = await anext(wire.stray.messages())
 
     assert (found.parent_id, found.content["text"]) == ("m", "late")
@@ -178,7 +178,7 @@ async def test_what_is_taken_up_again_is_not_stray_too(wire: Wire) -> None:
     for parent in ("running", "done"):
         wire.stray.feed(Message("iopub", "stream", f"of {parent}", parent, {}), 10)
     wire.follow("running")
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         found = await anext(wire.stray.messages())
     assert found.parent_id == "done"
 
@@ -186,7 +186,7 @@ async def test_what_is_taken_up_again_is_not_stray_too(wire: Wire) -> None:
 async def test_stray_messages_end_with_the_kernel_after_what_had_come(wire: Wire, peer: Peer) -> None:
     peer.send("iopub", "stream", "before", {"name": "stdout", "text": "x"}, session=wire.identity)
     stream = wire.stray.messages()
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         await anext(stream)
         wire.fail(lambda: KernelDead("It ended."))
         assert [message async for message in stream] == []
@@ -202,7 +202,7 @@ async def test_the_state_follows_shell_requests_and_not_control_ones(wire: Wire,
     peer.status("c", "idle", parent_type="kernel_info_request")
     peer.status("x", "idle", parent_type="interrupt_request")
     peer.send("iopub", "stream", "mark", session=wire.identity)
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         await anext(wire.stray.messages())
 
     assert wire.state == "busy"
@@ -213,12 +213,12 @@ async def test_a_request_that_the_kernel_left_without_a_reply_ends_with_a_later_
     stream = wire.request("execute_request", {"code": ""}, msg_id="left")
     identity, _ = await anyio.to_thread.run_sync(peer.received)
     peer.status("left", "idle")
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         await anext(stream)
     wire.interrupted()
     wire.request("kernel_info_request", {}, msg_id="later")
     peer.send("shell", "kernel_info_reply", "later", {}, to=identity)
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         [reply] = [message async for message in stream]
 
     assert (reply.msg_type, reply.content["ename"]) == ("execute_reply", "KeyboardInterrupt")
@@ -228,7 +228,7 @@ async def test_a_kernel_that_is_idle_but_owes_a_reply_is_asked(wire: Wire, peer:
     stream = wire.request("execute_request", {"code": ""}, msg_id="failed")
     identity, _ = await anyio.to_thread.run_sync(peer.received)
     peer.status("failed", "idle")
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         await anext(stream)
         _, asked = await anyio.to_thread.run_sync(peer.received)
         peer.send("shell", asked["msg_type"].replace("request", "reply"), asked["msg_id"], {}, to=identity)
@@ -254,7 +254,7 @@ async def test_a_kernel_that_floods_does_not_starve_the_loop(wire: Wire, peer: P
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(breathe)
-        found = await collect(stream, 20)
+        found = await collect(stream)
         done = True
     assert found.count("iopub:stream") == count
     assert turns > count / 64 / 2
@@ -268,7 +268,7 @@ async def test_a_message_that_is_unpacked_aside_keeps_its_place(wire: Wire, peer
         peer.send("iopub", "stream", "m", {"name": "stdout", "text": text})
     peer.send("shell", "execute_reply", "m", {"status": "ok"}, to=identity)
     wire.idle_timeout = 5
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         found = [message.content["text"] async for message in _streams(stream, len(texts))]
 
     assert found == texts
@@ -288,7 +288,7 @@ async def test_a_message_that_is_unpacked_while_the_kernel_dies_is_delivered_onc
     wire.codec.decode = slow  # type: ignore[method-assign]
     peer.send("iopub", "stream", "m", {"name": "stdout", "text": "big" * 1_000_000})
     peer.send("iopub", "stream", "m", {"name": "stdout", "text": "after"})
-    assert await anyio.to_thread.run_sync(unpacking.wait, 5)
+    assert await anyio.to_thread.run_sync(unpacking.wait, 60)
     wire.fail(lambda: KernelDead("It ended."))
     dead.set()
 
@@ -314,7 +314,7 @@ async def test_many_requests_are_kept_apart(wire: Wire, peer: Peer) -> None:
         peer.status(header["msg_id"], "idle")
         peer.send("shell", "execute_reply", header["msg_id"], {"status": "ok"}, to=identity)
     for name, stream in streams.items():
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             messages = [message async for message in stream]
         assert [m.content["text"] for m in messages if m.msg_type == "stream"] == [name]
     assert wire._requests == {}
@@ -332,7 +332,7 @@ async def test_what_came_before_a_death_is_delivered_before_the_error(wire: Wire
     stream = wire.request("execute_request", {"code": ""}, msg_id="m")
     await anyio.to_thread.run_sync(peer.received)
     peer.send("iopub", "stream", "m", {"name": "stdout", "text": "last words"})
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         first = await anext(stream)
     wire.fail(lambda: KernelDead("It ended.", exit_code=1))
 
@@ -367,7 +367,7 @@ async def test_a_request_whose_reply_was_overtaken_ends_with_its_idle_status(idl
         request.overtake()
         request.feed(idle)
 
-    with anyio.fail_after(1):
+    with anyio.fail_after(60):
         messages = [message async for message in request]
     [reply] = [message for message in messages if message.channel == "shell"]
     assert reply.content["ename"] == "KeyboardInterrupt"

@@ -181,7 +181,7 @@ async def test_a_second_stream_of_a_window_ends_the_first(app: App) -> None:
         tasks.start_soon(one)
         await first.next("state")
         async with open_window(app, window=second):
-            with anyio.fail_after(5):
+            with anyio.fail_after(60):
                 await ended.wait()
             (execution_id,) = await second.run("print(1)")
             await second.until_done(execution_id)

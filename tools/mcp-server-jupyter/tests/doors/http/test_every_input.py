@@ -90,7 +90,7 @@ async def send(app: App, request: Request) -> Reply:
             *request.headers,
         ],
     }
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         await app.app(scope, receive, collect)
     return reply
 

@@ -407,12 +407,12 @@ def test_headers_without_end_are_refused_by_a_real_server(tmp_path: Path) -> Non
     server = Server(tmp_path).start()
     try:
         host, port = server.address.removeprefix("http://").split(":")
-        with socket.create_connection((host, int(port)), timeout=10) as connection:
+        with socket.create_connection((host, int(port)), timeout=60) as connection:
             connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 200_000)
             answer = connection.recv(100)
         assert answer.split(b" ")[1] in (b"400", b"431")
         two_hosts = b"GET /health HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n"
-        with socket.create_connection((host, int(port)), timeout=10) as connection:
+        with socket.create_connection((host, int(port)), timeout=60) as connection:
             connection.sendall(two_hosts)
             assert connection.recv(100).split(b" ")[1] in (b"400", b"421")
     finally:

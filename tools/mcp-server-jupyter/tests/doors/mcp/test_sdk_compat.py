@@ -33,7 +33,7 @@ def test_a_model_imported_quickly_works_at_first_use() -> None:
         "assert T.Tool.__pydantic_complete__ is False\n"
         "print(T.Tool(name='n', input_schema={'type': 'object'}).model_dump_json(by_alias=True, exclude_none=True))"
     )
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert shown.stdout == '{"name":"n","inputSchema":{"type":"object"}}\n'
 
 

@@ -46,7 +46,7 @@ class Told:
             self._news.set()
 
     async def until(self, uri: str) -> None:
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             while uri not in self.uris:
                 self._news = anyio.Event()
                 await self._news.wait()
@@ -93,7 +93,7 @@ async def test_a_listener_is_told_once_of_a_change(server: Server) -> None:
         async with client.listen(resource_subscriptions=uris) as events:
             await change(client, "listen.ipynb")
             await change(client, "listen-after.ipynb")
-            with anyio.fail_after(10):
+            with anyio.fail_after(60):
                 async for event in events:
                     heard.append(str(event.uri))
                     if heard[-1] == uris[1]:
@@ -120,12 +120,12 @@ async def test_a_person_s_save_is_told_without_a_call(server: Server) -> None:
     path = server.root / "saved.ipynb"
     headers = {"authorization": "Bearer secret-token"}
     async with (
-        httpx2.AsyncClient(base_url=server.address, headers=headers, timeout=30) as http,
+        httpx2.AsyncClient(base_url=server.address, headers=headers, timeout=60) as http,
         http_client(server, "legacy", message_handler=told) as client,
     ):
         await make(client, "saved.ipynb")
         await subscribe(client, "notebook://saved.ipynb")
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             async with http.stream("GET", "/api/events") as events:
                 async for line in events.aiter_lines():
                     if line.startswith("retry"):
@@ -152,7 +152,7 @@ async def test_a_name_with_blanks_is_told_as_it_was_asked_for(server: Server, er
             spelled = f"notebook://{path}"
         events = await stack.enter_async_context(client.listen(resource_subscriptions=[spelled]))
         await change(client, path)
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             async for event in events:
                 assert str(event.uri) == spelled
                 break
@@ -187,7 +187,7 @@ async def test_what_the_contents_notice_is_an_event_and_told_once(tmp_path: Path
         await invoke(services, "create_notebook", {"notebook_path": "a.ipynb"}, caller=Caller("person"))
         async with Client(create_mcp(services), mode="legacy", message_handler=told) as client:
             await subscribe(client, "notebook://a.ipynb")
-            with services.events.subscribe() as events, anyio.fail_after(10):
+            with services.events.subscribe() as events, anyio.fail_after(60):
                 async with services.contents.edit("a.ipynb") as notebook:  # as another program's write is noticed
                     notebook.metadata["saved"] = "by a person"
                 event = await anext(events)
@@ -230,7 +230,7 @@ async def test_a_client_that_reads_nothing_holds_nobody_up(tmp_path: Path) -> No
             for client in (slow, quick):
                 await subscribe(client, "notebook://a.ipynb")
             await changed(services, "a.ipynb")
-            with anyio.fail_after(10):
+            with anyio.fail_after(60):
                 await stuck.wait()
             await subscribe(quick, "notebook://b.ipynb")
             await changed(services, "b.ipynb")
