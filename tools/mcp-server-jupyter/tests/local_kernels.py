@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,17 @@ async def run(kernel: LocalKernel, code: str) -> list[Message]:
 
 def printed(messages: list[Message]) -> str:
     return "".join(message.content["text"] for message in messages if message.msg_type == "stream")
+
+
+@contextmanager
+def ignored(*numbers: signal.Signals) -> Iterator[None]:
+    """Signals are ignored here, as in what a shell starts in the background."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 async def until_dead(messages: AsyncIterator[Message]) -> tuple[list[Message], KernelDead]:

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from agents import AgentHost, AgentKernels, children
-from local_kernels import content, kernelspec, printed, until, until_dead
+from local_kernels import content, ignored, kernelspec, printed, until, until_dead
 from mcp_server_jupyter.backends.kubernetes.kernel import PodKernel
 from mcp_server_jupyter.errors import KernelDead, KernelStartFailed, Unavailable
 from mcp_server_jupyter.ports import Message
@@ -580,7 +580,11 @@ async def test_a_kernel_inherits_no_signal_that_is_ignored(
 ) -> None:
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
     kernelspec(tmp_path, "shell", ["sh", "-c", "grep SigIgn /proc/self/status; exit 3"])
-    with anyio.fail_after(60), pytest.raises(KernelStartFailed, match="exit code 3") as caught:
+    with (
+        ignored(signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1),
+        anyio.fail_after(60),
+        pytest.raises(KernelStartFailed, match="exit code 3") as caught,
+    ):
         await kernels.start("shell")
 
     # Those of the C library's own threads are nobody's to set.

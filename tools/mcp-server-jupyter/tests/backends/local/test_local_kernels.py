@@ -16,7 +16,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from local_kernels import content, is_gone, kernelspec, printed, processes, run, until, until_dead
+from local_kernels import content, ignored, is_gone, kernelspec, printed, processes, run, until, until_dead
 from mcp_server_jupyter.backends.local import recorder
 from mcp_server_jupyter.backends.local.kernels import LocalKernels, open_kernels
 from mcp_server_jupyter.errors import InvalidRequest, KernelDead, KernelStartFailed, NotFound, Unsupported
@@ -49,6 +49,24 @@ async def test_a_kernel_whose_program_is_missing_fails_at_once_with_its_name(
     kernelspec(tmp_path, "nowhere", ["/no/such/program", "{connection_file}"])
     with anyio.fail_after(60), pytest.raises(KernelStartFailed, match="/no/such/program: No such file"):
         await kernels.start("nowhere")
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="nobody tells what is ignored here")
+async def test_a_kernel_inherits_no_signal_that_is_ignored(
+    kernels: LocalKernels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    kernelspec(tmp_path, "shell", ["sh", "-c", "grep SigIgn /proc/self/status; exit 3"])
+    with (
+        ignored(signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1),
+        anyio.fail_after(60),
+        pytest.raises(KernelStartFailed, match="exit code 3") as caught,
+    ):
+        await kernels.start("shell")
+
+    # Those of the C library's own threads are nobody's to set.
+    known = sum(1 << (number - 1) for number in signal.valid_signals())
+    assert int(caught.value.log.split()[1], 16) & known == 0
 
 
 async def test_a_cancelled_start_leaves_nothing_behind(kernels: LocalKernels, settings: Settings) -> None:

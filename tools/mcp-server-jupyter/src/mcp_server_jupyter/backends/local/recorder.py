@@ -157,8 +157,10 @@ class Recorder:
             die_with_parent()
             if os.getppid() != parent:
                 return
-        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE, signal.SIGCHLD):
-            signal.signal(number, signal.SIG_DFL)
+        # What is ignored here, or was where the server was started, the kernel would inherit.
+        for number in signal.valid_signals():
+            if callable(signal.getsignal(number)) or signal.getsignal(number) is signal.SIG_IGN:
+                signal.signal(number, signal.SIG_DFL)
         signal.set_wakeup_fd(-1)
         if self.launch["descriptors"] is not None:
             # Programs that close every possible descriptor take long where there are a million.

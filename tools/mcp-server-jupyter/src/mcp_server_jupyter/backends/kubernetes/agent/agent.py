@@ -50,9 +50,10 @@ class Agent:
         self.stopping = self._told_to_stop = False
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGTERM, self._terminated)
-        # Handled, not ignored: what is ignored, the kernel would inherit.
-        for number in (signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, lambda *_: None)
+        # Handled, not ignored: what is ignored, the kernel would inherit. Those of Python's own `Popen` restores.
+        for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:
+            if number in (signal.SIGINT, signal.SIGHUP) or signal.getsignal(number) is signal.SIG_IGN:
+                signal.signal(number, lambda *_: None)
         adopt_orphans()
         with suppress(OSError):
             os.set_blocking(1, False)
