@@ -19,6 +19,7 @@ from ...errors import Unavailable
 from ...ports import Kernelspec
 from ...settings import Settings
 from ..shared.paths import below
+from ..zmq.sockets import Sockets
 from . import objects
 from .cluster import Cluster, open_cluster
 from .extra import require_extra
@@ -69,7 +70,7 @@ class PodKernels:
         self._lease_scale = lease_scale
         self._kernels: dict[str, PodKernel] = {}
         self._released = False
-        self._context: zmq.Context[Any] | None = None
+        self._sockets = Sockets(settings.max_kernels)
         self._stack = AsyncExitStack()
         self._tasks: anyio.abc.TaskGroup | None = None
         self._led = asyncio.Event()
@@ -79,17 +80,13 @@ class PodKernels:
 
     @property
     def context(self) -> zmq.Context[Any]:
-        """The ZMQ context of all links, made with the first kernel."""
-        if self._context is None:
-            import zmq  # noqa: PLC0415  (not before a kernel is opened)
-
-            self._context = zmq.Context()
-            self._context.max_sockets = 16 * max(64, self.settings.max_kernels)
-        return self._context
+        """See `kernel.Owner.context`."""
+        return self._sockets.context
 
     async def __aenter__(self) -> PodKernels:
         require_extra()
         await anyio.to_thread.run_sync(load_profiles, self.settings)
+        self._sockets.__enter__()
         self._tasks = await anyio.create_task_group().__aenter__()
         return self
 
@@ -111,9 +108,7 @@ class PodKernels:
         with anyio.CancelScope(shield=True):
             if self.cluster is not None:
                 await self.cluster.lease.release()
-            if self._context is not None:
-                self._context.destroy(linger=0)
-                self._context = None
+            self._sockets.close()
             await self._stack.aclose()
 
     async def _end_kernels(self) -> None:
@@ -264,11 +259,7 @@ class PodKernels:
         living = sum(
             kernel.death is None and _host(kernel).identity.state != "warm" for kernel in self._kernels.values()
         )
-        if living >= self.settings.max_kernels:
-            raise Unavailable(
-                f"There are {living} kernels already, as many as --max-kernels allows.",
-                hint="Shut one down with shutdown_kernel.",
-            )
+        self._sockets.require_room(living)
 
     def forget(self, kernel: PodKernel) -> None:
         """Count a kernel no more."""

@@ -21,6 +21,7 @@ from traitlets import Dict, Unicode
 
 from ...errors import InvalidRequest, KernelDead, NotFound
 from ...settings import Settings
+from ..zmq.sockets import Sockets
 from .cluster import Cluster, open_cluster
 from .extra import require_extra
 from .kernel import PodKernel
@@ -50,7 +51,7 @@ class PodProvisioner(KernelProvisionerBase):
         self._stack = AsyncExitStack()
         self._cluster: Cluster | None = None
         self._watch: asyncio.Task[None] | None = None
-        self._context: zmq.Context[Any] | None = None
+        self._sockets = Sockets(1)
         self._kernel: PodKernel | None = None
         self._runs = False
 
@@ -145,11 +146,7 @@ class PodProvisioner(KernelProvisionerBase):
     @property
     def context(self) -> zmq.Context[Any]:
         """The ZMQ context of the link."""
-        if self._context is None:
-            import zmq  # noqa: PLC0415 - with the first kernel
-
-            self._context = zmq.Context()
-        return self._context
+        return self._sockets.context
 
     def require_room(self) -> None:
         """The application counts its kernels itself."""
@@ -204,9 +201,7 @@ class PodProvisioner(KernelProvisionerBase):
             self._watch = None
         await self._stack.aclose()
         self._cluster = None
-        if self._context is not None:
-            self._context.destroy(linger=0)
-            self._context = None
+        self._sockets.close()
 
 
 def _settings(given: Mapping[str, Any], root: Path) -> Settings:

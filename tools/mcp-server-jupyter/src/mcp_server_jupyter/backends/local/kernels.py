@@ -12,19 +12,19 @@ import json
 import os
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from ...errors import Unavailable
 from ...ports import Kernelspec
 from ...settings import Settings
+from ..shared.descriptors import require_descriptors
+from ..zmq.sockets import Sockets
 from . import kernelspecs
 from .kernel import RECORD, LocalKernel
 from .process import kill_leftover
-from .system import below, disk, environment, most_descriptors, remove, require_descriptors
+from .system import below, disk, environment, remove
 
 if TYPE_CHECKING:
     import zmq
@@ -44,28 +44,26 @@ class LocalKernels:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.descriptors: int | None = None
         self._kernels: dict[str, LocalKernel] = {}
         self._released = False
-        self._context: zmq.Context[Any] | None = None
-        self._limits = ExitStack()
+        self._sockets = Sockets(settings.max_kernels)
         # Starting is CPU-bound: more at once than this only makes each of them later.
         self._starting = asyncio.Semaphore(2 * (os.cpu_count() or 1))
 
     @property
     def context(self) -> zmq.Context[Any]:
-        """The ZMQ context of all channels, made with the first kernel."""
-        if self._context is None:
-            import zmq  # noqa: PLC0415  (not before a kernel is opened)
+        """See `kernel.Owner.context`."""
+        return self._sockets.context
 
-            self._context = zmq.Context()
-            self._context.max_sockets = 16 * max(64, self.settings.max_kernels)
-        return self._context
+    @property
+    def descriptors(self) -> int | None:
+        """See `kernel.Owner.descriptors`."""
+        return self._sockets.descriptors
 
     async def __aenter__(self) -> LocalKernels:
         with disk("The folder of the kernels' records cannot be made"):
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.descriptors = self._limits.enter_context(most_descriptors())
+        self._sockets.__enter__()
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -82,10 +80,7 @@ class LocalKernels:
                         tasks.start_soon(kernel.shutdown)
             for kernel in list(self._kernels.values()):
                 await kernel.discard()
-        if self._context is not None:
-            self._context.destroy(linger=0)
-            self._context = None
-        self._limits.close()
+        self._sockets.close()
 
     async def specs(self) -> Sequence[Kernelspec]:
         """See `ports.Kernels.specs`."""
@@ -165,12 +160,7 @@ class LocalKernels:
 
     def require_room(self) -> None:
         """See `kernel.Owner.require_room`. Kernels that have died take none."""
-        living = sum(kernel.death is None for kernel in self._kernels.values())
-        if living >= self.settings.max_kernels:
-            raise Unavailable(
-                f"There are {living} kernels already, as many as --max-kernels allows.",
-                hint="Shut one down with shutdown_kernel.",
-            )
+        self._sockets.require_room(sum(kernel.death is None for kernel in self._kernels.values()))
 
     def forget(self, kernel: LocalKernel) -> None:
         """Count a kernel no more."""

@@ -8,7 +8,7 @@ import secrets
 import shutil
 import socket
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,6 @@ _SERVERS_OWN = ("PYTEST_CURRENT_TEST",)
 # VSCODE_PID), and a Node.js that a cell starts its options.
 _EDITORS = ("VSCODE_", "ELECTRON_")
 _EDITORS_OPTIONS = ("NODE_OPTIONS",)
-# More than anybody needs; some containers allow a thousand times that.
-_MOST_DESCRIPTORS, _OPEN_MAX = 1 << 20, 10_240
 
 
 def environment(given: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -66,55 +64,6 @@ def disk(what: str) -> Iterator[None]:
         raise Unavailable(
             f"{what}: {error.strerror}.", hint=f"See to {error.filename or 'the disk'}, then try again."
         ) from error
-
-
-@contextmanager
-def most_descriptors() -> Iterator[int | None]:
-    """Let this process open as many files as the system allows, for a while; the soft limit it had, None if none.
-
-    A kernel takes about ten, and the soft limit is 1,024 or, on macOS, 256 by default.
-    """
-    try:
-        # Not there on Windows.
-        import resource  # noqa: PLC0415
-    except ImportError:
-        yield None
-        return
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
-    if soft == resource.RLIM_INFINITY or soft >= most:
-        yield None
-        return
-    # macOS says infinity and takes no more than its OPEN_MAX.
-    for limit in (most, min(most, _OPEN_MAX)):
-        with suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
-            break
-    try:
-        yield soft
-    finally:
-        with suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-def require_descriptors(count: int) -> None:
-    """Look whether so many files could be opened now: what runs out of them halfway is harder to undo.
-
-    Raises:
-        Unavailable
-    """
-    held: list[int] = []
-    try:
-        held.append(os.open(os.devnull, os.O_RDONLY))
-        held += [os.dup(held[0]) for _ in range(count - 1)]
-    except OSError as error:
-        raise Unavailable(
-            f"Another kernel cannot be started: {error.strerror}.",
-            hint="Shut a kernel down, or start the server with a higher limit of open files (ulimit -n).",
-        ) from error
-    finally:
-        for descriptor in held:
-            os.close(descriptor)
 
 
 def free_ports(count: int) -> list[int]:
