@@ -140,8 +140,8 @@ class AgentHost:
         await asyncio.sleep(0.3)
         return self._last_word() or Death(self.process.returncode, "the agent was killed")
 
-    async def cause(self, told: Death | None) -> Death:
-        return told or await self.ended()
+    async def cause(self, told: Death, *, ending: bool = False) -> Death:
+        return Death(told.exit_code, "its place is ending") if ending else told
 
     async def remove(self) -> None:
         self.end()

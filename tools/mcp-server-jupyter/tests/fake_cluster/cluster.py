@@ -82,6 +82,15 @@ class Cluster:
         if pod is not None:
             self.put("pods", {**pod, "status": {**pod.get("status", {}), **status}})
 
+    def terminate(self, pod_name: str, disruption: str = "") -> None:
+        """Delete a pod as people and evictions do: it is told to end, and gone when it has."""
+        pod = self.objects["pods"][pod_name]
+        if disruption:
+            condition = {"type": "DisruptionTarget", "status": "True", "reason": disruption}
+            pod = self.put("pods", {**pod, "status": {**pod["status"], "conditions": [condition]}})
+        metadata = {**pod["metadata"], "deletionTimestamp": "2026-01-01T00:00:00Z"}
+        self.on_delete(self.put("pods", {**pod, "metadata": metadata}))
+
     def event(self, pod_name: str, reason: str, message: str) -> None:
         number = str(len(self.objects["events"]))
         self.objects["events"][number] = {

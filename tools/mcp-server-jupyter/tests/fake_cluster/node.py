@@ -138,6 +138,8 @@ class Node:
         ended = {"exitCode": code if code >= 0 else 128 - code, "reason": reason}
         phase = "Failed" if code else "Succeeded"
         self.cluster.set_status(name, phase=phase, containerStatuses=[_state(terminated=ended)])
+        if self.cluster.objects["pods"].get(name, pod)["metadata"].get("deletionTimestamp"):
+            self.cluster.remove("pods", name)
 
     def _waits(self, name: str, reason: str, message: str) -> None:
         self.cluster.set_status(name, containerStatuses=[_state(waiting={"reason": reason, "message": message})])

@@ -393,6 +393,37 @@ async def test_another_server_is_asked_for_the_input_that_still_waits_and_for_no
     assert printed(messages) == "1 2\n"
 
 
+async def test_a_cell_of_a_place_that_is_ended_between_two_servers_ends_by_that(settings: Settings) -> None:
+    async with AgentKernels(settings, grace_seconds=300.0) as kernels:
+        with anyio.fail_after(30):
+            kernel = await kernels.start("python3")
+        code = "import time\nprint('begun')\ntry:\n    time.sleep(600)\nfinally:\n    print('last words', flush=True)"
+        async for message in kernel.request("execute_request", content(code), msg_id="cell"):
+            if message.msg_type == "stream":
+                break
+        host = host_of(kernel)
+        assert host.process is not None
+        host.process.send_signal(signal.SIGTERM)
+        assert kernel._link is not None
+        with anyio.fail_after(20):
+            # Its cell has ended: nothing that it could still say is on its way.
+            while (await kernel._link.ask("hello"))[0]["state"] != "idle":  # noqa: ASYNC110 - another process's doing
+                await anyio.sleep(0.02)
+        kernel.release()
+
+        found = await kernels.take_over(kernel)
+        with anyio.fail_after(20):
+            replay = await found.resume("cell")
+            messages = []
+            async for message in replay.messages:
+                messages.append(message)
+                if printed(messages) == "begun\nlast words\n":
+                    break
+            host.end()
+            rest, _ = await until_dead(replay.messages)
+    assert not {"error", "execute_reply"} & {message.msg_type for message in messages + rest}
+
+
 async def test_a_kernel_that_ended_between_two_servers_is_adopted_dead_with_its_record(
     kernel: PodKernel, kernels: AgentKernels, settings: Settings
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -12,6 +14,7 @@ import anyio
 import pytest
 
 from fake_cluster import Lab, Pods, pod_name
+from local_kernels import until_dead
 from mcp_server_jupyter.backends.kubernetes import extra, pod
 from mcp_server_jupyter.backends.kubernetes.refusals import Denied, NotAdmitted
 from mcp_server_jupyter.backends.kubernetes.sweep import Sweep
@@ -234,6 +237,18 @@ async def test_a_changed_profile_takes_a_new_pod_at_the_next_restart(lab: Lab, s
     )
 
 
+async def test_a_server_of_pods_opens_as_many_files_as_the_system_allows(lab: Lab, settings: Settings) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
+    try:
+        async with lab.kernels(settings):
+            raised, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        assert raised == min(hard, 1 << 20) or sys.platform == "darwin"
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (512, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 # --------------------------------------------------------------------------- ends
 
 
@@ -266,6 +281,33 @@ async def test_an_evicted_pod_is_told_with_the_clusters_reason(pods: Pods, lab: 
     )
 
     assert await death_of(kernel) == "evicted: Pod ephemeral local storage usage exceeds 4Gi"
+
+
+@pytest.mark.parametrize(
+    ("disruption", "reason"),
+    [
+        ("", "its pod was deleted by somebody else"),
+        ("EvictionByEvictionAPI", "evicted through the Eviction API"),
+        ("PreemptionByScheduler", "preempted by a pod of higher priority"),
+    ],
+)
+async def test_a_cell_whose_pod_is_ended_ends_by_that_with_its_last_words(
+    pods: Pods, lab: Lab, disruption: str, reason: str
+) -> None:
+    kernel = await start(pods)
+    code = "import time\nprint('begun')\ntry:\n    time.sleep(600)\nfinally:\n    print('last words', flush=True)"
+    with anyio.fail_after(30):
+        cell = kernel.request("execute_request", content(code))
+        async for message in cell:
+            if printed([message]) == "begun\n":
+                break
+        lab.fake.terminate(pod_name(kernel), disruption)
+        messages, error = await until_dead(cell)
+
+    assert (printed(messages), error.reason) == ("last words\n", reason)
+    assert not {"error", "execute_reply"} & {message.msg_type for message in messages}
+    assert kernel.death is not None
+    assert kernel.death.reason == reason
 
 
 async def test_an_api_server_that_is_away_ends_no_kernel_and_stops_no_cell(pods: Pods, lab: Lab) -> None:

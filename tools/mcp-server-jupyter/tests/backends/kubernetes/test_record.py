@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -11,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_server_jupyter.backends.kubernetes.agent import record as module
-from mcp_server_jupyter.backends.kubernetes.agent.record import Record
+from mcp_server_jupyter.backends.kubernetes.agent.protocol import NAMES
+from mcp_server_jupyter.backends.kubernetes.agent.record import Batch, Record
+from mcp_server_jupyter.backends.shared import recording
 
 
 def read_all(record: Record, start: int, piece: int = 7) -> bytes:
@@ -78,3 +81,21 @@ def test_where_the_disk_takes_no_more_memory_does_within_its_bounds(
     monkeypatch.setattr(module.os, "pwrite", room)
     assert record.append([b"back on disk"])
     assert read_all(record, record.first).endswith(b"back on disk")
+
+
+@pytest.mark.parametrize("big", [30_000, 300_000])
+def test_what_is_too_big_is_said_to_be_left_out_where_it_would_have_been(tmp_path: Path, big: int) -> None:
+    record = Record(str(tmp_path), 10_000, 3)
+    batch = Batch(record)
+    batch.put("iopub", [b"before"])
+    batch.put("iopub", [b"x" * big])
+    batch.put("shell", [b"after"])
+    assert record.end == 0
+    batch.write()
+
+    bodies = [body for _, body in recording.records(read_all(record, 0, 1 << 20))]
+    assert [NAMES[body[:1]] for body in bodies] == ["iopub", "event", "shell"]
+    before, [told], after = (recording.frames(body[1:]) for body in bodies)
+    assert (before, after) == ([b"before"], [b"after"])
+    assert json.loads(told)["event"] == "dropped"
+    assert json.loads(told)["bytes"] > big

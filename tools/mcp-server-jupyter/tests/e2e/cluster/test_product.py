@@ -187,7 +187,9 @@ def test_a_kernel_whose_pod_is_deleted_says_so_and_starts_again(
     execution = product.start(notebook, "print('begun', flush=True)\ntime.sleep(60)")
     _wait_for_text(product, execution, "begun")
     product.namespace.core.delete_namespaced_pod(pod, product.namespace.name, grace_period_seconds=1)
-    product.wait(execution, seconds=30)
+    ended = product.wait(execution, seconds=30)
+    assert "its pod was deleted" in ended.text, ended
+    assert "KeyboardInterrupt" not in ended.text, ended
     assert "deleted" in _refused(product, notebook)
     _restart(product, notebook)
     assert product.run(notebook, "print(6 * 7)").text.count("42")
@@ -219,7 +221,9 @@ def test_an_evicted_kernel_says_so(product: Product, request: pytest.FixtureRequ
         "deleteOptions": {"gracePeriodSeconds": 1},
     }
     product.namespace.core.create_namespaced_pod_eviction(pod, product.namespace.name, eviction)
-    product.wait(execution, seconds=30)
+    ended = product.wait(execution, seconds=30)
+    assert "evicted" in ended.text, ended
+    assert "KeyboardInterrupt" not in ended.text, ended
     assert "evict" in _refused(product, notebook)
 
 

@@ -85,6 +85,13 @@ def over(pod: Json) -> bool:
     return (pod.get("status") or {}).get("phase") in ("Failed", "Succeeded") or bool(_terminated(pod))
 
 
+def explained(pod: Json) -> bool:
+    """Whether a pod that is ending says why already, or has ended."""
+    status = pod.get("status") or {}
+    disrupted = _condition(status, "DisruptionTarget").get("status") == "True"
+    return over(pod) or disrupted or bool(status.get("reason")) or bool(pod["metadata"].get("deletionTimestamp"))
+
+
 def death(pod: Json | None, last: Json, told: Death | None = None) -> Death:
     """How a pod ended, by the best of what is known.
 

@@ -138,9 +138,10 @@ class Host(Protocol):
         """Return when the place that was made last is gone for good, with the cause as the place knows it: the OOM
         limit, evicted and why, preempted, deleted, its deadline. At once when it is gone already."""
 
-    async def cause(self, told: Death | None) -> Death:
-        """The agent's own word of the kernel's end (None when it said none), joined with what the place says now.
+    async def cause(self, told: Death, *, ending: bool = False) -> Death:
+        """The agent's own word of the kernel's end, joined with what the place says now.
 
+        `ending`: the place itself is being ended, and the kernel for that alone; why, it may say a moment later.
         Bounded: returns within seconds."""
 
     async def remove(self) -> None:

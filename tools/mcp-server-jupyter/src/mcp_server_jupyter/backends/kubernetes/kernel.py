@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 _ADOPT_SECONDS = 5.0
 # A request has to learn of its kernel's death within two seconds.
 _CAUSE_SECONDS = 1.2
+# But for one whose place is ended: nobody knows but the place, which says so within a second or two.
+_PLACE_CAUSE_SECONDS = 5.0
 _SIGNAL_SECONDS = 3.0
 
 
@@ -329,11 +331,11 @@ class PodKernel(DispatchedKernel):
         self._over.set()
         self._died(death)
 
-    async def _explain(self, told: Death) -> None:
+    async def _explain(self, told: Death, *, ending: bool) -> None:
         death = told
-        with anyio.move_on_after(_CAUSE_SECONDS):
+        with anyio.move_on_after(_PLACE_CAUSE_SECONDS if ending else _CAUSE_SECONDS):
             try:
-                death = await self.host.cause(told)
+                death = await self.host.cause(told, ending=ending)
             except Unavailable as error:
                 logger.warning("why kernel %s ended could not be asked: %s", self.id, error)
         self._ended(death)
@@ -353,6 +355,8 @@ class PodKernel(DispatchedKernel):
             self._stream = AgentStream(self._link, self.host, self.epoch)
         self._streaming = self.epoch
         self._stream.state = "busy" if hello["state"] == "busy" else "idle"
+        # An agent of an earlier version does not say.
+        self._stream.is_ending = bool(hello.get("stopping"))
         if hello["ended"] is not None:
             self._exited(hello["ended"])
 
@@ -379,6 +383,8 @@ class PodKernel(DispatchedKernel):
                 self._started.set()
         elif told["event"] == "exited" and told["epoch"] == self.epoch:
             self._exited(told)
+        elif self._is_current() and told["event"] == "stopping":
+            self._current.is_ending = True
         elif self._is_current() and told["event"] == "oom":
             self._current.remark("The system killed a process of this kernel for want of memory.")
         elif self._is_current() and told["event"] == "dropped":
@@ -391,7 +397,7 @@ class PodKernel(DispatchedKernel):
         if self._asked:
             self._ended(death)
         else:
-            self._run(self._explain(death))
+            self._run(self._explain(death, ending=self._stream is not None and self._stream.is_ending))
 
     def _is_current(self) -> bool:
         return self._stream is not None and self._streaming == self._stream.epoch

@@ -310,12 +310,13 @@ class PodHost:
         pod = await self._cluster.pods.until(name, is_over)
         return self._death(name, pod, None)
 
-    async def cause(self, told: Death | None) -> Death:
+    async def cause(self, told: Death, *, ending: bool = False) -> Death:
         """See `host.Host.cause`."""
         name = self.identity.pod
-        if told is None:
+        if ending:
             with anyio.move_on_after(_TOLD_SECONDS):
-                return await self.ended()
+                await self._cluster.pods.until(name, lambda pod: pod is None or causes.explained(pod))
+            told = replace(told, reason="its pod was told to end, and the cluster does not say why")
         return self._death(name, self._pod(), told)
 
     def _death(self, name: str, pod: Json | None, told: Death | None) -> Death:

@@ -12,7 +12,7 @@ from ..shared import recording
 from ..zmq.request import IDLE, REPLY, Request
 from .agent.protocol import DELIMITER, NAMES
 from .link import Link
-from .stream import AgentStream, event
+from .stream import AgentStream, event, is_end
 
 
 async def replay(stream: AgentStream, link: Link | None, msg_id: str) -> Replay:
@@ -90,11 +90,13 @@ async def _past(stream: AgentStream, link: Link, live: Request, start: int, end:
     """The recorded messages of one request, of questions for input only one that still waits; None where its process
     ended."""
     asked: Message | None = None
+    is_ending = False
     async for kind, frames in _records(link, start, end):
         if kind == "event":
             told = event(frames)["event"]
             if told in ("answered", "exited"):
                 asked = None
+            is_ending |= told == "stopping"
             if told == "dropped":
                 yield _said(live.msg_id, "A part of the output was too big for the kernel's record.")
             if told == "exited":
@@ -104,7 +106,7 @@ async def _past(stream: AgentStream, link: Link, live: Request, start: int, end:
             yield _said(live.msg_id, "A part of the output was dropped from the kernel's record.")
         elif _names(frames, live.msg_id.encode()):
             decoded = stream.codec.decode(kind, frames)
-            if decoded is None or decoded[0].parent_id != live.msg_id:
+            if decoded is None or decoded[0].parent_id != live.msg_id or (is_ending and is_end(decoded[0])):
                 continue
             if kind == "stdin":
                 asked = decoded[0]

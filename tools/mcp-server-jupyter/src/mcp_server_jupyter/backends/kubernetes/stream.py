@@ -8,7 +8,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, cast
 
-from ...ports import Channel
+from ...ports import Channel, Message
+from ..zmq.codec import Decoded
 from ..zmq.dispatch import Dispatch, is_big
 from .host import Host
 from .link import Link
@@ -21,10 +22,16 @@ class AgentStream(Dispatch):
         # The same for every server that this kernel ever has: what one asked, the next understands.
         super().__init__({"key": host.keys.key}, identity=f"{host.id}-{epoch}")
         self.epoch = epoch
+        self.is_ending = False
+        """Whether the kernel is ended together with its place: what runs ends by that, whatever it says to it."""
         self._link = link
 
     def _transmit(self, channel: Channel, frames: list[bytes], msg_id: str | None) -> None:
         self._link.post("send", frames, channel=channel, epoch=self.epoch, msg_id=msg_id or uuid.uuid4().hex)
+
+    def _take(self, channel: Channel, frames: list[bytes], decoded: Decoded | None) -> None:
+        if decoded is None or not (self.is_ending and is_end(decoded[0])):
+            super()._take(channel, frames, decoded)
 
 
 class Inbox:
@@ -70,6 +77,15 @@ class Inbox:
             self._hear(event(frames))
         elif (stream := self._stream()) is not None:
             stream.feed(cast(Channel, kind), frames)
+
+
+def is_end(message: Message) -> bool:
+    """Whether a message ends a request, or says that it failed."""
+    return (
+        message.channel == "shell"
+        or message.msg_type == "error"
+        or (message.msg_type == "status" and message.content.get("execution_state") == "idle")
+    )
 
 
 def event(frames: list[bytes]) -> dict[str, Any]:

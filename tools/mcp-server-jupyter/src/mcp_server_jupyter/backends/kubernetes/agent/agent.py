@@ -23,12 +23,8 @@ from ...shared import recording
 from .channels import Channels
 from .commands import Commands
 from .process import Process, adopt_orphans, collect
-from .protocol import KINDS
-from .record import Record
+from .record import Batch, Record
 
-_BATCH = 4 << 20
-# Up to this, one write of joined parts is cheaper than several.
-_JOINED = 256 << 10
 _TICK_SECONDS = 5.0
 # How long an ended kernel's connection may still bring what it had sent.
 _DRAIN_SECONDS = 1.0
@@ -58,6 +54,7 @@ class Agent:
         with suppress(OSError):
             os.set_blocking(1, False)
         self.record = Record(config["record"], config["segment_bytes"], config["segments"])
+        self.batch = Batch(self.record)
         self.context = zmq.Context()
         self.poller = zmq.Poller()
         self.poller.register(self.wakeup, zmq.POLLIN)
@@ -68,8 +65,6 @@ class Agent:
         self.state = "starting"
         self.ended: dict[str, Any] | None = None
         self.asked = False
-        self._batch: list[list[bytes]] = []
-        self._batch_bytes = 0
         self._steps: list[tuple[float, int]] = []
         self._drained_by = 0.0
         self._leave_at: float | None = None
@@ -95,37 +90,15 @@ class Agent:
         """Put a message into the stream; `flush` writes it."""
         if channel == "iopub":
             self._track(frames)
-        size = 1 + sum(recording.LENGTH.size + len(part) for part in frames)
-        if size < _JOINED:
-            one = [recording.pack_body(KINDS[channel], frames)]
-        else:
-            # Not copied: what a kernel shows may be as big as what its container has left.
-            one = [recording.LENGTH.pack(size) + KINDS[channel]]
-            for part in frames:
-                one += (recording.LENGTH.pack(len(part)), part)
-        self._batch.append(one)
-        self._batch_bytes += size
-        if self._batch_bytes >= _BATCH:
-            self.flush()
+        self.batch.put(channel, frames)
 
     def tell(self, event: str, **what: Any) -> None:
         """Put an event of our own into the stream."""
-        self.take("event", [_event(event, **what)])
+        self.batch.tell(event, **what)
 
     def flush(self) -> None:
         """Write what was taken."""
-        if not self._batch:
-            return
-        batch, size = self._batch, self._batch_bytes
-        self._batch, self._batch_bytes = [], 0
-        parts = [part for one in batch for part in one]
-        if self.record.append([b"".join(parts)] if size < _JOINED else parts):
-            return
-        for one in batch:
-            if not self.record.append(one):
-                # In its place: whoever waits for it may have its end before the next batch.
-                told = _event("dropped", bytes=sum(map(len, one)))
-                self.record.append([recording.pack_body(KINDS["event"], [told])])
+        self.batch.write()
 
     def _track(self, frames: list[bytes]) -> None:
         # Of the frames behind the delimiter: header, parent header, metadata, content.
@@ -181,6 +154,17 @@ class Agent:
             self._leave_soon()
         else:
             self.end(((0.0, signal.SIGINT), (grace * 0.3, signal.SIGTERM), (grace * 0.6, signal.SIGKILL)))
+
+    def _leave(self) -> None:
+        """The container is to end, and nobody asked the kernel for it."""
+        if self.stopping:
+            return
+        if self.process is not None:
+            # What it had said before. What it says from here on, our signals make it say.
+            self.channels.drain()
+            self.tell("stopping")
+            self.flush()
+        self.stop(self.config["grace_seconds"])
 
     def _step(self) -> None:
         while self._steps and self._steps[0][0] <= time.monotonic():
@@ -251,7 +235,7 @@ class Agent:
             if self.wakeup in ready:
                 recording.empty(self.wakeup)
                 if self._told_to_stop:
-                    self.stop(self.config["grace_seconds"])
+                    self._leave()
                 collect(self.process)
                 if self.process is not None and self.process.zombie and not self._drained_by:
                     self._dying()
@@ -307,10 +291,6 @@ class Agent:
         alone = time.monotonic() - self.commands.heard_at
         if alone >= self.config["orphan_seconds"] and (self.state != "busy" or self.process is None):
             self.stop(self.config["grace_seconds"])
-
-
-def _event(event: str, **what: Any) -> bytes:
-    return json.dumps({"event": event, "at": time.time(), **what}).encode()
 
 
 def main(path: str) -> None:

@@ -111,6 +111,7 @@ class Commands:
             "launch": {name: value for name, value in agent.config["launch"].items() if name != "env"},
             "pid": process.pid if process is not None else None,
             "state": agent.state,
+            "stopping": agent.stopping,
             "ended": agent.ended,
             "first": agent.record.first,
             "end": agent.record.end,

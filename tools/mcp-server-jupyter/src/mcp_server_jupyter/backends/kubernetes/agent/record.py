@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
+import time
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
+from ...shared import recording
+from .protocol import KINDS
+
+# Up to this, one write of joined parts is cheaper than several.
+_JOINED = 256 << 10
+_BATCH = 4 << 20
 _MEMORY_SEGMENT, _MEMORY_SEGMENTS = 1 << 20, 8
 
 
@@ -122,3 +131,50 @@ class Record:
         segment = _Segment(self.end, None)
         self._segments.append(segment)
         return segment
+
+
+class Batch:
+    """Records on their way into a stream, written together: one after another would cost a write each."""
+
+    def __init__(self, record: Record) -> None:
+        self._record = record
+        self._held: list[list[bytes]] = []
+        self._bytes = 0
+
+    def put(self, kind: str, frames: list[bytes]) -> None:
+        """Take one; `write` writes it, at the latest when much is held."""
+        size = 1 + sum(recording.LENGTH.size + len(part) for part in frames)
+        if size < _JOINED:
+            one = [recording.pack_body(KINDS[kind], frames)]
+        else:
+            # Not copied: what a kernel shows may be as big as what its container has left.
+            one = [recording.LENGTH.pack(size) + KINDS[kind]]
+            for part in frames:
+                one += (recording.LENGTH.pack(len(part)), part)
+        self._held.append(one)
+        self._bytes += size
+        if self._bytes >= _BATCH:
+            self.write()
+
+    def tell(self, event: str, **what: Any) -> None:
+        """Take an event of the agent's own."""
+        self.put("event", [_event(event, **what)])
+
+    def write(self) -> None:
+        """Write what is held. What is too big is left out, and said to be in its place."""
+        if not self._held:
+            return
+        held, size = self._held, self._bytes
+        self._held, self._bytes = [], 0
+        parts = [part for one in held for part in one]
+        if self._record.append([b"".join(parts)] if size < _JOINED else parts):
+            return
+        for one in held:
+            if not self._record.append(one):
+                # In its place: whoever waits for it may have its end before the next batch.
+                told = _event("dropped", bytes=sum(map(len, one)))
+                self._record.append([recording.pack_body(KINDS["event"], [told])])
+
+
+def _event(event: str, **what: Any) -> bytes:
+    return json.dumps({"event": event, "at": time.time(), **what}).encode()
