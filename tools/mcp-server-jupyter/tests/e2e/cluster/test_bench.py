@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import statistics
 from base64 import b64decode
 from collections.abc import Iterator
@@ -49,10 +50,11 @@ def product(_connected: None, control: Control, tmp_path_factory: pytest.TempPat
         yield product
 
 
-def _measure(product: Product, part: str, *more: str) -> dict[str, list[float]]:
+def measure(product: Product, part: str, *more: str) -> dict[str, list[float]]:
     """Run the measuring program in a pod of the server's image: it has jupyter_client, and may reach kernels."""
     server = product.namespace.pod(product.ready())["spec"]["containers"][0]["image"]
-    manifest = pod_manifest(f"bench-{part}", labels={**CLIENT, **SERVER}, **RESTRICTED)
+    name = f"bench-{part}-{secrets.token_hex(3)}"
+    manifest = pod_manifest(name, labels={**CLIENT, **SERVER}, **RESTRICTED)
     container = manifest["spec"]["containers"][0]
     container |= {
         "image": server,
@@ -62,8 +64,8 @@ def _measure(product: Product, part: str, *more: str) -> dict[str, list[float]]:
     }
     manifest["spec"]["volumes"] = [{"name": "bench", "configMap": {"name": "bench"}}]
     product.namespace.core.create_namespaced_pod(product.namespace.name, manifest)
-    product.namespace.started(f"bench-{part}")
-    code, log = product.namespace.finished(f"bench-{part}", seconds=600)
+    product.namespace.started(name)
+    code, log = product.namespace.finished(name, seconds=900)
     assert code == 0, log
     samples: dict[str, list[float]] = json.loads(log.splitlines()[-1])
     return samples
@@ -79,14 +81,14 @@ def _tell(capsys: pytest.CaptureFixture[str], samples: dict[str, list[float]]) -
 
 
 def test_starts(product: Product, capsys: pytest.CaptureFixture[str]) -> None:
-    _tell(capsys, _measure(product, "starts"))
+    _tell(capsys, measure(product, "starts"))
 
 
 def test_calls(product: Product, capsys: pytest.CaptureFixture[str]) -> None:
     notebook = product.notebook("calls.ipynb")
     product.run(notebook, "1 + 1")
     (kernel,) = product.call("list_kernels").data["kernels"]
-    samples = _measure(
+    samples = measure(
         product, "calls", "--kernel", kernel["kernel_id"], "--connection", json.dumps(_connection(product))
     )
     _tell(capsys, samples)
@@ -113,4 +115,4 @@ def _connection(product: Product) -> Object:
 
 
 def test_a_burst(product: Product, capsys: pytest.CaptureFixture[str]) -> None:
-    _tell(capsys, _measure(product, "burst"))
+    _tell(capsys, measure(product, "burst"))

@@ -18,6 +18,7 @@ from jupyter_client.blocking.client import BlockingKernelClient
 
 COLD_ROUNDS, WARM_ROUNDS, RESTART_ROUNDS, AT_ONCE = 5, 4, 4, 30
 CALLS = 200
+SPREAD_CALLS, CLIENTS = 2_000, 16
 REFILL_SECONDS = 6.0
 
 
@@ -118,6 +119,7 @@ def at_once(host: str, token: str) -> dict[str, list[float]]:
         server = Server(host, token)
         started = time.perf_counter()
         kernel = server.start("small")
+        server.close()  # or the server does meanwhile, which has little time for anybody now
         server.add(kernel)
         kernels.append(kernel)
         return time.perf_counter() - started
@@ -132,13 +134,48 @@ def at_once(host: str, token: str) -> dict[str, list[float]]:
     return {f"{AT_ONCE} at once, one": each, f"{AT_ONCE} at once, all": [whole]}
 
 
+def fill(host: str, token: str, count: int) -> dict[str, list[float]]:
+    """So many kernels more, each client starting one after the other."""
+    each: list[float] = []
+
+    def some(number: int) -> None:
+        server = Server(host, token)
+        for _ in range(number, count, CLIENTS):
+            each.append(seconds(server.start, "hollow"))
+
+    started = time.perf_counter()
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        list(pool.map(some, range(CLIENTS)))
+    return {f"{count} started, one": each, f"{count} started, all": [time.perf_counter() - started]}
+
+
+def spread(host: str, token: str) -> dict[str, list[float]]:
+    """Calls one after the other, each of any kernel; then every kernel once, by several clients."""
+    server = Server(host, token)
+    kernels = [one["kernel_id"] for one in server.call("list_kernels")["data"]["kernels"]]
+    for kernel in kernels[:CLIENTS]:
+        server.add(kernel)
+    calls = [seconds(server.add, random.choice(kernels)) for _ in range(SPREAD_CALLS)]
+
+    def some(number: int) -> None:
+        server = Server(host, token)
+        for kernel in kernels[number::CLIENTS]:
+            server.add(kernel)
+
+    started = time.perf_counter()
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        list(pool.map(some, range(CLIENTS)))
+    return {"1+1": calls, "every kernel once": [time.perf_counter() - started]}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("host")
     parser.add_argument("token")
-    parser.add_argument("part", choices=("starts", "calls", "burst"))
+    parser.add_argument("part", choices=("starts", "calls", "burst", "fill", "spread"))
     parser.add_argument("--kernel")
     parser.add_argument("--connection", type=json.loads)
+    parser.add_argument("--count", type=int)
     given = parser.parse_args()
     server = Server(given.host, given.token)
     samples: dict[str, list[float]] = {}
@@ -151,6 +188,10 @@ def main() -> None:
         server.stop(kernel)
     elif given.part == "calls":
         samples = round_trips(server, given.kernel, given.connection)
+    elif given.part == "fill":
+        samples = fill(given.host, given.token, given.count)
+    elif given.part == "spread":
+        samples = spread(given.host, given.token)
     else:
         samples = at_once(given.host, given.token)
     json.dump(samples, sys.stdout)
