@@ -114,6 +114,32 @@ async def test_a_kernel_that_died_is_noticed_and_started_again_in_a_new_pod(
     assert list(lab.fake.objects["pods"]) == [name.replace("-g1", "-g2")]
 
 
+async def test_through_the_api_server_clients_of_a_kernel_find_its_next_pod_too(
+    manager: AsyncKernelManager, lab: Lab
+) -> None:
+    lab.node.reachable = False
+    config = manager.kernel_spec.metadata["kernel_provisioner"]["config"]
+    config["settings"]["kernel_access"] = "port-forward"
+    with anyio.fail_after(60):
+        await manager.start_kernel()
+        client = manager.client()
+        client.start_channels()
+        try:
+            await client.wait_for_ready(timeout=30)
+            assert await run(client, "print('x' * 100_000)") == "x" * 100_000 + "\n"
+            [name] = lab.fake.objects["pods"]
+            lab.node.kill(name)
+            while await manager.is_alive():  # noqa: ASYNC110 - as applications ask
+                await anyio.sleep(0.05)
+            await manager.restart_kernel(now=True)
+            await client.wait_for_ready(timeout=30)
+            assert await run(client, "print('again')") == "again\n"
+        finally:
+            client.stop_channels()
+            await manager.shutdown_kernel(now=True)
+    assert counts(lab) == [0, 0, 0]
+
+
 async def test_an_interrupt_reaches_the_kernel(manager: AsyncKernelManager, client: AsyncKernelClient) -> None:
     begun = anyio.Event()
     async with anyio.create_task_group() as tasks:

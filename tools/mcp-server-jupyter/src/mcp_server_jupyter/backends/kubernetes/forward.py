@@ -1,6 +1,6 @@
 """Pods reached through the API server, from where their own addresses cannot be: `--kernel-access port-forward`.
 
-Each kernel gets a port of this machine's loopback; each connection to it is one WebSocket to the API server.
+Each port of a pod gets one of this machine's loopback; each connection to it is one WebSocket to the API server.
 Source: kubernetes.io, `portforward` subresource; `v4.channel.k8s.io`: each message begins with its channel, 0 for data
 and 1 for errors, and the first on each channel is the port's number.
 """
@@ -22,60 +22,81 @@ logger = logging.getLogger(__name__)
 _PIECE = 64 << 10
 
 
+class _Way:
+    """The ports of this machine that lead to one pod's, and what goes through them now."""
+
+    def __init__(self, pod: str) -> None:
+        self.pod = pod
+        self.servers: dict[int, asyncio.Server] = {}
+        self.live: set[asyncio.Task[None]] = set()
+
+    def cut(self) -> None:
+        """End the connections there are."""
+        for task in self.live:
+            task.cancel()
+
+
 class Forwards:
     """The listening ports of one server. An async context manager."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
-        self._servers: dict[str, asyncio.Server] = {}
-        self._live: dict[str, set[asyncio.Task[None]]] = {}
+        self._ways: dict[str, _Way] = {}
 
     async def __aenter__(self) -> Forwards:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for name in list(self._servers):
+        for name in list(self._ways):
             await self.close(name)
 
-    async def open(self, pod: str) -> tuple[str, int]:
-        """Address and port that lead to a pod's agent.
+    async def open(self, pod: str, port: int = AGENT_PORT) -> tuple[str, int]:
+        """Address and port of this machine that lead to a pod's.
 
         Raises:
             Unavailable: no port of this machine can be listened on.
         """
-        if pod not in self._servers:
+        way = self._ways.setdefault(pod, _Way(pod))
+        if port not in way.servers:
 
             async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
                 task = asyncio.current_task()
                 assert task is not None
-                live = self._live.setdefault(pod, set())
-                live.add(task)
+                way.live.add(task)
                 try:
-                    await self._carry(pod, reader, writer)
+                    await self._carry(way.pod, port, reader, writer)
                 finally:
-                    live.discard(task)
+                    way.live.discard(task)
                     writer.close()
 
             try:
-                self._servers[pod] = await asyncio.start_server(connected, "127.0.0.1", 0)
+                way.servers[port] = await asyncio.start_server(connected, "127.0.0.1", 0)
             except OSError as error:
                 raise Unavailable(f"No port can be opened for the pod {pod}: {error.strerror}.") from error
-        host, port = self._servers[pod].sockets[0].getsockname()[:2]
-        return str(host), int(port)
+        host, own_port = way.servers[port].sockets[0].getsockname()[:2]
+        return str(host), int(own_port)
+
+    def move(self, pod: str, to: str) -> None:
+        """Have what leads to a pod lead to its successor: clients that know these ports connect again."""
+        way = self._ways.pop(pod, None)
+        if way is not None:
+            way.cut()
+            way.pod = to
+            self._ways[to] = way
 
     async def close(self, pod: str) -> None:
         """Stop leading to a pod."""
-        server = self._servers.pop(pod, None)
-        if server is not None:
-            server.close()
-        for task in self._live.pop(pod, set()):
-            task.cancel()
+        way = self._ways.pop(pod, None)
+        if way is not None:
+            way.cut()
+            for server in way.servers.values():
+                server.close()
 
-    async def _carry(self, pod: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _carry(self, pod: str, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         import aiohttp  # noqa: PLC0415 - part of the extra
 
         try:
-            async with self._api.port_forward(pod, AGENT_PORT) as socket, anyio.create_task_group() as both:
+            async with self._api.port_forward(pod, port) as socket, anyio.create_task_group() as both:
 
                 async def up() -> None:
                     while data := await reader.read(_PIECE):

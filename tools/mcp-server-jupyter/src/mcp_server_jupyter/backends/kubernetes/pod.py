@@ -343,7 +343,7 @@ class PodHost:
     async def _end_pod(self) -> None:
         await self._cluster.api.delete("pods", self.identity.pod, grace_seconds=_REMOVE_GRACE_SECONDS)
         if self._forwards is not None:
-            await self._forwards.close(self.identity.pod)
+            self._forwards.move(self.identity.pod, self.identity.next().pod)
 
     async def note(self, **annotations: str) -> None:
         """See `host.Host.note`."""

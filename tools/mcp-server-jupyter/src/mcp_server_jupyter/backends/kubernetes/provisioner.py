@@ -24,6 +24,8 @@ from ...settings import Settings
 from ..zmq.sockets import Sockets
 from .cluster import Cluster, open_cluster
 from .extra import require_extra
+from .forward import Forwards
+from .host import CHANNEL_PORTS
 from .kernel import PodKernel
 from .objects import Identity
 from .pod import PodHost, known_host, new_host
@@ -37,7 +39,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 INSTANCE = "jupyter-provisioner"
-_SUPPORTED = ("namespace", "kernel_profiles", "kernel_image", "schedule_seconds", "kubeconfig", "instance")
+_SUPPORTED = (
+    "namespace",
+    "kernel_profiles",
+    "kernel_image",
+    "kernel_access",
+    "schedule_seconds",
+    "kubeconfig",
+    "instance",
+)
 
 
 class PodProvisioner(KernelProvisionerBase):
@@ -50,6 +60,7 @@ class PodProvisioner(KernelProvisionerBase):
         super().__init__(**kwargs)
         self._stack = AsyncExitStack()
         self._cluster: Cluster | None = None
+        self._forwards: Forwards | None = None
         self._watch: asyncio.Task[None] | None = None
         self._sockets = Sockets(1)
         self._kernel: PodKernel | None = None
@@ -70,7 +81,7 @@ class PodProvisioner(KernelProvisionerBase):
         try:
             if self._kernel is None:
                 cluster = await self._open(Path(kwargs.get("cwd") or Path.cwd()))
-                host = new_host(cluster, self.profile, "", forwards=None)
+                host = new_host(cluster, self.profile, "", forwards=self._forwards)
                 self._kernel = PodKernel(self, host, await host.plan(1))
                 await self._kernel.begin(1, lambda stage: self.log.info("The kernel is starting: %s", stage))
             else:
@@ -131,7 +142,7 @@ class PodProvisioner(KernelProvisionerBase):
         await super().load_provisioner_info(provisioner_info)
         cluster = await self._open(Path(provisioner_info["root"]))
         name = Identity(provisioner_info["pod_kernel_id"], cluster.own.instance).secret
-        known = known_host(cluster, await cluster.api.get("secrets", name), forwards=None)
+        known = known_host(cluster, await cluster.api.get("secrets", name), forwards=self._forwards)
         if known is None:
             raise NotFound(f"The Secret {name} is not that of a kernel.", hint="Start another kernel.")
         self._kernel = PodKernel(self, *known)
@@ -167,6 +178,8 @@ class PodProvisioner(KernelProvisionerBase):
         require_extra()
         settings = _settings(self.settings, root)
         cluster = await self._stack.enter_async_context(open_cluster(settings))
+        if settings.kernel_access == "port-forward":
+            self._forwards = await self._stack.enter_async_context(Forwards(cluster.api))
         # Whoever starts or adopts a kernel has it, whoever had it before.
         cluster.lease.number = int(time.time())
         await cluster.pods.list()
@@ -182,10 +195,13 @@ class PodProvisioner(KernelProvisionerBase):
         host = self._kernel.host
         assert isinstance(host, PodHost)
         address, _ = await host.address()
-        if self._cluster.api.in_cluster:
+        if self._cluster.api.in_cluster and self._forwards is None:
             # A name outlives its pod: clients that are connected find the next one.
             address = self._cluster.names.fqdn(host.identity.service)
         info = host.keys.connection(address, self.kernel_spec.display_name)
+        if self._forwards is not None:
+            for channel, port in CHANNEL_PORTS.items():
+                _, info[f"{channel}_port"] = await self._forwards.open(host.identity.pod, port)
         info["key"] = info["key"].encode()
         return info  # type: ignore[return-value]
 
@@ -200,7 +216,7 @@ class PodProvisioner(KernelProvisionerBase):
             self._watch.cancel()
             self._watch = None
         await self._stack.aclose()
-        self._cluster = None
+        self._cluster = self._forwards = None
         self._sockets.close()
 
 
