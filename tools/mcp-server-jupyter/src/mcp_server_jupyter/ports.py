@@ -412,6 +412,17 @@ class Editors(Protocol):
     def leases(self) -> Mapping[str, str]:
         """Who owns what: windows by path."""
 
+    def recovering(self, leases: Mapping[str, str]) -> AbstractAsyncContextManager[None]:
+        """Give notebooks back to the windows that owned them when the server before this one ended.
+
+        What is put into these notebooks meanwhile is owed to the windows, and told each at its next `open`. From the
+        end on they are waited for as windows are whose stream was lost.
+        """
+
+    def hand_over(self) -> None:
+        """The next server waits for the windows that are here now: what they have not saved is not written any more,
+        so that no newer file is in the way of their own saving."""
+
     def is_shared(self, path: str) -> bool:
         """False if its owner runs it on a kernel that is not ours."""
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -158,7 +159,11 @@ async def open_services_over(
         try:
             if settings.notebook:
                 await _open_default(services, settings.notebook)
-            await recover(opened_contents, kernels, journal, sessions, executions)
+            stack.callback(editors.listen(partial(_keep_leases, journal)))
+            async with editors.recovering(journal.leases()):
+                unsaved = await recover(opened_contents, editors, kernels, journal, sessions, executions)
+            for each in unsaved:
+                tasks.start_soon(each.confirm, opened_contents, journal)
         except BaseException:
             # Kernels that an earlier server left are as they were: a start that fails takes nothing from anybody.
             with anyio.CancelScope(shield=True):
@@ -188,6 +193,16 @@ async def _tell_changes(changes: AsyncIterator[str], events: Events) -> None:
         await anyio.lowlevel.checkpoint()  # a checkout of a thousand notebooks lets others take their turn
 
 
+def _keep_leases(journal: Journal, kind: str, data: Mapping[str, Any], _window: str | None) -> None:
+    """Write down who owns what, for the next server."""
+    if kind != "lease":
+        return
+    try:
+        journal.lease(data["path"], data["owner"])
+    except Unavailable as error:
+        logger.warning("a server after this one would not wait for the editor of %s: %s", data["path"], error)
+
+
 async def _open_default(services: Services, notebook: str) -> None:
     """Make the configured notebook the default, and an empty one if it is not there."""
     services.connect(notebook)
@@ -202,6 +217,7 @@ async def _open_default(services: Services, notebook: str) -> None:
 
 async def _close(services: Services) -> None:
     if services.settings.keep_kernels or services.leave_kernels:
+        services.editors.hand_over()
         await services.kernels.release()
     else:
         await services.executions.abandon("The server was stopped while this cell ran, and its kernel with it.")

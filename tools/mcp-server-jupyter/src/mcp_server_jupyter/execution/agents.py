@@ -74,6 +74,7 @@ class Agents:
         self._waiting: dict[str, Approval] = {}
         # What was decided for the turns of agents: by author and notebook, until when.
         self._turns: dict[tuple[str, str | None], tuple[Decision, float]] = {}
+        executions.refuse(self._refusal)
 
     # ------------------------------------------------------------------ rules
 
@@ -106,8 +107,12 @@ class Agents:
         self._rules[notebook or ALL] = rule
         self._events.publish("agents.changed", **self.data())
         for execution in self._executions.active():
-            if execution.by_agent and self.is_paused(execution.notebook or execution.home):
-                await self._executions.take_back(execution, "Not run: agents are paused.")
+            if why := self._refusal(execution):
+                await self._executions.take_back(execution, why)
+
+    def _refusal(self, execution: Execution) -> str:
+        paused = execution.by_agent and self.is_paused(execution.notebook or execution.home)
+        return "Not run: agents are paused." if paused else ""
 
     def require(self, notebook: str | None, *, runs: bool) -> None:
         """Refuse what agents may not do now.

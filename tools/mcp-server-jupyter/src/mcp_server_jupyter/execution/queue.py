@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from ..errors import InvalidRequest, JupyterMcpError, KernelDead
+from ..errors import InvalidRequest, JupyterMcpError, KernelDead, NotAllowed
 from ..events import Events
 from ..journal import EditRow, ExecutionRow, Journal, new_execution_id
 from ..notebooks import insert_cell, may_raise, new_cell, outputs_mark, source_hash
@@ -61,7 +61,13 @@ class Executions:
         self._queues: dict[str, KernelQueue] = {}
         # What waits for an approval, and the session it will run in.
         self._held: dict[str, Session] = {}
+        self._refusal: Callable[[Execution], str] = lambda _: ""
         self._runner = Runner(contents, self._record, events, tasks, self._recent, max_output_bytes)
+
+    def refuse(self, refusal: Callable[[Execution], str]) -> None:
+        """Ask `refusal`, when a cell is put in for an execution and when its turn comes, why it may not run after all;
+        "" where it may."""
+        self._refusal = refusal
 
     # ------------------------------------------------------------------ what callers do
 
@@ -110,7 +116,7 @@ class Executions:
         `Contents.edit`). `edit_row(execution, cell, index)` is the edit's line in the journal, for undo.
 
         Raises:
-            KernelDead, Conflict, NotFound, InvalidNotebook, InvalidRequest, Unavailable
+            KernelDead, Conflict, NotFound, InvalidNotebook, InvalidRequest, NotAllowed, Unavailable
         """
         execution: Execution | None = None
         # A notebook that could not be written last time is to show first that it can be.
@@ -121,6 +127,8 @@ class Executions:
                 index = insert_cell(edit.notebook, cell_index, new_cell("code", code))
                 cell = edit.notebook.cells[index]
                 execution = self._new(session, code, author, notebook, cell, by_agent=by_agent, hold=hold)
+                if why := self._refusal(execution):
+                    raise NotAllowed(why, hint="Nothing was put in. Reading goes on.")
                 after = edit.notebook.cells[index - 1]["id"] if index else None
                 self._journal.add_execution(self._row(execution, cell, after_cell_id=after, cell_index=index))
                 edit.rows.append(edit_row(execution, cell, index))
@@ -397,6 +405,8 @@ class Executions:
                 pass
         if batch is not None and batch.failed is not None:
             await self._runner.finish(execution, "aborted", f"Not run: {batch.failure()}.")
+        elif execution.status == "queued" and (why := self._refusal(execution)):
+            await self._runner.finish(execution, "aborted", why)
         elif session.death is not None and execution.status == "queued":
             await self._runner.finish(execution, "aborted", f"Not run: the kernel {how_it_ended(session)}.")
         elif how := await self._runner.run(session, execution):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from ..errors import JupyterMcpError, NotFound
-from ..journal import ExecutionRow, Journal
+from ..journal import FINISHED, ExecutionRow, Journal
 from ..notebooks import find_cell, insert_cell, may_raise, new_cell, node, outputs_mark, set_outputs
 from ..outputs import OutputReducer
-from ..ports import Contents, Kernel, Kernels, Message
+from ..ports import Contents, Editors, Kernel, Kernels, Message
 from .execution import Batch, Execution
 from .queue import Executions
 from .sessions import Sessions
@@ -18,19 +21,49 @@ from .sessions import Sessions
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Unsaved:
+    """Executions whose cells and outputs were put into a notebook that an editor's window has still to save."""
+
+    notebook: str
+    rows: Sequence[ExecutionRow]
+
+    async def confirm(self, contents: Contents, journal: Journal) -> None:
+        """Note in the journal that they are in the file, once they are."""
+        try:
+            await contents.flush(self.notebook, urgent=False)
+            journal.placed([row.id for row in self.rows])
+            journal.delivered([row.id for row in self.rows if row.status in FINISHED])
+        except JupyterMcpError as error:
+            logger.warning("outputs of %s wait for the next server: %s", self.notebook, error)
+
 
 async def recover(
-    contents: Contents, kernels: Kernels, journal: Journal, sessions: Sessions, executions: Executions
-) -> None:
-    """Bring sessions, executions and notebooks to where the last server left them."""
+    contents: Contents,
+    editors: Editors,
+    kernels: Kernels,
+    journal: Journal,
+    sessions: Sessions,
+    executions: Executions,
+) -> Sequence[Unsaved]:
+    """Bring sessions, executions and notebooks to where the last server left them.
+
+    Returns what is told to editors' windows for that, and is yet to be saved by them.
+    """
     adopted = {kernel.id: kernel for kernel in await kernels.adopt()}
     _rebind(adopted, journal, sessions)
     unfinished = journal.unfinished()
     undelivered = journal.undelivered()
+    owned = editors.leases()
     for row in (*undelivered, *unfinished):
-        await _restore_cell(contents, journal, row)
+        if await _restore_cell(contents, journal, row) and row.notebook not in owned:
+            journal.placed([row.id])
     for row in undelivered:
-        await _deliver(contents, journal, row)
+        if await _deliver(contents, journal, row) and row.notebook not in owned:
+            journal.delivered([row.id])
     batches: dict[str, Batch] = {}
     for row in unfinished:
         if row.status == "waiting_approval":
@@ -43,8 +76,13 @@ async def recover(
             await executions.resume(sessions.get(row.kernel_id), execution)
         else:
             await _give_up(contents, journal, row)
+            if row.status == "lost" and await _deliver(contents, journal, row) and row.notebook not in owned:
+                journal.delivered([row.id])
     for session in sessions.all():
         executions.listen(session)
+    rows = (*undelivered, *unfinished)
+    unsaved = [Unsaved(path, [row for row in rows if row.notebook == path]) for path in owned]
+    return [each for each in unsaved if each.rows]
 
 
 def _rebind(adopted: dict[str, Kernel], journal: Journal, sessions: Sessions) -> None:
@@ -73,6 +111,8 @@ def _revive(row: ExecutionRow, sessions: Sessions, max_output_bytes: int | None)
         kernel_epoch=row.kernel_epoch,
         reducer=OutputReducer(max_bytes=max_output_bytes),
         input_request=_asked(row),
+        # People run by routes whose author is always this one.
+        by_agent=row.author != "user",
     )
 
 
@@ -94,18 +134,21 @@ def _asked(row: ExecutionRow) -> Message | None:
     return Message("stdin", "input_request", uuid4().hex, row.msg_id, {"prompt": row.input_prompt or ""})
 
 
-async def _restore_cell(contents: Contents, journal: Journal, row: ExecutionRow) -> None:
-    """Find the cell of an execution; one made for it that had not reached the file when the server died is put back."""
+async def _restore_cell(contents: Contents, journal: Journal, row: ExecutionRow) -> bool:
+    """Find the cell of an execution; one made for it that had not reached the file when the server died is put back.
+
+    True if it is there now, or was deleted, and the journal said before that it was yet to be put there.
+    """
     if row.notebook is None or row.cell_id is None:
-        return
+        return False
     try:
         cell_id = _find(await contents.read(row.notebook), row)
         if cell_id is not None and cell_id != row.cell_id:
             journal.found(row.id, cell_id)
             row.cell_id = cell_id
-            return
+            return False
         if row.cell_index is None:
-            return
+            return False
         if cell_id is None and not _was_deleted(journal, row):
             async with contents.edit(row.notebook) as notebook:
                 cell = new_cell("code", row.code)
@@ -113,8 +156,8 @@ async def _restore_cell(contents: Contents, journal: Journal, row: ExecutionRow)
                 insert_cell(notebook, _position(notebook, row), cell)
     except JupyterMcpError as error:
         journal.noted(row.id, f"The cell could not be put back: {error.message}")
-        return
-    journal.placed([row.id])
+        return False
+    return True
 
 
 def _find(notebook: NotebookNode, row: ExecutionRow) -> str | None:
@@ -147,8 +190,9 @@ def _position(notebook: NotebookNode, row: ExecutionRow) -> int:
     return min(row.cell_index or 0, len(notebook.cells))
 
 
-async def _deliver(contents: Contents, journal: Journal, row: ExecutionRow) -> None:
-    """Outputs that were answered but had not reached the file, unless the cell shows something newer."""
+async def _deliver(contents: Contents, journal: Journal, row: ExecutionRow) -> bool:
+    """Outputs that were answered but had not reached the file, unless the cell shows something newer. False if they
+    could not be written."""
     stored = await journal.recall(row.id)
     if row.notebook is not None and row.cell_id is not None and stored is not None and stored.outputs is not None:
         try:
@@ -161,8 +205,8 @@ async def _deliver(contents: Contents, journal: Journal, row: ExecutionRow) -> N
             pass
         except JupyterMcpError as error:
             journal.noted(row.id, f"The outputs could not be written: {error.message}")
-            return
-    journal.delivered([row.id])
+            return False
+    return True
 
 
 def _owns(notebook: NotebookNode, journal: Journal, row: ExecutionRow) -> bool:
@@ -209,7 +253,7 @@ async def _give_up(contents: Contents, journal: Journal, row: ExecutionRow) -> N
         execution_count=row.execution_count,
         note=note,
     )
-    await _deliver(contents, journal, row)
+    row.status = "lost"
 
 
 async def _shown(contents: Contents, journal: Journal, row: ExecutionRow) -> tuple[list[NotebookNode], int | None]:

@@ -71,6 +71,9 @@ MIGRATIONS = (
     CREATE INDEX executions_by_age ON executions (queued_at)
         WHERE on_disk = 1 AND status NOT IN ('waiting_approval', 'queued', 'running', 'waiting_input');
     """,
+    """
+    CREATE TABLE leases (notebook TEXT PRIMARY KEY, window TEXT NOT NULL);
+    """,
 )
 
 _CHECKED_WHOLE = 64 * 2**20

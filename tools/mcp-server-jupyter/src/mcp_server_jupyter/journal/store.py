@@ -19,11 +19,12 @@ from .agents import AgentRules
 from .edits import Edits
 from .executions import Executions
 from .kernels import Kernels
+from .leases import Leases
 from .retention import Retention
 from .schema import open_database
 
 
-class Journal(Executions, Edits, Kernels, AgentRules, Activity, Retention):
+class Journal(Executions, Edits, Kernels, Leases, AgentRules, Activity, Retention):
     """The open journal. Made by `open_journal`; used from one thread.
 
     Every method raises `Unavailable` when SQLite cannot do its work (disk full, file locked by another process).

@@ -15,6 +15,7 @@ from ..notebooks import insert_cell as put_cell
 from ..notebooks import move_cell as shift_cell
 from ..notebooks.undoing import edited_part
 from .call import Answer, Call, Param
+from .permit import editing
 from .render import edited, takes_back
 
 if TYPE_CHECKING:
@@ -62,9 +63,8 @@ async def insert_cell(
 ) -> Answer:
     """Put a new cell before `cell_index` (-1 or the number of cells: at the end)."""
     check_size(call, cell_source)
-    services = call.services
     path = call.path(notebook_path)
-    async with services.edit(path, call.author) as edit:
+    async with editing(call, path) as edit:
         cell = new_cell(cell_type, cell_source)
         index = put_cell(edit.notebook, cell_index, cell)
         cell = edit.notebook.cells[index]
@@ -130,9 +130,8 @@ async def _change_source(
     replace: Callable[[NotebookNode, int], None],
     what: str,
 ) -> Answer:
-    services = call.services
     path = call.path(notebook_path)
-    async with services.edit(path, call.author) as edit:
+    async with editing(call, path) as edit:
         notebook = edit.notebook
         index = find_cell(notebook, cell_index=cell_index, cell_id=cell_id)
         before = notebook.cells[index]
@@ -150,9 +149,8 @@ async def move_cell(
     cell_id: str | None = None,
 ) -> Answer:
     """Move a cell so that it ends up at `to_index` (-1: at the end)."""
-    services = call.services
     path = call.path(notebook_path)
-    async with services.edit(path, call.author) as edit:
+    async with editing(call, path) as edit:
         notebook = edit.notebook
         index = find_cell(notebook, cell_index=cell_index, cell_id=cell_id)
         target = len(notebook.cells) - 1 if to_index == -1 else to_index
@@ -172,9 +170,8 @@ async def delete_cell(
     expected_hash: str | None = None,
 ) -> Answer:
     """Delete a cell (undo brings it back). With `expected_hash` only if it is still what you read."""
-    services = call.services
     path = call.path(notebook_path)
-    async with services.edit(path, call.author) as edit:
+    async with editing(call, path) as edit:
         notebook = edit.notebook
         index = find_cell(notebook, cell_index=cell_index, cell_id=cell_id)
         before = notebook.cells[index]
@@ -191,9 +188,8 @@ async def clear_outputs(
     call: Call, notebook_path: str = "", cell_index: int | None = None, cell_id: str | None = None
 ) -> Answer:
     """Clear the outputs of one cell, or of all when none is named."""
-    services = call.services
     path = call.path(notebook_path)
-    async with services.edit(path, call.author) as edit:
+    async with editing(call, path) as edit:
         notebook = edit.notebook
         named = cell_index is not None or cell_id is not None
         index = find_cell(notebook, cell_index=cell_index, cell_id=cell_id) if named else None

@@ -14,6 +14,7 @@ from ..journal import CALL, REDO, UNDO, EditHead, EditKind, EditRow, new_turn
 from ..notebooks import output_kinds
 from ..notebooks.undoing import Change, Changed, Undoing
 from .call import Answer, Call
+from .permit import editing
 
 NAMED = 10
 """How many edits an answer names; the others are counted."""
@@ -45,10 +46,9 @@ async def undo(
         turn: the handle of an edit, a turn or an undo, as answers name it.
         scope: "turn" takes back the whole turn of the last edit: edits less than two minutes apart.
     """
-    services = call.services
     path = call.path(notebook_path)
     done = _Undone()
-    async with services.edit(path, call.author) as edit:
+    async with editing(call, path) as edit:
         heads = _chosen(call, path, author, execution_id, turn, scope)
         undoing = Undoing(edit.notebook)
         await _take_back(call, heads, undoing, done)

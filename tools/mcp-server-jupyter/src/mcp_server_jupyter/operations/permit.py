@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, TypedDict
 
 from ..errors import JupyterMcpError, NotAllowed
+from ..execution.edit import Edit
 from ..execution.execution import Execution
 from .call import Call, Operation
 
@@ -34,6 +36,18 @@ def require(call: Call, notebook: str | None, *, runs: bool) -> None:
             f"The person who has {notebook} open runs it on a kernel of their own, which is not shared.",
             hint="Edit cells and ask the person to run them, or to choose the shared kernel (Share This Notebook).",
         )
+
+
+@asynccontextmanager
+async def editing(call: Call, path: str) -> AsyncIterator[Edit]:
+    """`Services.edit` for this caller. Asked again once its turn has come: meanwhile a person may have paused agents.
+
+    Raises:
+        NotAllowed
+    """
+    async with call.services.edit(path, call.author) as edit:
+        require(call, path, runs=False)
+        yield edit
 
 
 class Gate(TypedDict):

@@ -376,6 +376,77 @@ async def test_a_full_disk_is_waited_for(contents: Any, typist: Typist, monkeypa
     assert in_file(typist) == ["of the agent", "one"]
 
 
+# ------------------------------------------------------------------ from one server to the next
+
+
+@asynccontextmanager
+async def second_server(folder: Path, typist: Typist) -> AsyncIterator[Any]:
+    """Contents that were told who owned the notebook, after `recovering` put an output and a cell into it."""
+    async with open_contents(Settings.load({"root": folder}, {})) as contents:
+        stop = contents.windows.listen(typist.heard)
+        async with contents.windows.recovering({"a.ipynb": "w1", "gone.ipynb": "w1"}):
+            async with contents.edit("a.ipynb") as notebook:
+                notebooks.set_outputs(notebook, 1, [stream("while nobody served\n")], 7)
+                notebooks.insert_cell(notebook, 2, notebooks.new_cell("code", "of the agent"))
+            assert contents.windows.leases() == {"a.ipynb": "w1"}
+        yield contents
+        stop()
+
+
+async def test_a_window_gets_from_the_next_server_what_it_has_missed_and_the_file_stays_as_it_was(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "a.ipynb"
+    file.write_text(json.dumps(file_of(code("c0", "zero"), code("c1", "one"))))
+    as_it_was = file.read_bytes()
+    async with open_contents(Settings.load({"root": tmp_path}, {})) as first:
+        typist = Typist(first, file)
+        typist.join()
+        await typist.open()
+        typist.typed({"op": "source", "id": "c0", "source": "typed"})
+        await typist.work()
+        first.windows.hand_over()
+    assert file.read_bytes() == as_it_was
+    async with second_server(tmp_path, typist) as second:
+        typist.contents, typist.windows = second, second.windows
+        typist.join()
+        sink = second.outputs("a.ipynb", "c0")
+        sink.append(stream("of a cell that runs on\n"))
+        await sink.show(8)
+        assert file.read_bytes() == as_it_was
+        answer = await typist.open()
+        assert answer["owner"] == "w1"
+        assert typist.sources() == ["typed", "one", "of the agent"] == await seen(second)
+        assert [cell["execution_count"] for cell in typist.cells] == [8, 7, None]
+        assert file.read_bytes() == as_it_was
+        await typist.save()
+        with anyio.fail_after(10):
+            await second.flush("a.ipynb", urgent=False)
+
+
+async def test_the_file_gets_it_where_no_window_comes_to_the_next_server(tmp_path: Path, quick: None) -> None:
+    file = tmp_path / "a.ipynb"
+    file.write_text(json.dumps(file_of(code("c0", "zero"), code("c1", "one"))))
+    async with open_contents(Settings.load({"root": tmp_path}, {})) as first:
+        typist = Typist(first, file)
+    async with second_server(tmp_path, typist) as second:
+        with anyio.fail_after(10):
+            await second.flush("a.ipynb", urgent=False)
+            await eventually(lambda: typist.leases.get("a.ipynb", "w1") is None)
+        assert typist.leases["gone.ipynb"] is None
+    assert in_file(typist) == ["zero", "one", "of the agent"]
+    assert json.loads(file.read_text())["cells"][1]["execution_count"] == 7
+
+
+async def test_a_server_that_hands_over_says_that_nothing_was_written(contents: Any, typist: Typist) -> None:
+    await overwrite(contents, 0, "of the agent")
+    contents.windows.hand_over()
+    typist.leave()
+    with pytest.raises(Unavailable):
+        await contents.flush()
+    assert in_file(typist) == ["zero", "one"]
+
+
 # ------------------------------------------------------------------ two windows
 
 

@@ -90,6 +90,46 @@ async def test_a_pause_aborts_what_agents_have_queued_and_leaves_what_runs(app: 
     await by_agent(app, "execute_code", path="b.ipynb", code="1")
 
 
+@pytest.mark.parametrize(
+    ("operation", "arguments"),
+    [
+        ("overwrite_cell_source", {"cell_index": 0, "cell_source": "x = 2"}),
+        ("undo", {"author": "user"}),
+        ("append_execute_code_cell", {"cell_source": "print('never')"}),
+    ],
+)
+async def test_a_pause_refuses_what_still_waits_for_its_notebook(
+    app: App, window: Window, operation: str, arguments: Any
+) -> None:
+    await window.post(
+        "/api/operations/insert_cell", notebook_path="a.ipynb", cell_index=0, cell_type="code", cell_source=""
+    )
+    before = (await app.services.contents.read("a.ipynb")).cells
+    refused: list[NotAllowed] = []
+
+    async def try_it() -> None:
+        with pytest.raises(NotAllowed, match="paused") as error:
+            await by_agent(app, operation, **arguments)
+        refused.append(error.value)
+
+    async with anyio.create_task_group() as tasks, app.services.contents.lock("a.ipynb"):
+        tasks.start_soon(try_it)
+        await anyio.wait_all_tasks_blocked()
+        await rule(window, paused=True)
+        assert not refused
+    assert refused
+    assert (await app.services.contents.read("a.ipynb")).cells == before
+    assert app.services.executions.active() == ()
+
+
+async def test_a_run_whose_turn_comes_while_agents_are_paused_does_not_begin(app: App, window: Window) -> None:
+    await rule(window, paused=True, notebook_path="a.ipynb")
+    session = app.services.sessions.all()[0]
+    execution = app.services.executions.submit(session, "1", author="agent#1", notebook="a.ipynb", by_agent=True)
+    await app.services.executions.wait_finished(execution, 30)
+    assert (execution.status, execution.note) == ("aborted", "Not run: agents are paused.")
+
+
 async def test_denied_runs_leave_no_cell_and_edits_go_on(app: App, window: Window) -> None:
     assert (await rule(window, run="deny", notebook_path="a.ipynb"))["notebooks"] == {
         "a.ipynb": {"paused": False, "run": "deny"}

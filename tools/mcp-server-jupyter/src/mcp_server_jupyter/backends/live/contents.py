@@ -50,6 +50,8 @@ class LiveContents:
         self._stack = contextlib.AsyncExitStack()
         self._is_followed = False
         self._tasks: anyio.abc.TaskGroup
+        self.is_handed_over = False
+        """The next server goes on with the windows: files are left as they are."""
         self.windows = Windows(self)
 
     async def __aenter__(self) -> LiveContents:
@@ -103,7 +105,12 @@ class LiveContents:
             copy = notebooks.shallow(before, cells=list(before.cells))
             copy["metadata"] = notebooks.shallow(before.metadata)
             yield copy
-            await self._ask(document, before, notebooks.settle(copy, before.cells), author)
+            wanted = notebooks.settle(copy, before.cells)
+            if document.is_recovered:
+                document.recovered(wanted)
+                self.tell(name)
+            else:
+                await self._ask(document, before, wanted, author)
 
     def outputs(self, path: str, cell_id: str) -> LiveOutputs:
         """See `ports.Contents.outputs`."""
@@ -120,6 +127,8 @@ class LiveContents:
         for document in documents:
             if urgent and not document.is_live:
                 await self.write_owed(document, tries=1)
+            if urgent and self.is_handed_over and document.is_owed:
+                raise Unavailable(f"The editor that has {document.path!r} open has not saved it yet.")
             while not urgent and document.is_owed and self._documents.get(document.path) is document:
                 await document.news.wait()
         await self.below.flush(path, urgent=urgent)
@@ -170,7 +179,7 @@ class LiveContents:
         """The document whose window answers; None where nobody owns the notebook. Waits for a window that is away."""
         with anyio.move_on_after(_SETTLE_SECONDS):
             while (document := self._documents.get(name)) is not None:
-                if document.is_live:
+                if document.is_live or document.is_recovered:
                     return document
                 await document.news.wait()
             return None
@@ -216,6 +225,8 @@ class LiveContents:
         Args:
             tries: how often, a second apart; None, until it is written.
         """
+        if self.is_handed_over:
+            return
         while document.is_owed and not document.is_live and self._documents.get(document.path) is document:
             saved, owed = document.saved, document.owed
             try:

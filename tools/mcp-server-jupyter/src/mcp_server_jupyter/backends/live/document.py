@@ -63,6 +63,8 @@ class Document:
     the window turns out to have made them, they are taken back."""
     speaker: str = ""
     """The window whose buffer this is: not yet the owner, while an heir has not said what it has."""
+    is_recovered: bool = False
+    """The server takes over what an earlier one left: the owner has still to be waited for."""
     news: anyio.Event = field(default_factory=anyio.Event)
 
     @property
@@ -108,6 +110,15 @@ class Document:
         self.ran.difference_update(op["id"] for op in ops if op["op"] == "outputs")
         # Where the person has typed into the same cell, it was this very state that was acknowledged.
         self.owed = notebooks.merge(before, self.owed, self.buffer, on_conflict=_theirs)
+
+    def recovered(self, changed: NotebookNode) -> None:
+        """What an earlier server had not brought into the file: the owner is told at its next `open`."""
+        before = {cell["id"]: cell for cell in self.buffer.cells}
+        for cell in changed.cells:
+            earlier = before.get(cell["id"])
+            if cell.cell_type == "code" and cell.outputs and (earlier is None or earlier is not cell):
+                self.ran.add(cell["id"])
+        self.buffer = self.owed = changed
 
     def show(self, cell_id: str, changed: NotebookNode) -> None:
         """A run has put outputs into a cell: `changed` is the buffer with these."""

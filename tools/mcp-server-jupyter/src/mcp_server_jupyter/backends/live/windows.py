@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import anyio
 
 from ... import notebooks
-from ...errors import Conflict, InvalidNotebook, InvalidRequest, Stale, Unavailable
+from ...errors import Conflict, InvalidNotebook, InvalidRequest, JupyterMcpError, Stale, Unavailable
 from .document import Document, Outcome, Request, with_outputs
 from .ops import Op, edit_ops
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode
 
     from .contents import LiveContents
+
+logger = logging.getLogger(__name__)
 
 REPLY_SECONDS = 5.0
 DEADLINE_SECONDS = 4.0
@@ -62,6 +66,36 @@ class Windows:
     def is_anybody_here(self) -> bool:
         """See `ports.Editors.is_anybody_here`."""
         return bool(self._joined)
+
+    # ------------------------------------------------------------------ from one server to the next
+
+    @asynccontextmanager
+    async def recovering(self, leases: Mapping[str, str]) -> AsyncIterator[None]:
+        """See `ports.Editors.recovering`."""
+        documents = [await self._recover(path, window) for path, window in leases.items()]
+        try:
+            yield
+        finally:
+            for document in documents:
+                if document is not None:
+                    document.is_recovered = False
+                    self._contents.start_soon(self._await_window, document, document.owner)
+
+    async def _recover(self, path: str, window: str) -> Document | None:
+        try:
+            name = self._contents.resolve(path)
+            file = await self._contents.below.read(name)
+        except JupyterMcpError as error:
+            logger.warning("%s was open in an editor and cannot be read: %s", path, error)
+            self._tell_lease(path, None)
+            return None
+        document = Document(name, window, file, file, file, is_live=False, is_recovered=True)
+        self._contents.documents[name] = document
+        return document
+
+    def hand_over(self) -> None:
+        """See `ports.Editors.hand_over`."""
+        self._contents.is_handed_over = True
 
     # ------------------------------------------------------------------ coming and going
 
