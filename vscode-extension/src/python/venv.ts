@@ -185,8 +185,12 @@ async function expectFine(ending: Promise<Ended>, kind: FailureKind, log: (line:
   throw new SetupFailed(kind, lastLines(text));
 }
 
+/** What a program said last: of an installer's lines the one that says why, as a sentence. */
 function lastLines(text: string): string {
-  return text.split("\n").filter((line) => line.trim() !== "").slice(-3).join(" ").slice(-600);
+  const lines = text.split("\n").map((line) => line.trim()).filter((line) => line !== "");
+  const why = lines.findLast((line) => line.startsWith("ERROR: "))?.slice("ERROR: ".length);
+  const said = why ?? lines.slice(-3).join(" ").slice(-600);
+  return /[.!?]$/.test(said) ? said : `${said}.`;
 }
 
 async function translated(error: unknown, server: string): Promise<unknown> {
