@@ -1,4 +1,5 @@
 import { readdirSync, readFileSync } from "node:fs";
+import ts from "typescript";
 import { expect, test } from "vitest";
 
 const root = new URL("..", import.meta.url);
@@ -14,6 +15,54 @@ function used(): Set<string> {
 
 test("every text of the code is in the bundle for translators, and nothing else is", () => {
   expect(Object.keys(json("l10n/bundle.l10n.json")).sort()).toEqual([...used()].sort());
+});
+
+/** Calls and properties whose texts people read. */
+const SHOWS = /\.(show(Information|Warning|Error)Message|setStatusBarMessage|showQuickPick|showInputBox)$|^(Problem|vscode\.(TreeItem|MarkdownString|NotebookCellStatusBarItem))$/;
+const READ = new Set(["title", "prompt", "placeHolder", "tooltip", "label", "description", "detail", "message"]);
+/** Names, and a command as it is typed. */
+const NAMES = ["Jupyter", "Claude Code", "Codex", "Cursor", "Windsurf", "Claude Desktop", "VS Code", "pip install ipykernel"];
+
+/** Whether a text has words besides names, values and code of the editor's own, such as `$(icon)` or `a.command`. */
+function hasWords(text: string): boolean {
+  const rest = NAMES.reduce((left, name) => left.replaceAll(name, ""), text).replaceAll(/\$\([\w~-]+\)/g, "");
+  return /[A-Za-z]{2}/.test(rest) && !/^[\w@.-]+\.[\w@.-]+$/.test(rest);
+}
+
+/** Texts in places that people read, which `t` has not seen. */
+function untranslated(text: string): string[] {
+  const file = ts.createSourceFile("x.ts", text, ts.ScriptTarget.Latest, true);
+  const found: string[] = [];
+  const visit = (node: ts.Node, isRead: boolean): void => {
+    if ((ts.isCallExpression(node) || ts.isNewExpression(node)) && node.expression.getText() === "t") return;
+    if (isRead && (ts.isStringLiteralLike(node) || ts.isTemplateHead(node) || ts.isTemplateMiddleOrTemplateTail(node)) && hasWords(node.text)) found.push(node.text);
+    if (ts.isCallExpression(node) || ts.isNewExpression(node)) {
+      visit(node.expression, isRead);
+      const shows = SHOWS.test(node.expression.getText());
+      for (const argument of node.arguments ?? []) visit(argument, shows);
+    } else if (ts.isPropertyAssignment(node)) {
+      visit(node.initializer, READ.has(node.name.getText()));
+    } else if (ts.isBinaryExpression(node) && node.operatorToken.kind === ts.SyntaxKind.EqualsToken && ts.isPropertyAccessExpression(node.left)) {
+      visit(node.right, READ.has(node.left.name.text));
+    } else if (ts.isBinaryExpression(node) && /^[=!]==?$/.test(node.operatorToken.getText())) {
+      // What is compared is not shown.
+    } else {
+      ts.forEachChild(node, (child) => visit(child, isRead));
+    }
+  };
+  visit(file, false);
+  return found;
+}
+
+test("a text that people read is one for translators", () => {
+  const planted = [
+    'vscode.window.showErrorMessage("It failed.")', "item.tooltip = `Run by ${who}`", 'const x = { title: isOne ? "One cell" : t("Cells"), command: "a.b" }',
+    'throw new Problem("No kernel.", { title: t("Stop"), command: "mcp.stop" })',
+  ];
+  expect(planted.flatMap(untranslated)).toEqual(["It failed.", "Run by ", "One cell", "No kernel."]);
+  const files = readdirSync(new URL("src", root), { recursive: true, encoding: "utf8" }).filter((name) => name.endsWith(".ts"));
+  const found = files.flatMap((name) => untranslated(read(`src/${name}`)).map((text) => `${name}: ${text}`));
+  expect(found).toEqual([]);
 });
 
 test("every text of the manifest is there, and nothing else is", () => {

@@ -9,7 +9,7 @@ import { type Interpreter, probe } from "../src/python/find";
 import { launcherText, writeLauncher } from "../src/python/launcher";
 import { withLock } from "../src/python/lock";
 import { isolated, NotStarted, run, withoutEditor } from "../src/python/process";
-import { discard, installed, installedForAny, pipArguments, setUp, type SetupFailed, type Source } from "../src/python/venv";
+import { discard, installed, installedForAny, pipArguments, setUp, type SetupFailed, type Source, type Step } from "../src/python/venv";
 import { folder } from "./folder";
 
 const WHEEL = "mcp_server_jupyter-0.1.0-py3-none-any.whl";
@@ -69,8 +69,8 @@ test("two windows that set up at once make one", async () => {
 });
 
 test("a set-up that fails leaves nothing, and says what the installer said", async () => {
-  const asked = await request(folder(), "sys.exit('no such host: index')");
-  await expect(setUp(asked)).rejects.toMatchObject({ kind: "index", details: expect.stringContaining("no such host") as string });
+  const asked = await request(folder(), "print('WARNING: again'); sys.exit('ERROR: no such host: index\\n\\n[notice] x')");
+  await expect(setUp(asked)).rejects.toMatchObject({ kind: "index", details: "no such host: index." });
   expect(readdirSync(join(asked.storage, "server"))).toEqual([]);
 });
 
@@ -79,12 +79,22 @@ test("a cancelled set-up ends its programs and leaves nothing", async () => {
   const abort = new AbortController();
   const reason = new Error("cancelled");
   const started = Date.now();
-  const report = (step: string): void => {
-    if (step === "packages") setTimeout(() => abort.abort(reason), 200);
+  const report = ({ name }: Step): void => {
+    if (name === "packages") setTimeout(() => abort.abort(reason), 200);
   };
   await expect(setUp({ ...asked, signal: abort.signal, report })).rejects.toBe(reason);
   expect(Date.now() - started).toBeLessThan(15_000);
   expect(readdirSync(join(asked.storage, "server"))).toEqual([]);
+});
+
+test("each package that the installer takes up is told, those left out on this platform too", async () => {
+  const says = "print('Looking in indexes: x'); print('Collecting click==8.5.1 (from -r x (line 1))'); print('Processing /x.whl (from -r x (line 2))')";
+  const asked = await request(folder(), says);
+  const told: Step[] = [];
+  await setUp({ ...asked, report: (step) => told.push(step) });
+  const counts = told.flatMap(({ count }) => count ?? []);
+  expect(counts).toEqual([{ done: 1, of: 2 }, { done: 2, of: 2 }]);
+  expect(told.map(({ name }) => name)).toEqual(["waiting", "environment", "packages", "packages", "packages", "check"]);
 });
 
 test("what a killed set-up left is removed by the next, and an environment that is not whole counts for nothing", async () => {

@@ -21,7 +21,11 @@ export class SetupFailed extends Error {
   }
 }
 
-export type Step = "waiting" | "environment" | "packages" | "check";
+/** What is being done; of packages, how many the installer has taken up. */
+export interface Step {
+  readonly name: "waiting" | "environment" | "packages" | "check";
+  readonly count?: { readonly done: number; readonly of: number };
+}
 
 export interface SetupRequest {
   /** The extension's own storage; the server's environments are in `server` below it. */
@@ -92,7 +96,7 @@ export async function setUp(request: SetupRequest): Promise<Installed> {
   const target = join(server, folderName(request.bundle, request.interpreter));
   try {
     await mkdir(server, { recursive: true });
-    request.report("waiting");
+    request.report({ name: "waiting" });
     return await withLock(join(server, "lock"), request.signal, async () => {
       const there = await readInstalled(target);
       if (there !== undefined) return there;
@@ -124,17 +128,18 @@ async function build(request: SetupRequest, scratch: string): Promise<void> {
   const { bundle, interpreter, signal, log } = request;
   const env = isolated(request.env ?? process.env);
   const python = pythonOf(scratch);
-  request.report("environment");
+  request.report({ name: "environment" });
   await expectFine(run(interpreter.path, ["-I", "-m", "venv", "--without-pip", scratch], { signal, env }), "venv", log);
-  request.report("packages");
+  request.report({ name: "packages" });
   await writeFile(join(scratch, "requirements.txt"), withWheel(bundle));
   const offline = request.source === "bundled" || (request.source === "auto" && servesOffline(bundle, interpreter));
   if (offline && !servesOffline(bundle, interpreter)) {
     const have = bundle.houseTags.join(", ");
     throw new SetupFailed("offline", `Python ${interpreter.version.join(".")}; ${have === "" ? "no wheels are bundled" : `bundled: ${have}`}`);
   }
-  await expectFine(run(python, pipArguments(bundle, scratch, offline), { signal, env, onLine: log }), offline ? "broken" : "index", log);
-  request.report("check");
+  const onLine = counted(withWheel(bundle), request);
+  await expectFine(run(python, pipArguments(bundle, scratch, offline), { signal, env, onLine }), offline ? "broken" : "index", log);
+  request.report({ name: "check" });
   const check = run(python, ["-I", "-m", "mcp_server_jupyter", "--version"], { signal, env, timeout: CHECK_MILLISECONDS });
   await expectFine(check, "check", log);
   const marker = { version: bundle.version, wheel: bundle.hash, python: interpreter.path, made: new Date().toISOString() };
@@ -143,6 +148,18 @@ async function build(request: SetupRequest, scratch: string): Promise<void> {
 
 function withWheel(bundle: Bundle): string {
   return `${bundle.requirements.trimEnd()}\n${pathLine(bundle.wheel)} --hash=sha256:${bundle.hash}\n`;
+}
+
+/** Tells of each package that pip takes up, or leaves out on this platform, and keeps all it says. */
+function counted(requirements: string, { report, log }: SetupRequest): (line: string) => void {
+  const of = requirements.split("\n").filter((line) => /^[\w.-]+(\[[\w,.-]+\])? ?(==|@)/.test(line)).length;
+  let done = 0;
+  return (line) => {
+    log(line);
+    if (!/^(Collecting|Processing|Ignoring) \S/.test(line)) return;
+    done = Math.min(done + 1, of);
+    report({ name: "packages", count: { done, of } });
+  };
 }
 
 /** A requirement by path: blanks and the like as in an address. */
@@ -156,7 +173,7 @@ export function pipArguments(bundle: Bundle, scratch: string, offline: boolean):
   const from = offline && bundle.wheelhouse !== undefined ? ["--no-index", "--find-links", bundle.wheelhouse] : [];
   return [
     "-I", join(bundle.pip, "pip"), "install", "--no-input", "--disable-pip-version-check", "--no-cache-dir", "--progress-bar", "off",
-    "--only-binary", ":all:", "--require-hashes", "--no-deps", "--no-compile", "--quiet", "--retries", "1", "--timeout", "15", ...from, "-r", join(scratch, "requirements.txt"),
+    "--only-binary", ":all:", "--require-hashes", "--no-deps", "--no-compile", "--retries", "1", "--timeout", "15", ...from, "-r", join(scratch, "requirements.txt"),
   ];
 }
 
@@ -168,8 +185,12 @@ async function expectFine(ending: Promise<Ended>, kind: FailureKind, log: (line:
   throw new SetupFailed(kind, lastLines(text));
 }
 
+/** What a program said last: of an installer's lines the one that says why, as a sentence. */
 function lastLines(text: string): string {
-  return text.split("\n").filter((line) => line.trim() !== "").slice(-3).join(" ").slice(-600);
+  const lines = text.split("\n").map((line) => line.trim()).filter((line) => line !== "");
+  const why = lines.findLast((line) => line.startsWith("ERROR: "))?.slice("ERROR: ".length);
+  const said = why ?? lines.slice(-3).join(" ").slice(-600);
+  return /[.!?]$/.test(said) ? said : `${said}.`;
 }
 
 async function translated(error: unknown, server: string): Promise<unknown> {
