@@ -1,3 +1,19 @@
 """One server that gives AI agents and people the same notebooks and the same live kernels."""
 
+from typing import Any
+
 __version__ = "0.1.0"
+
+
+def glue(name: str, value: Any) -> None:
+    """Give a value back from a notebook that the gateway runs, under a name: as scrapbook's `glue` does.
+
+    Args:
+        value: a pandas DataFrame, a text, or what JSON has a form for.
+
+    Raises:
+        TypeError: it is none of these.
+    """
+    from .gluing import show  # noqa: PLC0415 - a notebook that imports this is to import nothing else
+
+    show(name, value)

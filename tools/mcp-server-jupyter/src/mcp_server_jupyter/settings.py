@@ -151,6 +151,41 @@ class Settings:
         "The kubeconfig file; absent, the pod's own account, else $KUBECONFIG, else ~/.kube/config.",
         group="Kubernetes",
     )
+    gateway_port: int = _setting(5005, "Port of the gateway; 0 takes a free one.", "GATEWAY_PORT", group="Gateway")
+    max_notebook_size_mb: float = _setting(5.0, "Megabytes of one request.", "MAX_NOTEBOOK_SIZE_MB", group="Gateway")
+    execution_timeout: float = _setting(
+        300.0,
+        "Seconds a whole notebook may run, the start of its kernel left out.",
+        "EXECUTION_TIMEOUT",
+        group="Gateway",
+    )
+    kernel_start_timeout: float = _setting(
+        60.0, "Seconds a kernel may take to start.", "KERNEL_START_TIMEOUT", group="Gateway"
+    )
+    allowed_kernels: tuple[str, ...] = _setting(
+        ("python3", "python"), "Kernelspecs that notebooks may ask for.", "ALLOWED_KERNELS", group="Gateway"
+    )
+    allowed_languages: tuple[str, ...] = _setting(
+        ("python",), "Languages that notebooks may be written in.", "ALLOWED_LANGUAGES", group="Gateway"
+    )
+    result_tag: str = _setting(
+        "results", "Tag of the cell whose output is the result where nothing was glued.", "RESULT_TAG", group="Gateway"
+    )
+    use_scrapbook: bool = _setting(
+        True, "Whether scraps (`glue`) are the results, where there are any.", "USE_SCRAPBOOK", group="Gateway"
+    )
+    workers: int = _setting(0, "Notebooks that run at once; 0, as many as there are CPUs.", group="Gateway")
+    queue: int = _setting(100, "Notebooks that may wait; more are refused.", group="Gateway")
+    run_keep_hours: float = _setting(24.0, "Hours a run is kept after its end.", "RUN_KEEP_HOURS", group="Gateway")
+    run_keep_megabytes: int = _setting(
+        2048, "Megabytes that the runs kept may take; the oldest goes first.", "RUN_KEEP_MEGABYTES", group="Gateway"
+    )
+    keep_failed_seconds: float = _setting(
+        600.0,
+        "Seconds the kernel of a run that failed in a cell is kept, to go on from there; 0 never.",
+        "KEEP_FAILED_SECONDS",
+        group="Gateway",
+    )
     transport: Transport = _setting(
         "stdio", "What the bare command serves: stdio, or streamable HTTP as `serve` does.", "TRANSPORT", group="Server"
     )
@@ -242,8 +277,11 @@ def _convert_to(value: Any, hint: Any) -> Any:
 def _check(settings: Settings) -> None:
     if not settings.root.is_dir():
         raise InvalidRequest(f"The root {settings.root} is not a folder.", hint="Create it, or give another --root.")
-    if not 0 <= settings.port <= 65535:
-        raise InvalidRequest(f"Setting 'port' cannot be {settings.port}.", hint="Ports go from 0 to 65535.")
+    for name in ("port", "gateway_port"):
+        if not 0 <= getattr(settings, name) <= 65535:
+            raise InvalidRequest(
+                f"Setting {name!r} cannot be {getattr(settings, name)}.", hint="Ports go from 0 to 65535."
+            )
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
         if isinstance(value, int | float) and not 0 <= value < math.inf:

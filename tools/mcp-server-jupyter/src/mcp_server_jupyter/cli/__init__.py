@@ -108,6 +108,14 @@ def run(
 
 
 @commands.command(cls=GroupedOptions)
+@with_settings("Gateway", "Backends", "Kernels", "HTTP", "Server", "Kubernetes")
+@click.pass_context
+def gateway(context: click.Context, /, **options: Any) -> None:
+    """Serve notebooks as an API: POST one to /run and get its results; see docs/gateway.md."""
+    servers.run_gateway(load_settings(context, options))
+
+
+@commands.command(cls=GroupedOptions)
 @click.argument("check", required=False)
 @with_settings()
 @click.pass_context

@@ -55,9 +55,10 @@ class GroupedGroup(GroupedOptions, click.Group):
 
 
 def with_settings(*groups: str) -> Callable[[Command], Command]:
-    """Options for every setting, or for those of some groups."""
+    """Options for the settings of some groups; by default for all but those of the gateway, another server."""
     hints = get_type_hints(Settings)
-    fields = [field for field in dataclasses.fields(Settings) if not groups or field.metadata["group"] in groups]
+    chosen = groups or {field.metadata["group"] for field in dataclasses.fields(Settings)} - {"Gateway"}
+    fields = [field for field in dataclasses.fields(Settings) if field.metadata["group"] in chosen]
 
     def decorate(command: Command) -> Command:
         for field in reversed(fields):

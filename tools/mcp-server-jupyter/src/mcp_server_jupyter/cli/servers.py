@@ -82,6 +82,23 @@ def run_server(settings: Settings, *, sample: bool) -> None:
     _serve("serve_foreground", settings, _listener, say)
 
 
+def run_gateway(settings: Settings) -> None:
+    """Serve the gateway in the foreground: one for each state folder."""
+    import anyio  # noqa: PLC0415
+
+    from ..commands.welcome import gateway_welcome  # noqa: PLC0415
+    from ..doors.gateway.serve import gateway_settings, serve_gateway  # noqa: PLC0415
+    from ..doors.http.security import refuse_unsafe  # noqa: PLC0415
+    from ..ownership import make_private, owned  # noqa: PLC0415
+
+    refuse_unsafe(settings)
+    settings = gateway_settings(settings)
+    make_private(settings.root_state)
+    _configure_logs(settings)
+    with owned(settings):
+        anyio.run(serve_gateway, settings, lambda url, token: click.echo(gateway_welcome(settings, url, token)))
+
+
 def serve_detached(settings: Settings, held: Held, listener: socket.socket) -> None:
     """The root's server, in a process of its own: until nobody needs it."""
     _serve("serve_detached", settings, held, listener)

@@ -19,20 +19,17 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from ..errors import InvalidRequest, NotFound, Unsupported
-from ..notebooks import is_skipped, kernelspec_name, new_cell, node
-from ..notebooks import language as language_of
+from ..errors import InvalidRequest, NotFound
+from ..notebooks import is_skipped, kernelspec_name, node
 from ..operations import Caller
 from ..operations.bind import invoke
+from ..runs.parameters import inject
 from ..services import Services
 from ..settings import Settings
 
 if TYPE_CHECKING:
-    from nbformat import NotebookNode
-
     from ..execution.session import Session
 
-TAG, INJECTED = "parameters", "injected-parameters"
 _NAMES = {"true": True, "false": False, "null": None}
 _DAY = 86_400.0
 _INFO_SECONDS = 10.0
@@ -86,27 +83,6 @@ def _literal(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, RecursionError):
         return text
-
-
-def inject(notebook: NotebookNode, parameters: Mapping[str, Any]) -> None:
-    """Put the parameters into a notebook that is being edited.
-
-    Raises:
-        Unsupported: the notebook's language is not Python.
-    """
-    language = language_of(notebook) or "python"
-    if language != "python":
-        raise Unsupported(f"Parameters are written in Python; this is a {language} notebook.")
-    source = "\n".join(["# Parameters", *(f"{name} = {value!r}" for name, value in parameters.items())])
-    cell = new_cell("code", source)
-    cell["metadata"]["tags"] = [INJECTED]
-    tags = [set(other.metadata.get("tags", ())) for other in notebook.cells]
-    for index, found in enumerate(tags):
-        if INJECTED in found:
-            notebook.cells[index] = cell
-            return
-    after = next((index + 1 for index, found in enumerate(tags) if TAG in found), 0)
-    notebook.cells.insert(after, cell)
 
 
 def prepare(root: Path, notebook: Path, output: Path | None) -> str:

@@ -93,11 +93,14 @@ async def _serve_opened(
     asked_to_end: anyio.Event,
     say: Callable[[str, str | None], object],
 ) -> None:
+    from .http.app import create_http  # noqa: PLC0415 - see `serve_foreground`
+
     settings, token = services.settings, load_token(services.settings)
     await _tell_unready(settings)
     mcp = create_mcp(services)
     server = RootServer(services, mcp, held, is_detached=False)
-    async with door.serving(services, mcp, token), anyio.create_task_group() as tasks:
+    app = partial(create_http, services, mcp, token)
+    async with door.serving(app), anyio.create_task_group() as tasks:
         held.announce(url=door.endpoint, token=token)
         if listener is not None:
             tasks.start_soon(server.serve, listener)
@@ -206,14 +209,15 @@ async def _serve_http(
     task_status: anyio.abc.TaskStatus[tuple[str, str | None]],
 ) -> None:
     def load() -> None:
-        from .http import serve  # noqa: F401, PLC0415 - 0.1 s that most servers never need
+        from .http import app, serve  # noqa: F401, PLC0415 - 0.1 s that most servers never need
 
     await anyio.to_thread.run_sync(load)
+    from .http.app import create_http  # noqa: PLC0415
     from .http.serve import http_door  # noqa: PLC0415
 
     settings = dataclasses.replace(services.settings, host="127.0.0.1", port=0, no_auth=False)
     token = load_token(settings)
-    async with http_door(settings) as door, door.serving(services, mcp, token):
+    async with http_door(settings) as door, door.serving(partial(create_http, services, mcp, token)):
         server.is_busy_elsewhere = lambda: door.is_busy
         server.has_work_elsewhere = lambda: door.has_work
         task_status.started((door.endpoint, token))

@@ -373,6 +373,12 @@ class Sessions:
             if session.death is None:
                 self._note(session, "stop")
 
+    def forget(self, notebook: str) -> None:
+        """A notebook is gone for good: nothing is to be told of its kernels any more. One that has a kernel is left."""
+        if notebook not in self._notebooks:
+            self._gone.pop(notebook, None)
+            self._journal.unbind(notebook)
+
     def _note(self, session: Session, kind: KernelEventKind, detail: str = "") -> None:
         # It has happened, whether it can be written down or not; without it the next server knows less of the cause.
         try:

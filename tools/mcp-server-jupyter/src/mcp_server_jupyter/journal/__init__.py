@@ -4,6 +4,7 @@ from .agents import AgentRule, Run
 from .edits import CALL, REDO, UNDO, EditHead, EditKind, EditRow, new_turn
 from .executions import FINISHED, ExecutionRow, LastRun, Status, new_execution_id
 from .kernels import Binding, KernelEnd
+from .runs import RUN_ENDED, RunCell, RunRow, RunStatus, new_run_id
 from .schema import KernelEventKind
 from .store import Journal, open_journal
 
@@ -11,6 +12,7 @@ __all__ = [
     "CALL",
     "FINISHED",
     "REDO",
+    "RUN_ENDED",
     "UNDO",
     "AgentRule",
     "Binding",
@@ -23,8 +25,12 @@ __all__ = [
     "KernelEventKind",
     "LastRun",
     "Run",
+    "RunCell",
+    "RunRow",
+    "RunStatus",
     "Status",
     "new_execution_id",
+    "new_run_id",
     "new_turn",
     "open_journal",
 ]

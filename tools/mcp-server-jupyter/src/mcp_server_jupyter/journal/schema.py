@@ -74,6 +74,19 @@ MIGRATIONS = (
     """
     CREATE TABLE leases (notebook TEXT PRIMARY KEY, window TEXT NOT NULL);
     """,
+    """
+    CREATE TABLE runs (
+        id TEXT PRIMARY KEY, kernel_name TEXT NOT NULL, status TEXT NOT NULL, key TEXT UNIQUE, body_hash TEXT NOT NULL,
+        accepted_at REAL NOT NULL, started_at REAL, finished_at REAL, deadline REAL, attempt INTEGER NOT NULL,
+        batch TEXT, first INTEGER NOT NULL, total INTEGER NOT NULL, kept_until REAL, size INTEGER NOT NULL,
+        warnings TEXT NOT NULL, outcome TEXT
+    );
+    CREATE INDEX runs_by_status ON runs (status, id);
+    CREATE TABLE run_events (
+        run_id TEXT NOT NULL, seq INTEGER NOT NULL, json TEXT NOT NULL, PRIMARY KEY (run_id, seq)
+    );
+    CREATE INDEX executions_of_a_turn ON executions (turn, id) WHERE turn IS NOT NULL;
+    """,
 )
 
 _CHECKED_WHOLE = 64 * 2**20

@@ -21,10 +21,11 @@ from .executions import Executions
 from .kernels import Kernels
 from .leases import Leases
 from .retention import Retention
+from .runs import Runs
 from .schema import open_database
 
 
-class Journal(Executions, Edits, Kernels, Leases, AgentRules, Activity, Retention):
+class Journal(Executions, Edits, Kernels, Leases, AgentRules, Activity, Runs, Retention):
     """The open journal. Made by `open_journal`; used from one thread.
 
     Every method raises `Unavailable` when SQLite cannot do its work (disk full, file locked by another process).

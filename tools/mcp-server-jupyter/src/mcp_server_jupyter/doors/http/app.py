@@ -66,7 +66,7 @@ def create_http(services: Services, mcp: MCPServer, token: str | None, *, port: 
             Middleware(Guard, settings=settings, token=token, port=port),
             Middleware(Tracked, requests=requests),
         ],
-        exception_handlers={JupyterMcpError: _known, HTTPException: _http, Exception: _unknown},
+        exception_handlers={JupyterMcpError: known_error, HTTPException: http_error, Exception: unknown_error},
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
@@ -75,18 +75,18 @@ def create_http(services: Services, mcp: MCPServer, token: str | None, *, port: 
     return app
 
 
-def _known(request: Request, error: Exception) -> Response:
+def known_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, JupyterMcpError)
     return error_response(error)
 
 
-def _http(request: Request, error: Exception) -> Response:
+def http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "error")
     content = {"error": code, "message": error.detail, "hint": None}
     return Json(content, status_code=error.status_code, headers=error.headers)
 
 
-def _unknown(request: Request, error: Exception) -> Response:
+def unknown_error(request: Request, error: Exception) -> Response:
     content = {"error": "internal", "message": "The server failed; its log says how.", "hint": None}
     return Json(content, status_code=500)

@@ -170,8 +170,17 @@ class RateLimit:
 class Guard:
     """The middleware: refuses what must not reach a route, and adds the security headers to what comes back."""
 
-    def __init__(self, app: ASGIApp, *, settings: Settings, token: str | None, port: int | None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        settings: Settings,
+        token: str | None,
+        port: int | None,
+        open_routes: frozenset[str] = OPEN_ROUTES,
+    ) -> None:
         self._app = app
+        self._open_routes = open_routes
         self._token = token.encode() if token else None
         self._client_token = client_token(token).encode() if token else None
         self._hosts = Names(is_loopback(settings.host), settings.allowed_hosts, port)
@@ -209,7 +218,7 @@ class Guard:
             return error_response(error, {"retry-after": str(int(wait) + 1)})
         if (length := headers.get("content-length")) and length.isdigit() and int(length) > self._max_body:
             return error_response(too_large(self._max_body))
-        if scope["path"] not in OPEN_ROUTES and not self._authorized(scope, headers.getlist("authorization")):
+        if scope["path"] not in self._open_routes and not self._authorized(scope, headers.getlist("authorization")):
             error = Unauthorized(
                 "No bearer token, or a wrong one.",
                 hint="Send `Authorization: Bearer TOKEN`; `serve` prints the token when it starts.",
@@ -263,6 +272,15 @@ async def read_body(receive: Receive, limit: int) -> bytes:
             raise too_large(limit)
         if not message.get("more_body", False):
             return bytes(body)
+
+
+async def read_nothing(receive: Receive, most: int) -> None:
+    """Take the rest of a body and drop it, at most MOST bytes."""
+    while most > 0:
+        message = await receive()
+        if message["type"] == "http.disconnect" or not message.get("more_body", False):
+            return
+        most -= len(message.get("body", b""))
 
 
 class ClientGone(InvalidRequest):

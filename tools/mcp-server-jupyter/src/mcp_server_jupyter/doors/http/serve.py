@@ -6,7 +6,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import anyio
 import anyio.abc
@@ -15,14 +15,16 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ...errors import Unavailable
-from ...services import Services
 from ...settings import Settings
 from .accept import BACKLOG, TRIES, exhaustion_said_once, restore_backlog
-from .app import create_http
 from .waiting import Waiting
 
-if TYPE_CHECKING:
-    from mcp.server import MCPServer
+
+class Create(Protocol):
+    """Makes the application of a server that listens on `port`."""
+
+    def __call__(self, *, port: int) -> Starlette: ...
+
 
 _MAX_HEADER_BYTES = 64 * 2**10
 
@@ -134,12 +136,15 @@ class HttpDoor:
             self._doorway.waiting.why = why
 
     @asynccontextmanager
-    async def serving(self, services: Services, mcp: MCPServer, token: str | None) -> AsyncIterator[None]:
-        """Serve the server itself while the context lasts, and nothing after it."""
+    async def serving(self, create: Create) -> AsyncIterator[None]:
+        """Serve the application itself while the context lasts, and nothing after it.
+
+        Its state holds the requests that are being answered (`requests`) and whether it is about to end (`stopping`).
+        """
         self.listen()
         assert self._doorway is not None
         try:
-            await self._doorway.open(create_http(services, mcp, token, port=self._port))
+            await self._doorway.open(create(port=self._port))
             yield
         finally:
             await self.close()
