@@ -43,7 +43,6 @@ async def test_scraps_are_the_results_by_name_the_latest_of_a_name() -> None:
 
 
 async def test_a_frame_is_given_as_columns_index_and_data() -> None:
-    pytest.importorskip("pyarrow", reason="frames of scrapbook are parquet, and no engine for it is installed")
     buffer = io.BytesIO()
     pandas.DataFrame({"name": ["Alice", "Bob"], "score": [95, 87]}).to_parquet(buffer)
     found = await results(scrap("frame", base64.b64encode(buffer.getvalue()).decode(), "pandas"))
