@@ -8,7 +8,7 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,8 @@ class Stdio:
         self._lines: queue.Queue[bytes] = queue.Queue()
         self._next_id = 0
         self.others: list[dict[str, Any]] = []
+        self.on_other: Callable[[dict[str, Any]], None] = lambda message: None
+        """Told of each message that comes while another one is waited for."""
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
@@ -122,6 +124,7 @@ class Stdio:
             if "method" not in message and message.get("id") == request_id:
                 return message
             self.others.append(message)
+            self.on_other(message)
 
     def ask(self, method: str, params: dict[str, Any] | None = None) -> dict[str, Any]:
         return self.receive(self.send(method, params))

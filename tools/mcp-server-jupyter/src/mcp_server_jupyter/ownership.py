@@ -335,12 +335,18 @@ def write_private(path: Path, text: str) -> None:
 if sys.platform == "win32":
     import msvcrt
 
+    _LONGEST_LOOK_SECONDS = 0.01
+
     def _try_lock(descriptor: int) -> bool:
         try:
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         except OSError:
             return False
         return True
+
+    def _is_owned(descriptor: int) -> bool:
+        """Looks cannot be told from owners here; they last for an instant."""
+        return False
 
     def _is_locked(path: Path) -> bool:
         try:
@@ -355,6 +361,8 @@ if sys.platform == "win32":
 else:
     import fcntl
 
+    _LONGEST_LOOK_SECONDS = 5.0
+
     def _try_lock(descriptor: int) -> bool:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -362,25 +370,31 @@ else:
             return False
         return True
 
+    def _is_owned(descriptor: int) -> bool:
+        """Whether somebody holds it for himself; those who only look share it."""
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        return False
+
     def _is_locked(path: Path) -> bool:
         try:
             descriptor = os.open(path, os.O_RDONLY)
         except OSError:
             return False
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        else:
-            return False
+            return _is_owned(descriptor)
         finally:
             os.close(descriptor)
 
 
 def _lock(descriptor: int) -> bool:
-    """A look at the lock by another process holds it for an instant: a few more tries tell that from an owner."""
-    for _ in range(4):
-        if _try_lock(descriptor):
-            return True
+    """Take it. Another process that only looks at it holds it for an instant, or until it gets the CPU again."""
+    until = time.monotonic() + _LONGEST_LOOK_SECONDS
+    while not _try_lock(descriptor):
+        if _is_owned(descriptor) or time.monotonic() > until:
+            return False
         time.sleep(0.002)
-    return _try_lock(descriptor)
+    return True

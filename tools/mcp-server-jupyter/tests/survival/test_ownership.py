@@ -9,9 +9,10 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from http_app import INITIALIZE, Stdio, stdio, text_of
@@ -32,6 +33,17 @@ def place(tmp_path: Path) -> Iterator[Place]:
 # --------------------------------------------------------------------------- starting
 
 
+def servers(place: Place) -> list[int]:
+    """The processes that are no client of ours, no recorder and no kernel."""
+    found = []
+    for process in place.processes():
+        with suppress(psutil.Error):
+            words = " ".join(process.cmdline())
+            if words and process.ppid() != os.getpid() and "ipykernel" not in words and "recorder.py" not in words:
+                found.append(process.pid)
+    return found
+
+
 @pytest.mark.parametrize("apart", [0.0, 0.02, 0.1, 0.3, 0.6])
 def test_clients_that_start_together_share_one_server_and_one_kernel(place: Place, apart: float) -> None:
     with ExitStack() as stack:
@@ -43,8 +55,8 @@ def test_clients_that_start_together_share_one_server_and_one_kernel(place: Plac
         assert len({text.split()[-1] for text in pids}) == 1
         run(first, "x = 'seen by both'")
         assert "seen by both" in run(second, "x")
-        servers = [p for p in place.processes() if p.ppid() != os.getpid() and "ipykernel" not in str(p.cmdline())]
-        assert len([p for p in servers if "recorder.py" not in str(p.cmdline())]) == 1
+        # One that finds the root taken needs a moment to end.
+        eventually(lambda: len(servers(place)) == 1, what="the end of every server but one")
 
 
 def test_same_named_notebooks_of_two_roots_never_meet(tmp_path: Path) -> None:
@@ -176,7 +188,8 @@ def test_two_clients_keep_their_variables_when_the_server_is_killed_while_both_c
         two.initialize()
         run(one, "x = 'of one'", "a.ipynb")
         run(two, "y = 'of two'", "b.ipynb")
-        code = "open('started-{}', 'w').close()\nimport time; time.sleep(0.7); z = 'finished'"
+        code = "import os, time\nopen('started-{}', 'w').close()\n"
+        code += "while not os.path.exists('go'): time.sleep(0.01)\nz = 'finished'"
         waiting = [
             client.send(
                 "tools/call", {"name": "execute_code", "arguments": {"code": code.format(n), "notebook_path": n}}
@@ -186,13 +199,14 @@ def test_two_clients_keep_their_variables_when_the_server_is_killed_while_both_c
         for name in ("a.ipynb", "b.ipynb"):
             eventually((place.root / f"started-{name}").exists)
         kill(place.record.pid)
+        (place.root / "go").touch()
         for client, request in zip((one, two), waiting, strict=True):
             result = client.receive(request)["result"]
             assert result["isError"]
             text = result["content"][0]["text"]
             assert "unknown" in text
             execution = next(word for word in text.replace(";", " ").split() if word.startswith("x"))
-            assert "ok" in client.call("get_execution", execution_id=execution, wait_seconds=20)
+            assert "ok" in client.call("get_execution", execution_id=execution, wait_seconds=45)
         assert "of one" in run(one, "x", "a.ipynb")
         assert "of two" in run(two, "y", "b.ipynb")
         assert "finished" in run(one, "z", "a.ipynb")
@@ -312,7 +326,7 @@ def test_the_server_and_its_kernels_end_after_the_last_client_once_nothing_runs(
 
 
 def test_a_client_that_comes_back_in_time_finds_its_variables(place: Place) -> None:
-    with place.client("--linger-minutes=0.05") as client:
+    with place.client() as client:
         client.initialize()
         run(client, "x = 'kept'")
         pid = place.record.pid
@@ -538,9 +552,11 @@ def test_a_look_at_the_lock_does_not_turn_a_starting_server_away(tmp_path: Path)
     folder.mkdir(parents=True)
     descriptor = os.open(folder / "server.lock", os.O_RDWR | os.O_CREAT)
     fcntl.flock(descriptor, fcntl.LOCK_SH)
-    threading.Timer(0.003, os.close, (descriptor,)).start()
+    # As long as one who looks may have to wait for the CPU while he does.
+    threading.Timer(0.3, os.close, (descriptor,)).start()
     with owned(place.settings):
         assert is_held(folder)
+        assert hold(place.settings) is None
 
 
 @pytest.mark.parametrize(
@@ -549,7 +565,7 @@ def test_a_look_at_the_lock_does_not_turn_a_starting_server_away(tmp_path: Path)
 def test_who_greets_otherwise_is_hung_up_on(warm: Place, greeting: bytes) -> None:
     address = warm.record.socket
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(15)
+        connection.settimeout(60)
         connection.connect(address)
         connection.sendall(greeting)
         connection.shutdown(socket.SHUT_WR)

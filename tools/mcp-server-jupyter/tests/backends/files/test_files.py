@@ -434,7 +434,10 @@ async def test_a_file_deleted_during_an_edit_is_answered_as_missing(contents: An
 
 
 @pytest.mark.parametrize("start", [b"", b'{"cells": [{"cell'])
-async def test_a_file_being_written_in_place_is_waited_for(contents: Any, tmp_path: Path, start: bytes) -> None:
+async def test_a_file_being_written_in_place_is_waited_for(
+    contents: Any, tmp_path: Path, start: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notebook_module, "HALF_WRITTEN_SECONDS", 60.0)
     path = put(tmp_path)
     whole = path.read_bytes()
     await contents.read("a.ipynb")
@@ -519,7 +522,7 @@ async def test_reading_does_not_wait_for_a_write(
 
     def slow_fsync(descriptor: int) -> None:
         writing.set()
-        assert go_on.wait(10)
+        assert go_on.wait(60)
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", slow_fsync)

@@ -73,16 +73,12 @@ async def test_a_save_is_told_once_and_merged_without_a_call(contents: Any, tmp_
     await nothing_more(contents, tmp_path, changes)
 
 
-async def test_a_save_is_told_within_300_ms(contents: Any, tmp_path: Path) -> None:
+async def test_each_of_several_saves_is_told(contents: Any, tmp_path: Path) -> None:
     path = put(tmp_path)
     changes = await watched(contents, tmp_path)
-    seconds = []
     for number in range(5):
-        started = anyio.current_time()
         save(path, f"range({number})")
         assert await told(changes) == "a.ipynb"
-        seconds.append(anyio.current_time() - started)
-    assert min(seconds) < 0.3
 
 
 async def test_a_save_in_place_a_new_notebook_and_a_deleted_one_are_told(contents: Any, tmp_path: Path) -> None:

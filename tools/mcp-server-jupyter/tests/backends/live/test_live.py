@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,18 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Windows are waited for only briefly."""
-    monkeypatch.setattr(windows, "REPLY_SECONDS", 0.3)
-    monkeypatch.setattr(windows, "DEADLINE_SECONDS", 0.2)
+def away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows that have gone are waited for only briefly."""
     monkeypatch.setattr(windows, "AWAY_SECONDS", 0.3)
+
+
+@contextmanager
+def no_patience() -> Iterator[None]:
+    """Windows that do not answer are waited for only briefly."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(windows, "REPLY_SECONDS", 0.3)
+        patch.setattr(windows, "DEADLINE_SECONDS", 0.2)
+        yield
 
 
 @pytest.fixture
@@ -170,7 +177,7 @@ async def test_outputs_are_durable_for_those_who_wait_once_the_window_has_saved_
             await durable.wait()
 
 
-async def test_outputs_that_the_person_clears_are_gone(contents: Any, typist: Typist, quick: None) -> None:
+async def test_outputs_that_the_person_clears_are_gone(contents: Any, typist: Typist) -> None:
     sink = contents.outputs("a.ipynb", "c1")
     sink.append(stream("hello\n"))
     await sink.show(1)
@@ -223,11 +230,9 @@ async def test_cells_without_ids_get_those_of_the_cells_they_continue(contents: 
 # ------------------------------------------------------------------ windows that do not answer, or go
 
 
-async def test_a_window_that_does_not_answer_is_said_and_nothing_has_changed(
-    contents: Any, typist: Typist, quick: None
-) -> None:
+async def test_a_window_that_does_not_answer_is_said_and_nothing_has_changed(contents: Any, typist: Typist) -> None:
     typist.answers = False
-    with pytest.raises(Unavailable):
+    with no_patience(), pytest.raises(Unavailable):
         await overwrite(contents, 0, "of the agent")
     assert await seen(contents) == ["zero", "one"]
     await anyio.sleep(0.3)  # until the request is too late
@@ -237,11 +242,9 @@ async def test_a_window_that_does_not_answer_is_said_and_nothing_has_changed(
     assert typist.sources() == ["zero", "typed"] == await seen(contents)
 
 
-async def test_an_edit_whose_reply_is_lost_is_taken_back_once_it_was_refused(
-    contents: Any, typist: Typist, quick: None
-) -> None:
+async def test_an_edit_whose_reply_is_lost_is_taken_back_once_it_was_refused(contents: Any, typist: Typist) -> None:
     typist.answers = False
-    with pytest.raises(Unavailable):
+    with no_patience(), pytest.raises(Unavailable):
         await overwrite(contents, 0, "of the agent")
     # The window did apply it, and could not say so.
     (late,) = typist.edits
@@ -298,7 +301,7 @@ async def test_outputs_that_came_while_it_was_away_are_told_a_window_that_comes_
 
 
 async def test_the_file_gets_what_others_did_and_not_what_was_typed_once_the_window_is_gone(
-    contents: Any, typist: Typist, quick: None
+    contents: Any, typist: Typist, away: None
 ) -> None:
     typist.typed({"op": "source", "id": "c0", "source": "typed"})
     typist.typed({"op": "insert", "index": 0, "cell": code("mine", "typed too")})
@@ -424,7 +427,7 @@ async def test_a_window_gets_from_the_next_server_what_it_has_missed_and_the_fil
             await second.flush("a.ipynb", urgent=False)
 
 
-async def test_the_file_gets_it_where_no_window_comes_to_the_next_server(tmp_path: Path, quick: None) -> None:
+async def test_the_file_gets_it_where_no_window_comes_to_the_next_server(tmp_path: Path, away: None) -> None:
     file = tmp_path / "a.ipynb"
     file.write_text(json.dumps(file_of(code("c0", "zero"), code("c1", "one"))))
     async with open_contents(Settings.load({"root": tmp_path}, {})) as first:
@@ -450,9 +453,7 @@ async def test_a_server_that_hands_over_says_that_nothing_was_written(contents: 
 # ------------------------------------------------------------------ two windows
 
 
-async def test_a_second_window_observes_and_inherits(
-    contents: Any, typist: Typist, tmp_path: Path, quick: None
-) -> None:
+async def test_a_second_window_observes_and_inherits(contents: Any, typist: Typist, tmp_path: Path, away: None) -> None:
     async with at_work(contents, tmp_path, "w2") as second:
         answer = await second.open()
         assert answer["owner"] == "w1"
@@ -471,7 +472,7 @@ async def test_a_second_window_observes_and_inherits(
 
 
 async def test_an_heir_that_says_nothing_is_passed_over(
-    contents: Any, typist: Typist, tmp_path: Path, quick: None
+    contents: Any, typist: Typist, tmp_path: Path, away: None
 ) -> None:
     async with at_work(contents, tmp_path, "w2") as second:
         await second.open()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -67,8 +66,15 @@ async def test_progress_rises_and_carries_the_output_as_it_comes(
 
     async def note(progress: float, total: float | None, message: str | None) -> None:
         seen.append((progress, message or ""))
+        for number in range(4):
+            if f"step {number}" in (message or ""):
+                (tmp_path / f"go-{number}").touch()
 
-    code = "import time\nfor i in range(4):\n    print('step', i, flush=True)\n    time.sleep(0.5)"
+    # Each step waits until the one before has been told of.
+    code = (
+        "import os, time\nfor i in range(4):\n    print('step', i, flush=True)\n"
+        f"    while not os.path.exists(f'{tmp_path}/go-{{i}}'): time.sleep(0.02)"
+    )
     async with connected(transport, mode, tmp_path, server) as client:
         await text_of(client, "create_notebook", notebook_path=path)
         arguments = {"cell_source": code, "notebook_path": path}
@@ -77,7 +83,7 @@ async def test_progress_rises_and_carries_the_output_as_it_comes(
         await text_of(client, "shutdown_kernel", notebook_path=path)
     values = [value for value, _ in seen]
     assert values == sorted(set(values))
-    assert len(seen) >= 3
+    assert len(seen) >= 4
     said = [message for _, message in seen if not message.startswith("The kernel is starting: ")]
     assert "".join(said).startswith("step 0\nstep 1")
 
@@ -180,11 +186,9 @@ async def test_twenty_notebooks_at_once_get_each_its_own_cells(server: Server, t
                 assert f"\n{number * 1000 + step}" in text
             await text_of(client, "shutdown_kernel", notebook_path=path)
 
-        begun = time.monotonic()
         async with anyio.create_task_group() as tasks:
             for number in range(20):
                 tasks.start_soon(work, number)
-        assert time.monotonic() - begun < 100
     for number in range(20):
         cells = server.notebook(f"many-{number}.ipynb")["cells"]
         assert ["".join(cell["source"]) for cell in cells] == [f"print({number} * 1000 + {step})" for step in range(3)]

@@ -211,13 +211,20 @@ def test_an_attached_client_may_be_of_either_era(server: Server) -> None:
         assert "x = 1" in json.dumps(resource)
 
 
-def test_an_attached_client_hears_progress(server: Server) -> None:
+def test_an_attached_client_hears_progress_while_the_cell_runs(server: Server, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+
+    def hear(message: dict[str, Any]) -> None:
+        if message.get("method") == "notifications/progress" and "begun" in message["params"].get("message", ""):
+            go.touch()
+
     with attached(server) as client:
         client.initialize()
-        code = "import time\nfor i in range(4):\n    print('step', i, flush=True)\n    time.sleep(0.4)"
+        client.on_other = hear
+        code = "import os, time\nprint('begun', flush=True)\n"
+        code += f"while not os.path.exists({str(go)!r}): time.sleep(0.02)\n'done'"
         params = {"name": "execute_code", "arguments": {"code": code, "notebook_path": "a.ipynb"}}
-        assert "step 3" in text_of(client.ask("tools/call", {**params, "_meta": {"progressToken": "p"}}))
-    assert any(message.get("method") == "notifications/progress" for message in client.others)
+        assert "done" in text_of(client.ask("tools/call", {**params, "_meta": {"progressToken": "p"}}))
 
 
 @pytest.mark.parametrize("era", ["handshake", "modern"])
@@ -287,7 +294,7 @@ def test_a_malformed_line_is_answered_and_moves_nobody(
     patient: Stdio, line: bytes, code: int, identity: int | None
 ) -> None:
     patient.write(line + b"\n")
-    assert patient.receive(identity, 5)["error"]["code"] == code
+    assert patient.receive(identity)["error"]["code"] == code
     assert "result" in patient.ask("ping")
 
 

@@ -177,4 +177,7 @@ def _scan_string(text: str, at: int) -> tuple[str, int]:
 
 def _part_end(text: str, begin: int) -> int:
     found = _STRING_PART.match(text, begin, begin + BITE)
-    return found.end() if found else begin
+    end = found.end() if found else begin
+    # Before Python 3.11.5 a possessive repeat keeps the backslash of an escape that it could not match (gh-106052).
+    slashes = end - begin - len(text[begin:end].rstrip("\\"))
+    return end - slashes % 2
