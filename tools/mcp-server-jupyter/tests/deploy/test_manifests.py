@@ -159,7 +159,7 @@ def test_the_servers_account_may_do_what_its_work_takes_and_no_more() -> None:
                     "verbs": ["create", "get", "list", "watch", "patch", "delete"],
                 },
                 {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
-                {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["create", "get", "list", "delete"]},
+                {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["create", "get", "list", "patch", "delete"]},
                 {"apiGroups": [""], "resources": ["events"], "verbs": ["list", "watch"]},
                 {"apiGroups": [""], "resources": ["resourcequotas"], "verbs": ["list"]},
                 {
@@ -169,7 +169,11 @@ def test_the_servers_account_may_do_what_its_work_takes_and_no_more() -> None:
                     "verbs": ["get"],
                 },
                 {"apiGroups": ["apps"], "resources": ["deployments", "replicasets"], "verbs": ["get"]},
-                {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create", "get", "update"]},
+                {
+                    "apiGroups": ["coordination.k8s.io"],
+                    "resources": ["leases"],
+                    "verbs": ["create", "get", "update", "delete"],
+                },
             ],
         },
         {

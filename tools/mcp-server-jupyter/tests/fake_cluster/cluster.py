@@ -70,10 +70,16 @@ class Cluster:
         self._tell(resource, "DELETED", obj)
         if resource == "pods":
             self.on_delete(obj)
-        # What the garbage collector does with what this owned.
+        # What the garbage collector does with what this owned: it goes with its last owner.
         for other, found in list(self.objects.items()):
             for one in list(found.values()):
-                if any(ref["uid"] == obj["metadata"]["uid"] for ref in one["metadata"].get("ownerReferences") or ()):
+                owners = one["metadata"].get("ownerReferences") or []
+                left = [ref for ref in owners if ref["uid"] != obj["metadata"]["uid"]]
+                if len(left) == len(owners):
+                    continue
+                if left:
+                    self.put(other, {**one, "metadata": {**one["metadata"], "ownerReferences": left}})
+                else:
                     self.remove(other, one["metadata"]["name"])
 
     def set_status(self, pod_name: str, **status: Any) -> None:

@@ -16,7 +16,15 @@ from ..services import open_backend
 from ..settings import Settings
 
 PROVISIONER = "mcp-kubernetes"
-_SETTINGS = ("namespace", "kernel_profiles", "kernel_image", "schedule_seconds", "kubeconfig", "instance")
+_SETTINGS = (
+    "namespace",
+    "kernel_profiles",
+    "kernel_image",
+    "kernel_access",
+    "schedule_seconds",
+    "kubeconfig",
+    "instance",
+)
 
 
 def install_kernelspec(settings: Settings, profile: str, name: str, *, sys_prefix: bool) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import keyword
+import secrets
 import shutil
 import tempfile
 import time
@@ -39,7 +40,7 @@ _ORPHAN_HOURS = 0.01
 
 @contextmanager
 def private_state(settings: Settings) -> Iterator[Settings]:
-    """The settings with a state of its own, shared with no server: a notebook can be run beside one.
+    """The settings with state and installation of its own, shared with no server: a notebook can be run beside one.
 
     Raises:
         InvalidRequest: the state directory cannot be written.
@@ -56,7 +57,14 @@ def private_state(settings: Settings) -> Iterator[Settings]:
             f"{folder} cannot be written: {error.strerror}.", hint="Give another --state-dir."
         ) from error
     try:
-        yield dataclasses.replace(settings, state_dir=Path(own), orphan_hours=_ORPHAN_HOURS, notebook=None)
+        yield dataclasses.replace(
+            settings,
+            state_dir=Path(own),
+            instance=f"run-{secrets.token_hex(5)}",
+            keep_kernels=False,
+            orphan_hours=_ORPHAN_HOURS,
+            notebook=None,
+        )
     finally:
         shutil.rmtree(own, ignore_errors=True)
 

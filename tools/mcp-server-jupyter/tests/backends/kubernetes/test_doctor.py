@@ -105,7 +105,7 @@ async def test_a_deployed_server_is_found_well(in_cluster: tuple[Api, Settings],
         findings = await told(*in_cluster)
     assert failures(findings) == []
     texts = [finding.text for finding in findings]
-    assert "The account may do all that is needed (32 verbs)" in texts
+    assert "The account may do all that is needed (34 verbs)" in texts
     assert "The server's pod has the label app: mcp-server-manager" in texts
     assert "Deployment mcp-server-jupyter: strategy Recreate, 1 replica" in texts
     assert any(text.endswith("run on the server's node (node-1)") for text in texts)

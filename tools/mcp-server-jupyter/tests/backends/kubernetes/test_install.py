@@ -28,7 +28,7 @@ def install(tmp_path: Path, *arguments: str) -> str:
 
 
 def test_the_kernelspec_of_a_profile_is_found_and_its_provisioner_made(tmp_path: Path) -> None:
-    folder = install(tmp_path, "gpu")
+    folder = install(tmp_path, "gpu", "--kernel-access=port-forward")
     spec = KernelSpecManager().get_kernel_spec("pod-gpu")
     provisioner = KernelProvisionerFactory.instance().create_provisioner_instance("id", spec, parent=None)
 
@@ -36,7 +36,8 @@ def test_the_kernelspec_of_a_profile_is_found_and_its_provisioner_made(tmp_path:
     assert (spec.display_name, spec.language) == ("With a GPU", "python")
     assert isinstance(provisioner, PodProvisioner)
     assert provisioner.profile == "gpu"
-    assert provisioner.settings == {"namespace": "lab", "kernel_profiles": str(tmp_path / "profiles.yaml")}
+    given = {"namespace": "lab", "kernel_profiles": str(tmp_path / "profiles.yaml"), "kernel_access": "port-forward"}
+    assert provisioner.settings == given
 
 
 def test_a_profile_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:

@@ -72,7 +72,10 @@ async def test_a_pod_tells_its_installation_its_deployment_and_where_its_root_li
         user=10001,
         fs_group=10001,
         image_pull_secrets=("pull",),
+        lasts=True,
     )
+    beside = await look_around(api, replace(inside, instance="run-1"))
+    assert (beside.instance, beside.lasts, len(beside.owners)) == ("run-1", False, 1)
 
 
 @pytest.mark.parametrize(

@@ -434,6 +434,29 @@ async def test_a_sweep_leaves_what_is_used_and_takes_old_generations_and_old_age
     assert await run(kernel, "print('here')") == "here\n"
 
 
+async def test_where_nothing_owns_it_the_agents_program_goes_with_the_last_kernel_and_the_lease_with_the_server(
+    lab: Lab, settings: Settings
+) -> None:
+    started: list[Kernel] = []
+
+    async def one_more(pods: Pods) -> None:
+        started.append(await start(pods))
+
+    async with leading(lab, settings) as pods:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(one_more, pods)
+            tasks.start_soon(one_more, pods)
+        [code] = lab.fake.objects["configmaps"].values()
+        assert {one["name"] for one in code["metadata"]["ownerReferences"]} == {*lab.fake.objects["secrets"]}
+        await started[0].shutdown()
+        assert len(lab.fake.objects["configmaps"]) == 1
+        assert await run(started[1], "print('goes on')") == "goes on\n"
+        await started[1].shutdown()
+        assert not lab.fake.objects["configmaps"]
+        assert lab.fake.objects["leases"]
+    assert not lab.fake.objects["leases"]
+
+
 # --------------------------------------------------------------------------- warm ones
 
 

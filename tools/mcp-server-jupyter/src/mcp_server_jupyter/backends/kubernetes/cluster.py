@@ -19,7 +19,7 @@ from .lease import Lease
 from .names import Names
 from .own import Own, look_around
 from .profiles import Profile, Profiles, load_profiles
-from .refusals import Exists
+from .refusals import Changed, Exists, Missing
 from .watch import Pods
 
 if TYPE_CHECKING:
@@ -60,22 +60,41 @@ class Cluster:
         """The image of a profile's pods."""
         return profile.image or self.settings.kernel_image
 
-    async def code(self) -> Json:
-        """The ConfigMap of the agent's files, made where it is not there yet."""
-        if self._code is None:
-            wanted = objects.agent_code(self.own.instance, self.own.owners, agent_files())
-            name = wanted["metadata"]["name"]
-            if await self.api.find("configmaps", name) is None:
-                try:
-                    await self.api.create("configmaps", wanted)
-                except Exists:
-                    logger.debug("%s was made by another start", name)
-            self._code = wanted
+    async def code(self, kernel: Json) -> Json:
+        """The ConfigMap of the agent's files, made where it is not there yet.
+
+        Args:
+            kernel: the Secret of a kernel. Where the installation does not last, the ConfigMap goes with its last one.
+        """
+        if self._code is None or not self.own.lasts:
+            self._code = await self._kept_code([] if self.own.lasts else [objects.reference(kernel)])
         return self._code
 
-    def forget_code(self) -> None:
-        """Look for the ConfigMap again before the next start."""
-        self._code = None
+    async def _kept_code(self, kernels: Sequence[Json]) -> Json:
+        while True:
+            wanted = objects.agent_code(
+                self.own.instance, self.own.owners if self.own.lasts else kernels, agent_files()
+            )
+            name = wanted["metadata"]["name"]
+            try:
+                found = await self.api.find("configmaps", name)
+                if found is None:
+                    return await self.api.create("configmaps", wanted)
+                owners = found["metadata"].get("ownerReferences") or []
+                missing = [one for one in kernels if one not in owners]
+                if missing:
+                    version = found["metadata"]["resourceVersion"]
+                    change = {"metadata": {"resourceVersion": version, "ownerReferences": [*owners, *missing]}}
+                    await self.api.patch("configmaps", name, change)
+            except (Exists, Changed, Missing):
+                logger.debug("%s was changed by another start", name)
+            else:
+                return wanted
+
+    @property
+    def code_name(self) -> str:
+        """Of the ConfigMap that kernels started now have."""
+        return str(objects.agent_code(self.own.instance, [], agent_files())["metadata"]["name"])
 
     async def events(self, pod_name: str) -> Sequence[Json]:
         """What the cluster says of a pod; nothing where that may not be read."""

@@ -43,12 +43,12 @@ RIGHTS = (
     Right("services", _KEEP, "a kernel's name in DNS"),
     Right("secrets", _KEEP, "a kernel's keys"),
     Right("pods/log", ("get",), "the reason why a kernel did not start"),
-    Right("configmaps", ("create", "get", "list", "delete"), "the program that starts a kernel in its pod"),
+    Right("configmaps", ("create", "get", "list", "patch", "delete"), "the program that starts a kernel in its pod"),
     Right("events", ("list", "watch"), "what a pod waits for"),
     Right("resourcequotas", ("list",), "how many kernels there is room for"),
     Right("deployments", ("get",), "what kernels belong to"),
     Right("replicasets", ("get",), "what kernels belong to"),
-    Right("leases", ("create", "get", "update"), "one server at a time"),
+    Right("leases", ("create", "get", "update", "delete"), "one server at a time"),
 )
 CLAIM_RIGHT = Right("persistentvolumeclaims", ("get",), "whether kernels on other nodes see the notebooks")
 

@@ -107,7 +107,7 @@ class PodKernels:
             await self._tasks.__aexit__(None, None, None)
         with anyio.CancelScope(shield=True):
             if self.cluster is not None:
-                await self.cluster.lease.release()
+                await self.cluster.lease.release(remove=not (self.cluster.own.lasts or self._released))
             self._sockets.close()
             await self._stack.aclose()
 

@@ -115,10 +115,18 @@ class Lease:
         """Whether another server has it."""
         return self._superseded.done()
 
-    async def release(self) -> None:
-        """Let the next server take it at once."""
+    async def release(self, *, remove: bool = False) -> None:
+        """Let the next server take it at once; `remove` it where none will come."""
         if self.number == 0 or self._superseded.done():
             return
+        if remove:
+            try:
+                await self._api.delete("leases", self.name, uid=self._lease["metadata"]["uid"])
+            except JupyterMcpError as error:
+                logger.debug("the Lease cannot be removed, and is let go: %s", error)
+            else:
+                self.number = 0
+                return
         lease = {**self._lease, "spec": {**self._lease["spec"], "holderIdentity": "", "leaseDurationSeconds": 1}}
         try:
             await self._api.replace("leases", self.name, lease)

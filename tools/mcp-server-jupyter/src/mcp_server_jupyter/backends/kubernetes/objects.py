@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
@@ -140,7 +140,7 @@ def service_selector(identity: Identity) -> dict[str, str]:
     return {ID_LABEL: identity.id, GENERATION_LABEL: str(identity.generation)}
 
 
-def agent_code(instance: str, owners: list[Json], files: Mapping[str, str]) -> Json:
+def agent_code(instance: str, owners: Sequence[Json], files: Mapping[str, str]) -> Json:
     """The agent's files by their path, under a name that only these contents have."""
     digest = sha256(json.dumps(dict(files), sort_keys=True).encode()).hexdigest()[:12]
     return {
@@ -150,7 +150,7 @@ def agent_code(instance: str, owners: list[Json], files: Mapping[str, str]) -> J
             # One per installation: it goes with its Deployment and no other.
             "name": f"jupyter-kernel-agent-{sha256(instance.encode()).hexdigest()[:6]}-{digest}",
             "labels": {**labels(instance), ROLE_LABEL: "agent"},
-            "ownerReferences": owners,
+            "ownerReferences": list(owners),
         },
         "immutable": True,
         # A key holds no slash.

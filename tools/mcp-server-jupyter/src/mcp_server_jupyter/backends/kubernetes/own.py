@@ -50,6 +50,8 @@ class Own:
         owners: references that make the cluster remove kernels with the installation.
         files: None where kernels start in an empty home; `no_files` says why.
         user: the user and group id that kernels run as: the server's own where they share files.
+        lasts: whether the installation is the owners' own, and stays when this server has ended. Another one beside it
+            (of `run`, of `doctor`), or one that nothing owns, leaves nothing but the kernels that are left on purpose.
     """
 
     instance: str
@@ -61,6 +63,7 @@ class Own:
     groups: tuple[int, ...] = ()
     fs_group: int | None = None
     image_pull_secrets: tuple[str, ...] = ()
+    lasts: bool = False
 
 
 async def look_around(api: Api, settings: Settings) -> Own:
@@ -88,10 +91,12 @@ async def look_around(api: Api, settings: Settings) -> Own:
     labels = pod["metadata"].get("labels") or {}
     instance = settings.instance or labels.get(INSTANCE_LABEL) or _instance_of(settings.root)
     files, why = await _files(api, pod, settings)
+    owners = await _owners(api, pod)
     return Own(
         instance,
         f"{name}/{pod['metadata']['uid']}",
-        owners=await _owners(api, pod),
+        owners=owners,
+        lasts=bool(owners) and instance == labels.get(INSTANCE_LABEL, instance),
         files=files,
         no_files=why,
         image_pull_secrets=tuple(one["name"] for one in pod["spec"].get("imagePullSecrets") or ()),

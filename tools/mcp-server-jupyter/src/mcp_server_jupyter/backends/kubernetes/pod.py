@@ -153,7 +153,6 @@ class PodHost:
 
     async def _make(self, launch: Launch, profile: Profile) -> None:
         api, own = self._cluster.api, self._cluster.own
-        code = await self._cluster.code()
         data = {objects.AGENT_JSON: self._agent_json(launch)}
         notes = {"profile": launch.name, "cwd": self.cwd, "epoch": str(launch.epoch), "language": launch.language}
         if self.secret is None:
@@ -167,6 +166,7 @@ class PodHost:
             change = {"metadata": {"annotations": made["metadata"]["annotations"]}, "data": made["data"]}
             self.secret = await api.patch("secrets", self.identity.secret, change)
         await self._point_service()
+        code = await self._cluster.code(self.secret)
         pod = objects.pod(self.identity, self.secret, profile, own, self._cluster.image(profile), code)
         self._seen = await api.create("pods", pod)
         self._cluster.pods.put(self._seen)

@@ -70,7 +70,7 @@ class Sweep:
     async def _old_code(self) -> set[tuple[str, str, str]]:
         """The agents of other versions, once no pod has them mounted."""
         listing = await self._cluster.api.list("configmaps", labels=self._selector("agent"))
-        current = (await self._cluster.code())["metadata"]["name"]
+        current = self._cluster.code_name
         mounted = {
             volume["configMap"]["name"]
             for pod in self._cluster.pods.all()
