@@ -194,6 +194,7 @@ class Starts:
     def _after(self, start: Start) -> None:
         if start.error is None:
             del self._known[start.id]
+            self._publish(start)
         else:
             logger.warning("the start of a kernel for %s failed: %s", start.notebook or "no notebook", start.error)
             self._publish(start)
@@ -209,7 +210,7 @@ class Starts:
             del self._known[start.id]
 
     def _publish(self, start: Start) -> None:
-        state = "starting" if start.goes_on else "failed"
+        state = "starting" if start.goes_on else "up" if start.error is None else "failed"
         self._events.publish(
             "kernel.starting", kernel_id=start.id, notebook=start.notebook, state=state, stage=start.about()
         )

@@ -324,6 +324,23 @@ async def test_the_file_gets_what_others_did_and_not_what_was_typed_once_the_win
     assert typist.sources() == ["typed too", "# Changed since", "typed", "of the agent"] == await seen(contents)
 
 
+async def test_a_window_that_was_away_too_long_keeps_its_own_text_and_is_told_the_others(
+    contents: Any, typist: Typist, quick: None
+) -> None:
+    typist.typed({"op": "source", "id": "c0", "source": "typed"})
+    await typist.work()
+    typist.leave()
+    await eventually(lambda: typist.leases["a.ipynb"] is None)
+    await overwrite(contents, 0, "of the agent")
+    await overwrite(contents, 1, "of the agent, too")
+    typist.join()
+    answer = await typist.open()
+    assert answer["clashes"] == [{"id": "c0", "source": "of the agent"}]
+    assert typist.sources() == ["typed", "of the agent, too"] == await seen(contents)
+    await typist.save()
+    assert (await typist.open())["clashes"] == []
+
+
 async def test_closing_without_saving_keeps_what_others_did(contents: Any, typist: Typist) -> None:
     typist.typed({"op": "source", "id": "c0", "source": "typed"})
     await overwrite(contents, 1, "of the agent")

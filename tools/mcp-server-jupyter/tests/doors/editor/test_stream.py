@@ -13,6 +13,7 @@ from editor_window import Window, open_window
 from http_app import App, notebook, open_app
 from mcp_server_jupyter.doors.editor.routes import EditorRoutes
 from mcp_server_jupyter.doors.editor.stream import WindowEvents
+from mcp_server_jupyter.errors import KernelStartFailed
 from mcp_server_jupyter.events import Event
 
 pytestmark = pytest.mark.anyio
@@ -42,6 +43,34 @@ async def test_the_state_comes_first_and_names_server_and_kernels(app: App) -> N
         assert (kernel["state"], kernel["notebooks"], kernel["kernel_epoch"]) == ("idle", ["a.ipynb"], 1)
         assert kernel["display_name"]
         assert state["executions"] == []
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_kernel_that_starts_is_told_until_it_is_there_or_has_failed(
+    app: App, window: Window, fails: bool
+) -> None:
+    go = anyio.Event()
+
+    async def slow(progress: Any) -> None:
+        progress("pulling image example")
+        await go.wait()
+        if fails:
+            raise KernelStartFailed("No such image.")
+
+    app.services.kernels.before_start = slow  # type: ignore[attr-defined]
+    async with anyio.create_task_group() as tasks:
+        path = {"json": {"notebook_path": "a.ipynb"}}
+        tasks.start_soon(lambda: window.http.post("/api/operations/start_kernel", **path))
+        told = await window.next("kernel", change="starting", notebooks=["a.ipynb"])
+        assert told["state"] == "starting"
+        async with open_window(app, "w2") as second:
+            ids = [kernel["kernel_id"] for kernel in second.events[0][1]["kernels"]]
+            assert told["kernel_id"] in ids
+        go.set()
+        await window.next("kernel", kernel_id=told["kernel_id"], state="gone")
+    started = [data for name, data in window.events if name == "kernel" and data.get("change") == "started"]
+    assert bool(started) is not fails
+    assert [start for start in app.services.sessions.starts.all() if start.goes_on] == []
 
 
 async def test_every_status_of_a_run_is_told_with_its_output(window: Window) -> None:
@@ -80,7 +109,7 @@ async def test_a_batch_is_refused_whole(window: Window, app: App) -> None:
 
 async def test_cells_of_no_notebook_run_in_a_kernel(window: Window) -> None:
     kernel_id = (await window.post("/api/operations/start_kernel"))["data"]["kernel_id"]
-    assert (await window.next("kernel"))["change"] == "started"
+    assert (await window.next("kernel", change="started"))["kernel_id"] == kernel_id
     cells = [{"cell_id": "new", "source": "print('untitled')"}]
     answer = await window.post("/api/executions", kernel_id=kernel_id, cells=cells)
     (run,) = answer["executions"]

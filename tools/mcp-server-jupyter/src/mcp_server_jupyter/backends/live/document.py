@@ -173,6 +173,19 @@ def with_outputs(notebook: NotebookNode, other: NotebookNode, cell_ids: set[str]
     return notebooks.shallow(notebook, cells=cells)
 
 
+def clashes(base: NotebookNode, others: NotebookNode, theirs: NotebookNode) -> list[dict[str, str]]:
+    """Cells whose source others have changed, and the person in another way: the person's stays. What others wrote."""
+    before = {cell["id"]: cell.source for cell in base.cells}
+    now = {cell["id"]: cell.source for cell in theirs.cells}
+    return [
+        {"id": cell["id"], "source": cell.source}
+        for cell in others.cells
+        if cell["id"] in before
+        and cell.source != before[cell["id"]]
+        and now.get(cell["id"]) not in (before[cell["id"]], cell.source)
+    ]
+
+
 def _as_in(notebook: NotebookNode, file: NotebookNode) -> NotebookNode:
     """With the file's outputs where they show the same: editors write them down in their own way."""
     known = {cell["id"]: cell for cell in file.cells}

@@ -14,7 +14,7 @@ import anyio
 
 from ... import notebooks
 from ...errors import Conflict, InvalidNotebook, InvalidRequest, JupyterMcpError, Stale, Unavailable
-from .document import Document, Outcome, Request, with_outputs
+from .document import Document, Outcome, Request, clashes, with_outputs
 from .ops import Op, edit_ops
 
 if TYPE_CHECKING:
@@ -163,16 +163,18 @@ class Windows:
             async with self._contents.lock(name):
                 document = self._contents.documents.get(name)
                 if document is None:
-                    document, ops = await self._take(window, name, notebook)
+                    document, ops, lost = await self._take(window, name, notebook)
                     document.is_shared = shared
-                    return self._opened(document, ops)
+                    return self._opened(document, ops, lost)
         if document.owner != window:
             document.observers[window] = shared
-            return self._opened(document, [])
+            return self._opened(document, [], [])
         document.is_shared = shared
-        return self._opened(document, await self._take_again(window, document, notebook))
+        return self._opened(document, *await self._take_again(window, document, notebook))
 
-    async def _take(self, window: str, name: str, given: Mapping[str, Any] | None) -> tuple[Document, Sequence[Op]]:
+    async def _take(
+        self, window: str, name: str, given: Mapping[str, Any] | None
+    ) -> tuple[Document, Sequence[Op], Sequence[Any]]:
         """A window opens what nobody has open; the caller holds the notebook's lock."""
         below = self._contents.below
         await below.flush(name)
@@ -180,24 +182,30 @@ class Windows:
         theirs = file if given is None else _notebook(given, file)
         former = self._former.pop(name, None)
         wanted = theirs
+        lost: Sequence[Any] = ()
         if former is not None and given is not None:
             # It had this open before: what the file got since is not in the window.
             wanted = notebooks.merge(former.saved, file, theirs, on_conflict=_ignore)
+            lost = clashes(former.saved, file, theirs)
             wanted = with_outputs(wanted, file, former.ran)
         document = Document(name, window, wanted, file, file, speaker=window)
         self._contents.documents[name] = document
         self._tell_lease(name, window)
-        return document, edit_ops(theirs, wanted)
+        return document, edit_ops(theirs, wanted), lost
 
-    async def _take_again(self, window: str, document: Document, given: Mapping[str, Any] | None) -> Sequence[Op]:
+    async def _take_again(
+        self, window: str, document: Document, given: Mapping[str, Any] | None
+    ) -> tuple[Sequence[Op], Sequence[Any]]:
         """The owner says what it has: that is the notebook, but for outputs that it does not have yet."""
         file = await self._contents.below.read(document.path)
         theirs = file if given is None else _notebook(given, document.buffer)
         document.file_is(file)
         wanted = theirs
+        lost: Sequence[Any] = ()
         if document.speaker != window or given is None:
             # What it has is a file's, or an heir's: it has not seen what the window before it has acknowledged.
             wanted = notebooks.merge(document.saved, document.owed, theirs, on_conflict=_ignore)
+            lost = clashes(document.saved, document.owed, theirs)
         for before, after in document.given_up:
             wanted = notebooks.merge(after, before, wanted, on_conflict=_ignore)
         wanted = with_outputs(wanted, document.buffer, document.ran)
@@ -209,11 +217,11 @@ class Windows:
         self._settle(document, "opened")
         document.tell()
         self._contents.tell(document.path)
-        return edit_ops(theirs, wanted)
+        return edit_ops(theirs, wanted), lost
 
-    def _opened(self, document: Document, ops: Sequence[Op]) -> dict[str, Any]:
-        version, cells = document.version, document.cells()
-        return {"owner": document.owner, "version": version, "cells": cells, "ops": list(ops)}
+    def _opened(self, document: Document, ops: Sequence[Op], lost: Sequence[Any]) -> dict[str, Any]:
+        told = {"owner": document.owner, "version": document.version, "cells": document.cells(), "ops": list(ops)}
+        return {**told, "clashes": list(lost)}
 
     async def change(self, window: str, path: str, *, base: int, version: int, ops: Sequence[Op]) -> int:
         """See `ports.Editors.change`."""

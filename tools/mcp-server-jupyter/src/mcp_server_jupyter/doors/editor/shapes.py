@@ -8,6 +8,7 @@ from typing import Any
 from ... import __version__
 from ...execution.execution import Execution
 from ...execution.session import Session, describe
+from ...execution.start import Start
 from ...outputs import OutputOp
 from ...services import Services
 
@@ -32,7 +33,10 @@ def state(services: Services, names: Mapping[str, tuple[str, str]]) -> dict[str,
             "root": str(services.settings.root),
             "detached": services.retire is not None,
         },
-        "kernels": [kernel(session, names) for session in services.sessions.all()],
+        "kernels": [
+            *(kernel(session, names) for session in services.sessions.all()),
+            *(starting(start, names) for start in services.sessions.starts.all() if start.goes_on),
+        ],
         "executions": [execution.event() for execution in services.executions.active()],
         "approvals": [approval.data() for approval in services.agents.waiting()],
         "agents": services.agents.data(),
@@ -56,6 +60,22 @@ def kernel(session: Session, names: Mapping[str, tuple[str, str]], change: str |
         "death": describe(death) if death else None,
     }
     return found if change is None else {**found, "change": change}
+
+
+def starting(start: Start, names: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
+    """A Kernel that is not there yet, under the id of its start."""
+    display_name, language = names.get(start.kernel_name, (start.kernel_name, ""))
+    return {
+        "kernel_id": start.id,
+        "name": start.kernel_name,
+        "display_name": display_name,
+        "language": language,
+        "state": "starting",
+        "kernel_epoch": start.epoch,
+        "notebooks": [start.notebook] if start.notebook is not None else [],
+        "death": None,
+        "stage": start.about(),
+    }
 
 
 def stopped_kernel(kernel_id: str) -> dict[str, Any]:

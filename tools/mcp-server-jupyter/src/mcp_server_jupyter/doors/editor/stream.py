@@ -95,6 +95,14 @@ class WindowEvents:
             self.send(event.kind.partition(".")[0], event.data)
         elif event.kind in shapes.KERNEL_EVENTS and self._is_used:
             self.send("kernel", self._kernel(event))
+        elif event.kind == "kernel.starting" and self._is_used:
+            self.send("kernel", self._starting(event))
+
+    def _starting(self, event: Event) -> dict[str, Any]:
+        start = self._services.sessions.starts.get(event.data["kernel_id"])
+        if start is None or not start.goes_on:
+            return shapes.stopped_kernel(event.data["kernel_id"])
+        return {**shapes.starting(start, self._names), "change": "starting"}
 
     def _kernel(self, event: Event) -> dict[str, Any]:
         change = shapes.KERNEL_EVENTS[event.kind]
