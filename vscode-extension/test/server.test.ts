@@ -30,7 +30,7 @@ const json = (response: ServerResponse, value: unknown, status = 200): unknown =
 
 const STATE: State = {
   server: { api: 1, version: "0.1.0", root: "/r", detached: true },
-  kernels: [{ kernel_id: "k", name: "python3", state: "idle", kernel_epoch: 1, notebooks: ["a.ipynb"], death: null }],
+  kernels: [{ kernel_id: "k", name: "python3", display_name: "Python 3", language: "python", state: "idle", kernel_epoch: 1, notebooks: ["a.ipynb"], death: null }],
   executions: [], approvals: [], agents: { paused: false, run: "allow", notebooks: { "b.ipynb": { paused: true, run: null } } }, leases: [],
 };
 const EXECUTION = { execution_id: "x", kernel_id: "k", status: "running", author: "user" } as Execution;

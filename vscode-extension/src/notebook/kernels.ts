@@ -95,7 +95,7 @@ export class Kernels {
     if (choice.kind === "own" || (running !== undefined && fits(running, choice))) return;
     if (running !== undefined) {
       const answer = await vscode.window.showWarningMessage(
-        t("{0} runs on {1}. Run it on another kernel? Its variables stay in the old one, which goes on without a notebook.", shared.path, running.display_name ?? running.name),
+        t("{0} runs on {1}. Run it on another kernel? Its variables stay in the old one, which goes on without a notebook.", shared.path, running.display_name),
         { modal: true }, t("Run on Another Kernel"),
       );
       if (answer === undefined) throw new Cancelled(t("Cancelled."));

@@ -69,8 +69,9 @@ export class Sharing implements Disposable {
 
   private opened(document: vscode.NotebookDocument): void {
     if (!isNotebook(document)) return;
+    if (!takesOver()) return;
     this.controllers.prefer(document, OWN);
-    if (!vscode.workspace.isTrusted || !takesOver()) return;
+    if (!vscode.workspace.isTrusted) return;
     void this.reporter.inBackground(() => this.share(document));
   }
 

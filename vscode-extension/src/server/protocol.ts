@@ -70,8 +70,8 @@ export interface WholeOutputs {
 export interface Kernel {
   readonly kernel_id: string;
   readonly name: string;
-  readonly display_name?: string;
-  readonly language?: string;
+  readonly display_name: string;
+  readonly language: string;
   readonly state: "starting" | "idle" | "busy" | "dead" | "gone";
   readonly kernel_epoch: number;
   readonly notebooks: readonly string[];
@@ -107,9 +107,9 @@ export interface State {
   readonly server: { readonly api: number; readonly version: string; readonly root: string; readonly detached: boolean };
   readonly kernels: readonly Kernel[];
   readonly executions: readonly Execution[];
-  readonly approvals?: readonly Approval[];
-  readonly agents?: Agents;
-  readonly leases?: readonly Lease[];
+  readonly approvals: readonly Approval[];
+  readonly agents: Agents;
+  readonly leases: readonly Lease[];
 }
 
 export type CellType = "code" | "markdown" | "raw";

@@ -16,10 +16,10 @@ export class KnownState {
     this.detached = state.server.detached;
     refill(this.kernels, state.kernels, (kernel) => kernel.kernel_id);
     refill(this.executions, state.executions, (execution) => execution.execution_id);
-    refill(this.approvals, state.approvals ?? [], (approval) => approval.execution_id);
+    refill(this.approvals, state.approvals, (approval) => approval.execution_id);
     this.leases.clear();
-    for (const { path, owner } of state.leases ?? []) this.leases.set(path, owner);
-    this.agents = state.agents ?? this.agents;
+    for (const { path, owner } of state.leases) this.leases.set(path, owner);
+    this.agents = state.agents;
   }
 
   /** Only those that live are kept. */

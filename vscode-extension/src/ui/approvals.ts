@@ -21,7 +21,7 @@ export class Approvals implements Disposable {
     const follow = (server: RootServer): void => {
       server.onApproval((approval) => void this.told(server, approval));
       server.onState(({ approvals }) => {
-        for (const approval of approvals ?? []) void this.told(server, approval);
+        for (const approval of approvals) void this.told(server, approval);
       });
     };
     this.subscription = servers.onAdded(follow);

@@ -48,7 +48,10 @@ export class CellMarks implements vscode.NotebookCellStatusBarItemProvider, Disp
       vscode.notebooks.registerNotebookCellStatusBarItemProvider(NOTEBOOK, this), this.changed, servers.onAdded(follow),
       vscode.workspace.onDidChangeConfiguration(() => this.changed.fire()),
       vscode.workspace.onDidChangeNotebookDocument(({ cellChanges }) => {
-        if (cellChanges.some(({ document }) => document !== undefined)) this.changed.fire();
+        const edited = cellChanges.filter(({ document }) => document !== undefined);
+        if (edited.length === 0) return;
+        this.changed.fire();
+        this.askIfMarked(edited.map(({ cell }) => cell));
       }),
     ];
     servers.all().forEach(follow);
@@ -96,9 +99,18 @@ export class CellMarks implements vscode.NotebookCellStatusBarItemProvider, Disp
     if (told === undefined || cell.outputs.length + (cell.executionSummary?.executionOrder ?? 0) === 0) return undefined;
     const source = cell.document.getText().replaceAll("\r\n", "\n");
     const differs = cellHash({ cell_type: "code", source }) !== told.hash;
-    if (told.staleness === "old kernel") return told.staleness;
-    if (told.staleness === "edited") return told.staleness;
-    return differs && told.staleness !== null ? "edited" : undefined;
+    if (told.staleness === "old kernel" || told.staleness === "edited") return told.staleness;
+    // Who ran it is known of runs that the server knows: its hash is of what ran then.
+    return differs && told.author !== null ? "edited" : undefined;
+  }
+
+  /** A cell that was marked may be as it was when it ran: only the server knows. */
+  private askIfMarked(cells: readonly vscode.NotebookCell[]): void {
+    for (const cell of cells) {
+      const shared = this.documents.get(cell.notebook);
+      const told = shared && this.outlines.get(key(shared.server, shared.path))?.cells.get(shared.idOf(cell));
+      if (shared !== undefined && told?.staleness === "edited") this.ask(shared.server, shared.path);
+    }
   }
 
   private askAll(server: RootServer): void {

@@ -17,6 +17,7 @@ import { copyMcpConfig } from "./mcpConfig";
 import type { Reporter } from "./reporter";
 import { lastAgentTurn } from "./turns";
 import type { ActivityNode, ActivityView, KernelNode, KernelsView } from "./views";
+import { openWalkthrough } from "./walkthrough";
 import { authorName } from "./words";
 
 const { t } = vscode.l10n;
@@ -62,18 +63,15 @@ function setUpCommands({ context, installation, sharing, servers, documents, log
     "mcp-server-jupyter.showLog": () => log.show(),
     "mcp-server-jupyter.showDiagnostics": async () => {
       const version = (context.extension.packageJSON as { version: string }).version;
-      const content = await diagnostics(installation, servers, documents, log, version);
+      const names = new Map([[context.globalStorageUri.fsPath, "[storage]"], [context.extensionPath, "[extension]"]]);
+      const content = await diagnostics({ installation, servers, documents, log, version, names });
       await vscode.window.showTextDocument(await vscode.workspace.openTextDocument({ language: "markdown", content }));
     },
-    "mcp-server-jupyter.openWalkthrough": async () => {
-      await vscode.commands.executeCommand("workbench.action.openWalkthrough", { category: `${context.extension.id}#start`, step: "setUp" });
-    },
+    "mcp-server-jupyter.openWalkthrough": async () => openWalkthrough(context.extension, "setUp"),
     "mcp-server-jupyter.copyMcpConfig": async () => {
       await copyMcpConfig(installation, context.globalStorageUri.fsPath, rootAtHand(documents));
     },
-    "mcp-server-jupyter.widgets": async () => {
-      await vscode.commands.executeCommand("workbench.action.openWalkthrough", { category: `${context.extension.id}#start`, step: "widgets" });
-    },
+    "mcp-server-jupyter.widgets": async () => openWalkthrough(context.extension, "widgets"),
     "mcp-server-jupyter.stopServer": async (root: string) => {
       const server = servers.get(root);
       await servers.end(root);
@@ -99,7 +97,7 @@ function kernelCommands({ documents, controllers, kernels, sharing, reporter, ma
       const living = [...server.state.kernels.values()].filter(({ state }) => state !== "dead");
       if (living.length === 0) throw new Problem(t("No kernel runs in {0}.", server.root));
       const picked = await vscode.window.showQuickPick(
-        living.map((kernel) => ({ label: kernel.display_name ?? kernel.name, description: kernel.notebooks.join(", "), detail: kernel.kernel_id, kernel })),
+        living.map((kernel) => ({ label: kernel.display_name, description: kernel.notebooks.join(", "), detail: kernel.kernel_id, kernel })),
         { title: t("Attach to Running Kernel"), matchOnDescription: true },
       );
       if (picked === undefined) return;
@@ -131,7 +129,7 @@ function kernelCommands({ documents, controllers, kernels, sharing, reporter, ma
   };
 }
 
-function agentCommands({ servers, documents, approvals }: Parts): Record<string, Command> {
+function agentCommands({ servers, documents, approvals, activityView }: Parts): Record<string, Command> {
   return {
     "mcp-server-jupyter.pauseAgents": async () => {
       const known = servers.all().filter(({ isWanted }) => isWanted);
@@ -146,10 +144,10 @@ function agentCommands({ servers, documents, approvals }: Parts): Record<string,
       const client = await server.ready();
       const last = lastAgentTurn(await client.activity(path, 1_000));
       if (last === undefined) throw new Problem(t("No agent has changed this notebook, or all of it is undone."));
-      await undo(server, path, last.turn, last.author);
+      await undo(server, path, last.turn, last.author).finally(() => activityView.refresh());
     },
     "mcp-server-jupyter.undoTurn": async ({ server, activity }: ActivityNode) => {
-      if (activity.kind === "edit" && activity.turn !== null && activity.notebook_path !== null) await undo(server, activity.notebook_path, activity.turn, activity.author);
+      if (activity.kind === "edit" && activity.turn !== null && activity.notebook_path !== null) await undo(server, activity.notebook_path, activity.turn, activity.author).finally(() => activityView.refresh());
     },
     "mcp-server-jupyter.approve": async (root?: string, id?: string) => approvals.decide("approve", root, id),
     "mcp-server-jupyter.deny": async (root?: string, id?: string) => approvals.decide("deny", root, id),

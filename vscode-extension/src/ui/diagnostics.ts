@@ -11,8 +11,19 @@ import { redact } from "./redact";
 
 const DOCTOR_MILLISECONDS = 30_000;
 
+export interface Subject {
+  readonly installation: Installation;
+  readonly servers: Servers;
+  readonly documents: Documents;
+  readonly log: Log;
+  /** Of the extension. */
+  readonly version: string;
+  /** Folders of the extension's own, which may lie where a person's name is told, and what stands for them. */
+  readonly names: ReadonlyMap<string, string>;
+}
+
 /** All that helps to find out what is wrong, safe to paste into a report: no tokens, names, sources or outputs. */
-export async function diagnostics(installation: Installation, servers: Servers, documents: Documents, log: Log, version: string): Promise<string> {
+export async function diagnostics({ installation, servers, documents, log, version, names }: Subject): Promise<string> {
   const bundle = await installation.bundle().catch((error: unknown) => error);
   const lines = [
     "# Jupyter with Agents: diagnostics", "",
@@ -32,7 +43,7 @@ export async function diagnostics(installation: Installation, servers: Servers, 
   ];
   const folders = servers.all().map(({ root }, at) => [root, `[folder ${String(at + 1)}]`] as const);
   const notebooks = documents.all().map(({ path }, at) => [path, `[notebook ${String(at + 1)}]`] as const);
-  return redact(lines.join("\n"), new Map([...folders, ...notebooks]));
+  return redact(lines.join("\n"), new Map([...names, ...folders, ...notebooks]));
 }
 
 function summary(bundle: unknown): unknown {

@@ -86,7 +86,7 @@ export class Status implements Disposable {
     if (kernel === undefined) return { icon: "circle-outline", text: t("Jupyter: no kernel{0}", paused), tooltip: t("Running a cell starts one.") };
     if (kernel.state === "dead") return { icon: "error", text: t("Jupyter: kernel died"), tooltip: kernel.death ?? "", colour: "error" };
     const running = server.state.runningOn(kernel.kernel_id);
-    const name = kernel.display_name ?? kernel.name;
+    const name = kernel.display_name;
     if (running === undefined) return { icon: "circle-filled", text: t("Jupyter: idle{0}", paused), tooltip: t("{0}. Its variables stay when this window closes.", name) };
     const who = isPerson(running.author) ? t("you") : authorName(running.author);
     if (running.status === "waiting_input") return { icon: "question", text: t("Jupyter: input for {0}", who), tooltip: running.input_prompt ?? "", colour: "warning" };

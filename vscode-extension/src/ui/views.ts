@@ -103,7 +103,7 @@ function kernelItem(server: RootServer, kernel: Kernel): vscode.TreeItem {
   const running = server.state.runningOn(kernel.kernel_id);
   const state = kernel.state === "dead" ? t("died") : running === undefined ? t("idle") : t("busy, {0}", isPerson(running.author) ? t("you") : authorName(running.author));
   item.id = `${server.root}\0${kernel.kernel_id}`;
-  item.description = `${kernel.display_name ?? kernel.name} · ${state}`;
+  item.description = `${kernel.display_name} · ${state}`;
   item.tooltip = new vscode.MarkdownString(t("Kernel {0}, epoch {1}\n\nFolder: {2}", kernel.kernel_id.slice(0, 8), kernel.kernel_epoch, server.root));
   item.iconPath = new vscode.ThemeIcon(kernel.state === "dead" ? "error" : running === undefined ? "vm" : "sync~spin");
   item.contextValue = kernel.state === "dead" ? "kernelDead" : "kernel";
@@ -138,7 +138,9 @@ export class ActivityView implements vscode.TreeDataProvider<ActivityNode>, Disp
   private asking: NodeJS.Timeout | undefined;
 
   constructor(private readonly servers: Servers) {
-    const follow = (server: RootServer): Disposable => server.onChange(() => this.refreshSoon());
+    const follow = (server: RootServer): void => {
+      for (const on of [server.onChange, server.onEdit]) this.subscriptions.push(on(() => this.refreshSoon()));
+    };
     this.subscriptions = [
       vscode.window.createTreeView("mcp-server-jupyter.activity", { treeDataProvider: this }), this.changed, servers.onAdded(follow),
     ];
