@@ -5,11 +5,13 @@ from .edits import CALL, REDO, UNDO, EditHead, EditKind, EditRow, new_turn
 from .executions import FINISHED, ExecutionRow, LastRun, Status, new_execution_id
 from .kernels import Binding, KernelEnd
 from .schema import KernelEventKind
+from .standing import PERSON, Stands, Stood
 from .store import Journal, open_journal
 
 __all__ = [
     "CALL",
     "FINISHED",
+    "PERSON",
     "REDO",
     "UNDO",
     "AgentRule",
@@ -23,7 +25,9 @@ __all__ = [
     "KernelEventKind",
     "LastRun",
     "Run",
+    "Stands",
     "Status",
+    "Stood",
     "new_execution_id",
     "new_turn",
     "open_journal",

@@ -74,6 +74,14 @@ MIGRATIONS = (
     """
     CREATE TABLE leases (notebook TEXT PRIMARY KEY, window TEXT NOT NULL);
     """,
+    """
+    ALTER TABLE edits ADD COLUMN stands TEXT;
+    CREATE INDEX edits_that_stand ON edits (notebook, cell_id, id, stands) WHERE stands IS NOT NULL;
+    CREATE TABLE confirmed (notebook TEXT PRIMARY KEY, edit_id INTEGER NOT NULL);
+    CREATE TABLE told (
+        notebook TEXT NOT NULL, author TEXT NOT NULL, edit_id INTEGER NOT NULL, PRIMARY KEY (notebook, author)
+    );
+    """,
 )
 
 _CHECKED_WHOLE = 64 * 2**20
