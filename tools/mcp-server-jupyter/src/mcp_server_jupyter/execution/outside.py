@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+import anyio
 
 from ..journal import CALL, PERSON, EditRow, Journal, Stands, new_turn
 from ..notebooks import new_cell, shallow, source_hash, text_hash
@@ -13,6 +16,9 @@ from ..ports import Contents
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
+
+LOOK_SECONDS = 10.0
+"""How long an answer waits to be told of what was done from outside; then a later one tells it."""
 
 _KEEPS_IDS = 5
 """The minor version of nbformat 4 from which on cells have ids."""
@@ -79,9 +85,11 @@ async def look(contents: Contents, journal: Journal, path: str) -> None:
     if not differences(journal, path, notebook):
         remember_order(journal, path, notebook)
         return
-    # An edit that is on its way is in the journal already: only whoever may edit sees both as they are.
-    with suppress(_Seen):
+    # An edit that is on its way is in the journal already: only whoever may edit sees both as they are. Who waits for
+    # a window that is away is not kept waiting by this.
+    with suppress(_Seen), anyio.move_on_after(LOOK_SECONDS) as entering:
         async with contents.edit(path) as notebook:
+            entering.deadline = math.inf
             await note(journal, path, notebook)
             raise _Seen
 
