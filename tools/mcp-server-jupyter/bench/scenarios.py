@@ -20,6 +20,7 @@ from .pipe import Spawned, spawn
 from .quiet import Quiet
 from .raw import Answer, Raw, raw_kernel
 from .server import Server, http, peak_memory, stdio, wait_until_ended
+from .session import session
 
 Subject = Raw | Server
 Samples = dict[str, dict[str, list[float]]]
@@ -258,12 +259,18 @@ async def _bursts(calls: list[Callable[[], Awaitable[float]]], plan: Plan, name:
     return {f"{name} single": single, f"{name} in turn": turns, f"{name} burst": burst}
 
 
+async def analysis(folder: Path, plan: Plan) -> Samples:
+    """The scripted analysis; bytes, which do not depend on the machine."""
+    return await session(_folder(folder, "session"))
+
+
 SCENARIOS: Mapping[str, Callable[[Path, Plan], Awaitable[Samples]]] = {
     "warm": warm,
     "spawn": cold,
     "killed": killed,
     "many": many,
     "fleet": fleet,
+    "session": analysis,
 }
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -119,7 +121,9 @@ def test_a_configuration_for_every_client_starts_this_very_server(tmp_path: Path
     ended = run(tmp_path, "config", client)
     assert ended.returncode == 0
     servers = tomllib.loads(ended.stdout) if client == "codex" else json.loads(ended.stdout)
-    entry = servers[{"vscode": "servers", "codex": "mcp_servers"}.get(client, "mcpServers")]["jupyter"]
+    entry = servers[{"vscode": "servers", "codex": "mcp_servers", "zed": "context_servers"}.get(client, "mcpServers")][
+        "jupyter"
+    ]
     started = subprocess.run(
         [entry["command"], *entry["args"]], stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False,
         env={**clean_environment(), "XDG_STATE_HOME": str(tmp_path / "state")},
@@ -141,6 +145,28 @@ def test_a_configuration_may_name_a_program_that_stays_where_it_is(tmp_path: Pat
     ended = run(tmp_path, "config", "codex", f"--command={program}")
     entry = tomllib.loads(ended.stdout)["mcp_servers"]["jupyter"]
     assert entry == {"command": program, "args": ["--root", str(tmp_path / "root")]}
+
+
+def test_claude_code_is_told_the_line_that_adds_the_server(tmp_path: Path) -> None:
+    ended = run(tmp_path, "config", "claude", "--notebook=my notes.ipynb")
+    given = json.loads(ended.stdout)["mcpServers"]["jupyter"]
+    line = re.search(r"^\(or run: (claude mcp add .*)\)$", ended.stderr, re.MULTILINE)
+    assert line, ended.stderr
+    assert shlex.split(line[1])[3:] == ["jupyter", "--", given["command"], *given["args"]]
+    over_http = config.as_command("claude", config.http_config("claude", "http://127.0.0.1:4040/mcp", "the-token"))
+    assert over_http is not None
+    words = shlex.split(over_http)
+    assert words[:7] == ["claude", "mcp", "add", "--transport", "http", "jupyter", "http://127.0.0.1:4040/mcp"]
+    assert words[7:] == ["--header", f"Authorization: Bearer {client_token('the-token')}"]
+    assert config.as_command("zed", config.http_config("zed", "http://127.0.0.1:4040/mcp", None)) is None
+
+
+def test_zed_finds_the_server_among_its_context_servers(tmp_path: Path) -> None:
+    ended = run(tmp_path, "config", "zed")
+    assert list(json.loads(ended.stdout)) == ["context_servers"]
+    assert "settings.json" in ended.stderr
+    entry = config.http_config("zed", "http://127.0.0.1:4040/mcp", "the-token")["context_servers"]["jupyter"]
+    assert set(entry) == {"url", "headers"}
 
 
 def test_codex_sends_the_token_as_its_own_configuration_says() -> None:

@@ -69,7 +69,8 @@ async def test_what_is_written_while_the_kernel_starts_is_what_runs(operation: s
         [answer] = answers
         assert "'new'" in answer.text
         assert old.data["hash"] not in answer.text
-        assert f"[1] id={old.data['cell_id']} hash={new.data['hash']}" in answer.text
+        assert f"[1] id={old.data['cell_id']} ok" in answer.text
+        assert new.data["hash"] != old.data["hash"]
         assert [shown(cell) for cell in (await desk.cells())[1:]] == ["'new'"]
 
 

@@ -22,7 +22,7 @@ from .options import (
     with_settings,
 )
 
-CLIENTS = ("vscode", "claude", "claude-desktop", "codex", "cursor", "windsurf", "generic")
+CLIENTS = ("vscode", "claude", "claude-desktop", "codex", "cursor", "windsurf", "zed", "generic")
 _PORT_CHANGES = (
     "Warning: this server takes any free port, another one when it is started again. `mcp-server-jupyter serve --port "
     "PORT` in the foreground keeps its port: run it and then this again, or leave --http out."
@@ -189,6 +189,8 @@ def config(context: click.Context, /, *, client: str, http: bool, command: str |
     click.echo(f"For {config.CLIENTS[client]}:", err=True)
     if not keeps_port:
         click.echo(_PORT_CHANGES, err=True)
+    if line := config.as_command(client, entry):
+        click.echo(f"(or run: {line})", err=True)
     click.echo(config.as_text(client, entry))
 
 

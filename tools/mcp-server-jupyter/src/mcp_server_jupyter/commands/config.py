@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from typing import Any
 
@@ -18,6 +19,7 @@ CLIENTS = {
     "codex": "~/.codex/config.toml, or .codex/config.toml of the project (Codex)",
     "cursor": ".cursor/mcp.json of the project",
     "windsurf": "mcp_config.json (Settings, Cascade, MCP servers)",
+    "zed": "Zed's settings.json (zed: open settings file), or .zed/settings.json of the project",
     "generic": "most other clients",
 }
 
@@ -62,6 +64,17 @@ def as_text(client: str, configuration: dict[str, Any]) -> str:
     return "\n".join(f"[mcp_servers.{name}]\n{_toml_lines(entry)}" for name, entry in tables)
 
 
+def as_command(client: str, configuration: dict[str, Any]) -> str | None:
+    """The command line that does what pasting the configuration does; None for clients that have none."""
+    if client != "claude":
+        return None
+    entry = configuration["mcpServers"][NAME]
+    if "url" not in entry:
+        return shlex.join(["claude", "mcp", "add", NAME, "--", entry["command"], *entry["args"]])
+    headers = [word for name, value in entry.get("headers", {}).items() for word in ("--header", f"{name}: {value}")]
+    return shlex.join(["claude", "mcp", "add", "--transport", "http", NAME, entry["url"], *headers])
+
+
 def _toml_lines(entry: dict[str, Any]) -> str:
     return "\n".join(f"{key} = {_toml(value)}" for key, value in entry.items())
 
@@ -74,5 +87,5 @@ def _toml(value: Any) -> str:
 
 
 def _wrapped(client: str, entry: dict[str, Any]) -> dict[str, Any]:
-    key = {"vscode": "servers", "codex": "mcp_servers"}.get(client, "mcpServers")
+    key = {"vscode": "servers", "codex": "mcp_servers", "zed": "context_servers"}.get(client, "mcpServers")
     return {key: {NAME: entry}}

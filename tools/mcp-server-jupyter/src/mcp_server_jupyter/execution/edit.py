@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
+from ..errors import Unavailable
 from ..journal import CALL, EditRow, Journal, new_turn
 from ..ports import Contents
+from . import outside
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -32,7 +34,8 @@ async def journaled_edit(
     """Change a notebook and journal the change: `async with journaled_edit(...) as edit: ...`
 
     The rows left in `edit.rows` are written down before the notebook is, and taken back if it cannot be. Those that
-    name no turn are one, and join the author's last one if that is less than two minutes old.
+    name no turn are one, and join the author's last one if that is less than two minutes old. What was done to the
+    notebook from outside meanwhile is written down first: the edit may be made over it.
 
     Args:
         durable: as for `Contents.edit`.
@@ -45,6 +48,7 @@ async def journaled_edit(
     written = False
     try:
         async with contents.edit(path, durable=durable, author=author) as notebook:
+            await outside.note(journal, path, notebook)
             edit = Edit(notebook)
             yield edit
             for row in edit.rows:
@@ -59,3 +63,6 @@ async def journaled_edit(
         if edit is not None and written:
             journal.withdraw_edits(edit.rows)
         raise
+    outside.remember_order(journal, path, edit.notebook)
+    with suppress(Unavailable):
+        journal.confirm(path)

@@ -6,11 +6,13 @@ from .executions import FINISHED, ExecutionRow, LastRun, Status, new_execution_i
 from .kernels import Binding, KernelEnd
 from .runs import RUN_ENDED, RunCell, RunRow, RunStatus, new_run_id
 from .schema import KernelEventKind
+from .standing import PERSON, Stands, Stood
 from .store import Journal, open_journal
 
 __all__ = [
     "CALL",
     "FINISHED",
+    "PERSON",
     "REDO",
     "RUN_ENDED",
     "UNDO",
@@ -28,7 +30,9 @@ __all__ = [
     "RunCell",
     "RunRow",
     "RunStatus",
+    "Stands",
     "Status",
+    "Stood",
     "new_execution_id",
     "new_run_id",
     "new_turn",

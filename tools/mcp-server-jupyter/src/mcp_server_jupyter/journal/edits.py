@@ -11,6 +11,7 @@ from typing import Any, Literal
 import anyio.lowlevel
 
 from ..errors import Unavailable
+from ..notebooks import text_hash
 from .packing import INLINE_BYTES
 from .tables import Tables, nodes, storable, text_again
 
@@ -75,7 +76,7 @@ def new_turn(beginning: str = "t-") -> str:
 _COLUMNS = tuple(name for name in EditRow.__dataclass_fields__ if name != "undoes")
 _HEAD = tuple(EditHead.__dataclass_fields__)
 _SELECT = f"SELECT {', '.join(_COLUMNS)} FROM edits"
-_INSERT = f"INSERT INTO edits ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
+_INSERT = f"INSERT INTO edits ({', '.join(_COLUMNS)}, stands) VALUES ({', '.join('?' * len(_COLUMNS))}, ?)"
 _CELLS = ("before", "after")
 _INLINE_ALL_BYTES = 4 * 2**20
 _INLINE_MANY_BYTES = 4096
@@ -136,11 +137,19 @@ class Edits(Tables):
         with self._transaction() as db:
             for edit, columns in zip(edits, cells, strict=True):
                 values = [columns[name] if name in columns else storable(getattr(edit, name)) for name in _COLUMNS]
+                values.append(stands_after(edit.kind, edit.after))
                 ids.append(int(db.execute(_INSERT, values).lastrowid or 0))
                 taken_back = [(edit.turn or edit.author, each) for each in edit.undoes]
                 db.executemany("UPDATE edits SET undone_by = ? WHERE id = ?", taken_back)
             self._keep_blobs(db, blobs)
+        self._written(edits, ids)
         return ids
+
+    def _written(self, edits: Sequence[EditRow], ids: Sequence[int]) -> None:
+        """These edits were written down, under these ids."""
+
+    def _withdrawn_from(self, edits: Sequence[EditRow]) -> None:
+        """These edits were withdrawn."""
 
     def withdraw_edits(self, edits: Sequence[EditRow]) -> None:
         """Take back rows whose change was not made after all, and what they say of the edits they undo.
@@ -163,7 +172,8 @@ class Edits(Tables):
                 db.execute("DELETE FROM edits WHERE id = ?", (edit.id,))
                 marks = [(each,) for each in edit.undoes]
                 db.executemany("UPDATE edits SET undone_by = NULL WHERE id = ?", marks)
-        self._withdrawn = ()
+        withdrawn, self._withdrawn = self._withdrawn, ()
+        self._withdrawn_from(withdrawn)
 
     def edits(
         self,
@@ -267,6 +277,14 @@ class Edits(Tables):
         for name in _CELLS:
             values[name] = nodes(_cell(self._lines(values[name])))
         return EditRow(**{name: text_again(value) for name, value in values.items()})
+
+
+def stands_after(kind: str, after: Any) -> str | None:
+    """A cell's text after an edit, as `text_hash`; "" where it is gone, None where the edit says nothing of it."""
+    if kind == "delete":
+        return ""
+    is_whole = isinstance(after, Mapping) and "cell_type" in after and isinstance(after.get("source"), str)
+    return text_hash(after) if is_whole and kind != "outputs" else None
 
 
 def _cell(lines: Sequence[Any] | None) -> Any:

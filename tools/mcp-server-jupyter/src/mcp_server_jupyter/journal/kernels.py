@@ -52,7 +52,9 @@ class Kernels(Tables):
                 "DELETE FROM bindings WHERE notebook = ? AND EXISTS (SELECT 1 FROM bindings WHERE notebook = ?)",
                 (to, notebook),
             )
-            for table in ("bindings", "executions", "edits"):
+            for table in ("confirmed", "told"):
+                db.execute(f"DELETE FROM {table} WHERE notebook = ?", (to,))
+            for table in ("bindings", "executions", "edits", "confirmed", "told"):
                 db.execute(f"UPDATE {table} SET notebook = ? WHERE notebook = ?", (to, notebook))
 
     def bindings(self) -> list[Binding]:

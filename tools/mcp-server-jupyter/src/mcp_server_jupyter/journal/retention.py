@@ -31,6 +31,10 @@ class Retention(Tables):
         while self._used_bytes() > max_bytes and self._drop_older(time.time()):
             await anyio.lowlevel.checkpoint()
             await self._drop_unnamed()
+        with self._transaction() as db:
+            # Whoever knows no edit that is still there knows as much as one who was told nothing.
+            db.execute("DELETE FROM told WHERE edit_id < (SELECT min(id) FROM edits)")
+            db.execute("DELETE FROM confirmed WHERE notebook NOT IN (SELECT notebook FROM edits)")
         while self._shrink():
             await anyio.lowlevel.checkpoint()
 

@@ -87,6 +87,14 @@ MIGRATIONS = (
     );
     CREATE INDEX executions_of_a_turn ON executions (turn, id) WHERE turn IS NOT NULL;
     """,
+    """
+    ALTER TABLE edits ADD COLUMN stands TEXT;
+    CREATE INDEX edits_that_stand ON edits (notebook, cell_id, id, stands) WHERE stands IS NOT NULL;
+    CREATE TABLE confirmed (notebook TEXT PRIMARY KEY, edit_id INTEGER NOT NULL);
+    CREATE TABLE told (
+        notebook TEXT NOT NULL, author TEXT NOT NULL, edit_id INTEGER NOT NULL, PRIMARY KEY (notebook, author)
+    );
+    """,
 )
 
 _CHECKED_WHOLE = 64 * 2**20

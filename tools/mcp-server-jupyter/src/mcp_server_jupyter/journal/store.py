@@ -16,16 +16,15 @@ from pathlib import Path
 from ..errors import Unavailable
 from .activity import Activity
 from .agents import AgentRules
-from .edits import Edits
 from .executions import Executions
-from .kernels import Kernels
 from .leases import Leases
 from .retention import Retention
 from .runs import Runs
 from .schema import open_database
+from .standing import Standing
 
 
-class Journal(Executions, Edits, Kernels, Leases, AgentRules, Activity, Runs, Retention):
+class Journal(Executions, Standing, Leases, AgentRules, Activity, Runs, Retention):
     """The open journal. Made by `open_journal`; used from one thread.
 
     Every method raises `Unavailable` when SQLite cannot do its work (disk full, file locked by another process).

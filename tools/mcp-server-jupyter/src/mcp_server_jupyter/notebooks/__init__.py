@@ -14,6 +14,7 @@ from .cells import (
     replace_source,
     set_outputs,
     source_hash,
+    text_hash,
 )
 from .marks import outputs_mark
 from .merge import align, merge
@@ -57,5 +58,6 @@ __all__ = [
     "settle",
     "shallow",
     "source_hash",
+    "text_hash",
     "valid_id",
 ]

@@ -49,6 +49,12 @@ def source_hash(cell: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
+def text_hash(cell: Mapping[str, Any]) -> str:
+    """`source_hash` of what the cell says: white space at the ends of lines and of the cell is no part of that."""
+    lines = [line.rstrip() for line in cell["source"].split("\n")]
+    return source_hash({"cell_type": cell["cell_type"], "source": "\n".join(lines).strip("\n")})
+
+
 # --------------------------------------------------------------------------- finding
 
 

@@ -16,7 +16,7 @@ from ..errors import InvalidRequest, JupyterMcpError, KernelDead
 from ..services import Services
 from . import ALIASES, ARGUMENT_ALIASES, OPERATIONS, Answer, Call, Caller, Operation, Param
 from .call import Progress, never
-from .notices import add_notice, heard
+from .notices import add_notice, from_outside, heard
 from .permit import permit
 
 logger = logging.getLogger(__name__)
@@ -217,6 +217,8 @@ async def invoke(
         outcome = error.code
         if isinstance(error, KernelDead):
             heard(call)
+        if text := await from_outside(call):
+            error.hint = f"{error.hint}\n! {text}" if error.hint else f"\n! {text}"
         raise
     finally:
         seconds = time.perf_counter() - started

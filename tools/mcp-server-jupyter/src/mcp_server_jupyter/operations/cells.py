@@ -16,7 +16,7 @@ from ..notebooks import move_cell as shift_cell
 from ..notebooks.undoing import edited_part
 from .call import Answer, Call, Param
 from .permit import editing
-from .render import edited, takes_back
+from .render import cell_data, edited, takes_back
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -179,9 +179,8 @@ async def delete_cell(
         remove_cell(notebook, index)
         left = len(notebook.cells)
         edit.rows.append(edit_row(call, path, "delete", before, None, before_index=index))
-    answer = edited(index, before, "Deleted", edit.handle)
-    answer.text += f" brings it back; {left} cells left."
-    return answer
+    text = f"Deleted [{index}] id={before['id']}; {left} cells left.{takes_back(edit.handle)} brings it back."
+    return Answer(text, {**cell_data(index, before), "edit": edit.handle})
 
 
 async def clear_outputs(

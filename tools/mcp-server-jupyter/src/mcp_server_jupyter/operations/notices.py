@@ -1,17 +1,23 @@
-"""What a caller hears once of a kernel that is gone, or that is new, whichever operation it calls next."""
+"""What a caller hears once, whichever operation it calls next: of a kernel that is gone or new, of its cells that
+somebody else removed or changed."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from ..errors import JupyterMcpError
+from ..execution import outside
 from .call import Answer, Call
 
 if TYPE_CHECKING:
     from ..execution.session import News, Session
+    from ..journal import EditHead, Journal
 
 SHOWN = 20
+CELLS = 5
+FIRST_LINE = 40
 
 
 async def add_notice(call: Call, answer: Answer) -> None:
@@ -24,6 +30,51 @@ async def add_notice(call: Call, answer: Answer) -> None:
     if session is not None and session.ends_at is not None:
         left = max(0.0, session.ends_at - time.time())
         _insert(answer, f"The kernel is idle and will be shut down in {left:.0f} s, unless something runs in it.")
+    if text := await from_outside(call):
+        _insert(answer, text)
+        answer.data["notice"] = text
+
+
+async def from_outside(call: Call) -> str:
+    """What a person or another program did to cells that the caller wrote, since its last call; "" where nothing.
+
+    What cannot be found out now is told with a later call.
+    """
+    path, journal = call.notebook, call.services.journal
+    if path is None:
+        return ""
+    try:
+        await outside.look(call.services.contents, journal, path)
+        done = journal.unheard(path, call.author)
+        removed = {head.cell_id: head for head in done if head.kind == "delete"}
+        changed = {head.cell_id: head for head in done if head.cell_id not in removed}
+        said = [await _removed(journal, list(removed.values()))] if removed else []
+    except JupyterMcpError:
+        return ""
+    if changed:
+        said.append(f"changed {_cells([str(each) for each in changed])}: read before you edit")
+    return f"Since your last call a person, or another program, {'; '.join(said)}." if said else ""
+
+
+async def _removed(journal: Journal, heads: list[EditHead]) -> str:
+    shown = []
+    for head in heads[:CELLS]:
+        before, _ = await journal.cells_of_edit(head.id)
+        shown.append(f"{head.cell_id} ({_first_line(before)})")
+    more = [str(head.cell_id) for head in heads[CELLS:]]
+    handles = list(dict.fromkeys(f'undo(turn="{head.call}")' for head in reversed(heads)))[:CELLS]
+    back = f"{' and '.join(handles)} brings {'it' if len(heads) == 1 else 'them'} back, if that is wanted"
+    return f"removed {_cells([*shown, *more])}: {back}"
+
+
+def _cells(ids: list[str]) -> str:
+    more = f" and {len(ids) - CELLS} more" if len(ids) > CELLS else ""
+    return f"{len(ids)} {'cell' if len(ids) == 1 else 'cells'} of yours, {', '.join(ids[:CELLS])}{more}"
+
+
+def _first_line(cell: Mapping[str, Any] | None) -> str:
+    first = str((cell or {}).get("source", "")).lstrip().partition("\n")[0]
+    return first if len(first) <= FIRST_LINE else f"{first[: FIRST_LINE - 1]}…"
 
 
 def _insert(answer: Answer, text: str) -> None:

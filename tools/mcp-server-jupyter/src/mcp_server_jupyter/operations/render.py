@@ -102,20 +102,23 @@ def pages_of(execution_id: str) -> Callable[[int], str]:
 
 
 async def executed(
-    execution: Execution, answers: Answers, *, index: int | None = None, before: Sequence[Picture] = ()
+    execution: Execution,
+    answers: Answers,
+    *,
+    index: int | None = None,
+    is_new: bool = False,
+    before: Sequence[Picture] = (),
 ) -> Answer:
     """The answer of an execution: one status line, the outputs, and how to go on if it is not done.
 
     Args:
+        is_new: whether its cell was made for it: then its hash is told, for the next edit.
         before: images of the whole answer, of which this is a part, that come before its own.
     """
-    cell = f"[{index}] id={execution.cell_id} hash={_hash(execution)} " if index is not None else ""
-    count = execution.reducer.execution_count
-    answer = Answer(
-        f"{cell}{execution.status}{f' In[{count}]' if count is not None else ''} {execution.seconds:.2f}s "
-        f"kernel_epoch={execution.kernel_epoch}",
-        execution_data(execution, index),
-    )
+    cell = f"[{index}] id={execution.cell_id} " if index is not None else ""
+    seen = f"hash={_hash(execution)} " if is_new else ""
+    status = _status(execution.status, execution.reducer.execution_count, execution.seconds, execution.kernel_epoch)
+    answer = Answer(f"{cell}{seen}{status}", execution_data(execution, index))
     for text in (execution.note, *execution.warnings.values(), _unreachable(execution)):
         if text:
             answer.text += f"\n! {text}"
@@ -126,6 +129,12 @@ async def executed(
     answer.text += _payloads(execution, max(500, answers.max_chars - len(answer.text) - 300))
     answer.text += _next_step(execution)
     return answer
+
+
+def _status(status: str, count: int | None, seconds: float, epoch: int) -> str:
+    """`ok In[3] 0.12s`; the epoch is told once there have been several."""
+    epochs = f" epoch={epoch}" if epoch > 1 else ""
+    return f"{status}{f' In[{count}]' if count is not None else ''} {seconds:.2f}s{epochs}"
 
 
 def _payloads(execution: Execution, room: int) -> str:
@@ -202,8 +211,7 @@ async def remembered(row: ExecutionRow, answers: Answers) -> Answer:
     """The answer for an execution that only the journal remembers."""
     seconds = (row.finished_at or 0) - (row.started_at or row.finished_at or 0)
     answer = Answer(
-        f"{row.status}{f' In[{row.execution_count}]' if row.execution_count is not None else ''} {seconds:.2f}s "
-        f"kernel_epoch={row.kernel_epoch}",
+        _status(row.status, row.execution_count, seconds, row.kernel_epoch),
         {
             "execution_id": row.id,
             "status": row.status,
@@ -220,15 +228,19 @@ async def remembered(row: ExecutionRow, answers: Answers) -> Answer:
     return answer
 
 
-def head_and_tail(text: str, limit: int) -> str:
-    """The first and the last lines of a text, within `limit` characters; of longer lines pieces."""
+def head_and_tail(text: str, limit: int, more: str = "") -> str:
+    """The first and the last lines of a text, within `limit` characters; of longer lines pieces.
+
+    Args:
+        more: what is said where something is left out.
+    """
     if len(text) <= limit:
         return text
     half = limit // 2
     head, tail = text[:half], text[len(text) - half :]
     head = head[: head.rfind("\n")] if "\n" in head else head
     tail = tail[tail.find("\n") + 1 :] if "\n" in tail.rstrip("\n") else tail
-    return f"{head}\n…\n{tail}"
+    return f"{head}\n…{more}\n{tail}"
 
 
 def numbered(lines: list[str], limit: int, more: str) -> str:

@@ -18,7 +18,7 @@ from .call import Answer, Call, Link, Param
 from .cells import Index, check_size, edit_row
 from .kernels import come_up
 from .permit import ask, gate
-from .render import executed, head_and_tail, output_page, remembered
+from .render import executed, head_and_tail, output_page, pages_of, remembered
 from .uris import output_uri
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ async def insert_execute_code_cell(call: Call, cell_index: Index, cell_source: s
     )
     ask(call, [execution])
     await wait_for(call, [execution], call.answers.wait_seconds - call.seconds)
-    answer = await executed(execution, call.answers, index=index)
+    answer = await executed(execution, call.answers, index=index, is_new=True)
     first, line_break, rest = answer.text.partition("\n")
     answer.text = f'{first} undo(execution_id="{execution.id}"){line_break}{rest}'
     return answer
@@ -172,7 +172,7 @@ async def _run_answer(call: Call, path: str, batch: Batch, executions: list[Exec
             continue
         part = await executed(execution, answers, index=index, before=answer.images)
         room = max(300, budget // 2) if execution.status != "ok" else max(120, budget // 4)
-        text = head_and_tail(part.text, room)
+        text = head_and_tail(part.text, room, f" {pages_of(execution.id)(0)} shows all of it …")
         if budget > len(text):
             answer.text += f"\n{text}"
             budget -= len(text)

@@ -35,7 +35,7 @@ get_execution(execution_id, wait_seconds) goes on. Waiting never stops a cell; i
 - Long output is cut in the middle; get_execution(execution_id, cursor=0) pages through all of it.
 - Edits: pass expected_hash (the hash you read) so that a person's change is never overwritten; a Conflict shows the \
 diff. undo takes back your last edit; each edit names what undoes it.
-- kernel_epoch rises when a kernel is restarted: variables of earlier epochs are gone. A dead kernel is never replaced \
+- epoch rises when a kernel is restarted: variables of earlier epochs are gone. A dead kernel is never replaced \
 silently: restart_kernel, then rerun the cells it names.
 - list_variables and inspect_variable look at data without running a cell."""
 
@@ -149,9 +149,19 @@ def _tool(operation: Operation) -> T.Tool:
         name=operation.name,
         title=operation.title,
         description=operation.doc,
-        input_schema=input_schema(operation),
+        input_schema=_without_limits(input_schema(operation)),
         annotations=_annotations(operation),
     )
+
+
+def _without_limits(schema: dict[str, Any]) -> dict[str, Any]:
+    """The limits of numbers are told by the refusal, to the few who need them; every client pays for the list."""
+    limits = ("minimum", "maximum")
+    properties = {
+        name: {key: value for key, value in each.items() if key not in limits}
+        for name, each in schema["properties"].items()
+    }
+    return {**schema, "properties": properties}
 
 
 def _annotations(operation: Operation) -> T.ToolAnnotations:
