@@ -14,16 +14,17 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
 
 from ..errors import InvalidRequest, NotFound, Unsupported
-from ..notebooks import is_skipped, kernelspec_name, new_cell, node
+from ..notebooks import is_skipped, new_cell, node
 from ..notebooks import language as language_of
-from ..operations import Caller
+from ..operations import Call, Caller
 from ..operations.bind import invoke
+from ..operations.interpreter import choose, folder_of
 from ..services import Services
 from ..settings import Settings
 
@@ -139,9 +140,11 @@ async def run_notebook(
         async with services.contents.edit(path) as notebook:
             inject(notebook, parameters)
     notebook = await services.contents.read(path)
-    kernel_name = kernelspec_name(notebook)
-    cwd = str(PurePosixPath(source).parent)
-    session = await services.sessions.start(kernel_name, cwd="" if cwd == "." else cwd, notebook=path).wait()
+    cwd = folder_of(source)
+    choice = await choose(Call(services, Caller("run", answers_input=False)), cwd, notebook)
+    if choice.where:
+        say(f"on {choice}")
+    session = await services.sessions.start(choice.name, cwd=cwd, notebook=path).wait()
     await _refresh_language(services, session, path)
     indexes = {cell["id"]: index for index, cell in enumerate(notebook.cells)}
     total = sum(
