@@ -55,7 +55,8 @@ class Settings:
     kernel_name: str = _setting("python3", "Kernelspec for notebooks that name none.", group="Kernels")
     python: str | None = _setting(
         None,
-        "Python interpreter (with ipykernel) that runs notebooks of the default kernelspec and of python3.",
+        "Python interpreter (with ipykernel) that runs notebooks of python3, of the default kernelspec and of "
+        "those that are not registered; absent, docs/python.md says which does.",
         group="Kernels",
     )
     host: str = _setting("127.0.0.1", "Address to listen on.", group="HTTP")

@@ -24,10 +24,11 @@ from ..errors import InvalidRequest, JupyterMcpError
 from ..operations import Caller
 from ..operations.bind import invoke
 from ..ownership import LOG, ask_server, is_held
-from ..ports import Finding
+from ..ports import Finding, Interpreters, Kernelspec
 from ..services import Services, open_services
 from ..settings import Settings
 from ..tokens import TOKEN
+from .kernel_checks import check_interpreters, check_kernelspecs
 from .states import without_root
 
 _PACKAGES = ("mcp", "jupyter_client", "ipykernel", "nbformat", "pyzmq", "starlette", "uvicorn")
@@ -149,7 +150,8 @@ async def _kernels(settings: Settings) -> AsyncIterator[Finding]:
     findings: list[Finding] = []
     try:
         async with open_services(apart) as services:
-            findings += [await _specs(services), await _sum(services)]
+            findings += [await _specs(services), await _sum(services), *await check_interpreters(services)]
+            findings += await check_kernelspecs(services.kernels, await _others(services))
     except* JupyterMcpError as errors:
         by_hand = f"Start it by hand to see why: {sys.executable} -m ipykernel_launcher"
         findings += [Finding(False, str(error), by_hand) for error in errors.exceptions]
@@ -165,6 +167,14 @@ async def _specs(services: Services) -> Finding:
     specs = await services.kernels.specs()
     names = ", ".join(f"{spec.name} ({spec.language})" for spec in specs)
     return Finding(bool(specs), f"Kernelspecs: {names or 'none'}", "" if specs else "pip install ipykernel")
+
+
+async def _others(services: Services) -> list[Kernelspec]:
+    """Kernelspecs of this machine besides the one that adds: of environments, no program is run."""
+    settings, specs = services.settings, await services.kernels.specs()
+    added = settings.python or settings.kernel_name
+    told = await services.kernels.flaws() if isinstance(services.kernels, Interpreters) else {}
+    return [spec for spec in specs if spec.source == "jupyter" and spec.argv and spec.name not in {added, *told}]
 
 
 async def _sum(services: Services) -> Finding:

@@ -15,15 +15,16 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
 
 from ..errors import InvalidRequest, NotFound
-from ..notebooks import is_skipped, kernelspec_name, node
-from ..operations import Caller
+from ..notebooks import is_skipped, node
+from ..operations import Call, Caller
 from ..operations.bind import invoke
+from ..operations.interpreter import choose, folder_of
 from ..runs.parameters import inject
 from ..services import Services
 from ..settings import Settings
@@ -123,9 +124,11 @@ async def run_notebook(
         async with services.contents.edit(path) as notebook:
             inject(notebook, parameters)
     notebook = await services.contents.read(path)
-    kernel_name = kernelspec_name(notebook)
-    cwd = str(PurePosixPath(source).parent)
-    session = await services.sessions.start(kernel_name, cwd="" if cwd == "." else cwd, notebook=path).wait()
+    cwd = folder_of(source)
+    choice = await choose(Call(services, Caller("run", answers_input=False)), cwd, notebook)
+    if choice.where:
+        say(f"on {choice}")
+    session = await services.sessions.start(choice.name, cwd=cwd, notebook=path).wait()
     await _refresh_language(services, session, path)
     indexes = {cell["id"]: index for index, cell in enumerate(notebook.cells)}
     total = sum(

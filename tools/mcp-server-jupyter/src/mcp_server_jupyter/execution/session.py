@@ -78,6 +78,8 @@ class Session:
     ends_at: float | None = None
     """When it is to be shut down unless something runs in it, in seconds since the epoch; None while that is far."""
     others: list[str] = field(default_factory=list)
+    chosen: str = ""
+    """What it was started on and why, until somebody has been told."""
     _callers: set[str] = field(default_factory=set)
     _idle_since: float | None = field(default_factory=time.monotonic)
 

@@ -82,9 +82,15 @@ class Sessions:
     # ------------------------------------------------------------------ starting
 
     def of_notebook(
-        self, notebook: str, kernel_name: str | None = None, env: Mapping[str, str] | None = None
+        self,
+        notebook: str,
+        kernel_name: str | None = None,
+        env: Mapping[str, str] | None = None,
+        chosen: str = "",
     ) -> Session | Start:
         """The notebook's session, or the start of its kernel: the one that goes on, else a new one.
+
+        `chosen` says why it is this kernel, for whoever hears of the start first.
 
         Raises:
             KernelDead: it had one that died; it is not replaced behind the caller's back.
@@ -97,7 +103,7 @@ class Sessions:
             require_alive(session)
             return session
         cwd = str(PurePosixPath(notebook).parent)
-        return self._begin(kernel_name, "" if cwd == "." else cwd, notebook, env)
+        return self._begin(kernel_name, "" if cwd == "." else cwd, notebook, env, chosen)
 
     def start(
         self,
@@ -106,6 +112,7 @@ class Sessions:
         cwd: str = "",
         notebook: str | None = None,
         env: Mapping[str, str] | None = None,
+        chosen: str = "",
     ) -> Start:
         """Start a kernel and, if a notebook is given, bind it to that; a dead one there is replaced.
 
@@ -116,7 +123,7 @@ class Sessions:
             AlreadyExists: the notebook has a living kernel, or another one is starting.
         """
         if notebook is None:
-            return self._begin(kernel_name, cwd, None, env)
+            return self._begin(kernel_name, cwd, None, env, chosen)
         start = self.starts.of(notebook)
         if start is not None:
             if start.goes_on and (start.kernel_name, start.cwd) != (kernel_name or self._default_kernel, cwd):
@@ -126,7 +133,7 @@ class Sessions:
                 )
             return start
         self._require_none_alive(notebook)
-        return self._begin(kernel_name, cwd, notebook, env)
+        return self._begin(kernel_name, cwd, notebook, env, chosen)
 
     def _require_none_alive(self, notebook: str) -> None:
         present = self.find(notebook)
@@ -136,16 +143,19 @@ class Sessions:
                 hint="Use it, shutdown_kernel it first, or leave out notebook_path.",
             )
 
-    def _begin(self, kernel_name: str | None, cwd: str, notebook: str | None, env: Mapping[str, str] | None) -> Start:
+    def _begin(
+        self, kernel_name: str | None, cwd: str, notebook: str | None, env: Mapping[str, str] | None, chosen: str
+    ) -> Start:
         _, before = self.news(notebook)
-        start = Start(kernel_name or self._default_kernel, cwd, notebook, 1 if before is None else before.epoch + 1)
+        epoch = 1 if before is None else before.epoch + 1
+        start = Start(kernel_name or self._default_kernel, cwd, notebook, epoch, chosen)
         return self.starts.begin(start, env, self._land)
 
     async def _land(self, start: Start, kernel: Kernel) -> Session:
         """Make a session of a kernel that has come up; where that cannot be, the kernel is ended again."""
         notebook = start.notebook
         present, before = self.news(notebook)
-        session = Session(kernel, notebook, before or News(heard=notebook is None))
+        session = Session(kernel, notebook, before or News(heard=notebook is None), chosen=start.chosen)
         try:
             if notebook is not None:
                 # The one that was dead may have been restarted meanwhile.

@@ -38,6 +38,8 @@ class Start:
     cwd: str
     notebook: str | None
     epoch: int
+    chosen: str = ""
+    """What was chosen for it and why, for people; "" if somebody named it."""
     id: str = field(default_factory=lambda: f"start-{secrets.token_hex(4)}")
     since: float = field(default_factory=time.time)
     stage: str = "starting the kernel"

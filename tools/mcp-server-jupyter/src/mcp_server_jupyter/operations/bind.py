@@ -16,6 +16,7 @@ from ..errors import InvalidRequest, JupyterMcpError, KernelDead
 from ..services import Services
 from . import ALIASES, ARGUMENT_ALIASES, OPERATIONS, Answer, Call, Caller, Operation, Param
 from .call import Progress, never
+from .interpreter import add_missing_modules
 from .notices import add_notice, from_outside, heard
 from .permit import permit
 
@@ -211,6 +212,7 @@ async def invoke(
         permit(call, operation, checked)
         answer = await operation.run(call, **checked)
         await add_notice(call, answer)
+        await add_missing_modules(call, answer)
         outcome = "error" if answer.is_error else "ok"
         return answer
     except JupyterMcpError as error:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
+from collections.abc import Sequence
 from typing import Any
 
-from ..errors import InvalidRequest, JupyterMcpError, KernelStarting
+from ..errors import AlreadyExists, InvalidRequest, JupyterMcpError, KernelStarting
 from ..execution.session import Session, describe, require_alive
 from ..execution.start import Start
-from ..ports import Kernel, KernelStats
+from ..ports import Environment, Interpreters, Kernel, KernelStats
 from .call import Answer, Call
+from .interpreter import choose, folder_of
 
 STOP_SECONDS = 5.0
+SHOWN = 10
 
 
 def find_session(call: Call, notebook_path: str, kernel_id: str) -> Session:
@@ -122,10 +126,34 @@ async def list_kernels(call: Call) -> Answer:
     specs = await call.services.kernels.specs()
     lines.append("Kernelspecs:" if lines else "No kernel runs. Kernelspecs:")
     lines += [f"  {spec.name}: {spec.display_name} ({spec.language})" for spec in specs]
+    environments = await _environments(call)
+    lines += _unready(environments)
     names = {spec.name: spec.display_name for spec in specs}
     for each in kernels:
         each["display_name"] = names.get(each.get("name", ""), each.get("name"))
-    return Answer("\n".join(lines), {"kernels": kernels, "kernelspecs": list(names), "display_names": names})
+    data = {"kernels": kernels, "kernelspecs": list(names), "display_names": names}
+    return Answer("\n".join(lines), {**data, "environments": [dataclasses.asdict(each) for each in environments]})
+
+
+async def _environments(call: Call) -> Sequence[Environment]:
+    kernels = call.services.kernels
+    if not isinstance(kernels, Interpreters):
+        return ()
+    return await kernels.environments(environ=call.caller.environment)
+
+
+def _unready(environments: Sequence[Environment]) -> list[str]:
+    """Environments that no kernel can be started in, and what to do about it."""
+    lines = []
+    for each in environments:
+        name = f"  {each.prefix} ({f'{each.kind}, Python {each.version}' if each.version else each.kind})"
+        if each.problem:
+            lines.append(f"{name} cannot be used: {each.problem}")
+        elif not each.has_ipykernel:
+            lines.append(f"{name} needs ipykernel: {each.adding_ipykernel}")
+    if len(lines) > SHOWN:
+        lines = [*lines[:SHOWN], f"  … {len(lines) - SHOWN} more"]
+    return ["Environments that run no kernel yet:", *lines] if lines else []
 
 
 async def _listed(call: Call, session: Session) -> tuple[str, dict[str, Any]]:
@@ -181,11 +209,13 @@ def unreachable(kernel: Kernel) -> str:
 
 
 async def start_kernel(
-    call: Call, kernel_name: str = "", python: str = "", cwd: str = "", notebook_path: str = ""
+    call: Call, kernel_name: str = "", python: str = "", cwd: str = "", notebook_path: str = "", kernel_id: str = ""
 ) -> Answer:
     """Start a kernel by kernelspec or by the path of a Python that has ipykernel; with a notebook, for it.
 
-    A start that takes longer than the call goes on; the answer says its stage, and the same call joins it.
+    Named neither, it is the one that the notebook's cells, or the folder's, would start. With `kernel_id` none is
+    started: the notebook runs on that one, which other notebooks may use too. A start that takes longer than the call
+    goes on; the answer says its stage, and the same call joins it.
 
     Raises:
         AlreadyExists: the notebook has a living kernel.
@@ -194,17 +224,55 @@ async def start_kernel(
     if kernel_name and python:
         raise InvalidRequest("Give kernel_name or python, not both.")
     path = call.path(notebook_path) if notebook_path else None
-    if path is not None:
-        await services.contents.read(path)
-    start = services.sessions.start(python or kernel_name or None, cwd=cwd, notebook=path, env=call.caller.environment)
+    notebook = None if path is None else await services.contents.read(path)
+    if kernel_id:
+        if path is None or kernel_name or python or cwd:
+            raise InvalidRequest("With kernel_id give notebook_path, and nothing else.")
+        return _attach(call, path, kernel_id)
+    chosen = ""
+    name = python or kernel_name
+    present = None if path is None else services.sessions.starts.of(path) or services.sessions.find(path)
+    if not name and isinstance(present, Start):
+        name, chosen = present.kernel_name, present.chosen
+    elif not name:
+        choice = await choose(call, cwd if path is None else folder_of(path), notebook)
+        name, chosen = choice.name, str(choice)
+    start = services.sessions.start(name, cwd=cwd, notebook=path, env=call.caller.environment, chosen=chosen)
     try:
         session = await come_up(call, start)
     except KernelStarting as error:
         again = "the same call joins it" if path else f'execute_code(kernel_id="{start.id}") waits for it'
         return Answer(f"{error.message} It goes on: {again}, shutdown_kernel ends it.", _listed_start(start)[1])
     kernel = session.kernel
+    call.kernel_id = session.id
     return Answer(
         f"Started kernel {session.id} ({kernel.name}), epoch {kernel.epoch}{f', for {path}' if path else ''}.",
+        {
+            "kernel_id": session.id,
+            "name": kernel.name,
+            "state": kernel.state,
+            "kernel_epoch": kernel.epoch,
+            "notebook_path": path,
+        },
+    )
+
+
+def _attach(call: Call, path: str, kernel_id: str) -> Answer:
+    """Run a notebook on a kernel that is there."""
+    sessions = call.services.sessions
+    session = sessions.get(kernel_id)
+    present = sessions.find(path)
+    if present is not None and present is not session and present.death is None:
+        raise AlreadyExists(
+            f"{path} has kernel {present.id} ({present.kernel.name}) already.",
+            hint="shutdown_kernel it first, or use it.",
+        )
+    sessions.bind(path, session)
+    kernel = session.kernel
+    others = [each for each in session.notebooks if each != path]
+    shared = f", as {', '.join(others)} does" if others else ""
+    return Answer(
+        f"{path} runs on kernel {session.id} ({kernel.name}), epoch {kernel.epoch}{shared}.",
         {
             "kernel_id": session.id,
             "name": kernel.name,

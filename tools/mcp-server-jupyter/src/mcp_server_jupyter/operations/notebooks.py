@@ -10,6 +10,7 @@ from ..errors import InvalidRequest
 from ..journal import LastRun
 from ..notebooks import CellLine, find_cell, kernelspec_name, new_notebook, outline
 from .call import Answer, Call, Param, Picture
+from .interpreter import choose, folder_of, interpreter_line
 from .kernels import unreachable
 from .render import add_outputs, cell_data, cell_header, numbered, output_page
 
@@ -47,23 +48,36 @@ def _size(size: int | None) -> str:
 async def create_notebook(call: Call, notebook_path: str, kernel_name: str = "") -> Answer:
     """Make an empty notebook for the kernelspec `kernel_name` (absent, the default one).
 
+    An environment may be named instead, by its folder or its Python. The notebook then says `python3`, which every
+    Jupyter program understands; where it would run on another one here, the answer says so.
+
     Raises:
         AlreadyExists: it is there already.
-        NotFound: no such kernelspec.
+        InvalidRequest: no such kernelspec or environment.
     """
     services = call.services
     if not notebook_path.rpartition("/")[2].removesuffix(".ipynb").strip(". "):
         raise InvalidRequest("notebook_path names no file.", hint="Give a name, as analysis.ipynb.")
     name = kernel_name or services.settings.kernel_name
     specs = {spec.name: spec for spec in await services.kernels.specs()}
-    spec = specs.get(name)
+    spec = specs.get(name) or specs.get(f"{name.rstrip('/')}/bin/python")
     if spec is None and kernel_name:
         raise InvalidRequest(f"No kernelspec {kernel_name!r}.", hint=f"There are: {', '.join(specs) or 'none'}.")
     path = notebook_path if notebook_path.endswith(".ipynb") else f"{notebook_path}.ipynb"
-    notebook = new_notebook(name, spec.display_name if spec else None, spec.language if spec else "python")
+    is_environment = spec is not None and spec.source == "environment"
+    written = "python3" if is_environment else name
+    notebook = new_notebook(written, spec.display_name if spec else None, spec.language if spec else "python")
     await services.contents.create(path, notebook)
     path = services.contents.resolve(path)
-    return Answer(f"Created {path} for kernel {name}.", {"notebook_path": path, "kernel_name": name})
+    answer = Answer(f"Created {path} for kernel {written}.", {"notebook_path": path, "kernel_name": written})
+    if spec is not None and is_environment:
+        choice = await choose(call, folder_of(path), notebook)
+        if choice.name != spec.name:
+            start = f"start_kernel(python={json.dumps(spec.name)}, notebook_path={json.dumps(path)})"
+            answer.text += f"\nIts cells would run on {choice}. {start} runs them on {spec.name}."
+        else:
+            answer.text += f" It runs on {choice}."
+    return answer
 
 
 async def get_notebook_info(call: Call, notebook_path: str = "") -> Answer:
@@ -78,11 +92,14 @@ async def get_notebook_info(call: Call, notebook_path: str = "") -> Answer:
     head = f"{path}: {len(cells)} cells, {_format(notebook)}, kernelspec {spec}"
     lines = [_line(cell, runs.get(cell.id), session) for cell in cells]
     text = numbered(lines, call.answers.max_chars, "read_all_cells(start=..., limit=...) pages.")
+    python = await interpreter_line(call, path, notebook, session) if start is None else start.chosen
+    kernel = _start_line(start) if start else _kernel_line(call, session)
     return Answer(
-        f"{head}\n{_start_line(start) if start else _kernel_line(call, session)}\n{text}",
+        f"{head}\n{kernel}{f'; {python}' if python else ''}\n{text}",
         {
             "notebook_path": path,
             "cells": len(cells),
+            "runs_on": python or None,
             "outline": [_facts(cell, runs.get(cell.id), session) for cell in cells],
             **_kernel_facts(session, start),
         },

@@ -25,6 +25,9 @@ async def add_notice(call: Call, answer: Answer) -> None:
     session, news = call.services.sessions.news(call.notebook, call.kernel_id)
     if session is not None:
         session.used_by(call.author)
+        if session.chosen:
+            _insert(answer, f"Its kernel runs on {session.chosen}.")
+            session.chosen = ""
     if news is not None and news.tell(call.author):
         _insert(answer, _sentence(news, session, await _to_rerun(call, session)))
     if session is not None and session.ends_at is not None:

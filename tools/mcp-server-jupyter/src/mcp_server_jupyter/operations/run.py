@@ -12,10 +12,11 @@ from ..execution.execution import Batch, Execution
 from ..execution.session import Session, require_alive
 from ..execution.start import Start
 from ..journal import EditRow
-from ..notebooks import find_cell, is_skipped, kernelspec_name
+from ..notebooks import find_cell, is_skipped
 from ..outputs import slice_text
 from .call import Answer, Call, Link, Param
 from .cells import Index, check_size, edit_row
+from .interpreter import choose, folder_of
 from .kernels import come_up
 from .permit import ask, gate
 from .render import executed, head_and_tail, output_page, pages_of, remembered
@@ -287,7 +288,7 @@ async def send_input(call: Call, execution_id: str, text: str) -> Answer:
 async def notebook_session(
     call: Call, path: str, notebook: NotebookNode | None = None, *, seconds: float = 0.0
 ) -> Session:
-    """The notebook's session, started with the kernelspec it asks for if there is none.
+    """The notebook's session, started on what `choose` says if there is none.
 
     Raises:
         KernelStarting: it was not up within the call's wait; the start goes on.
@@ -297,33 +298,12 @@ async def notebook_session(
     if found is None:
         if notebook is None:
             notebook = await call.services.contents.read(path)
-        name = await _kernelspec(call, kernelspec_name(notebook) or call.services.settings.kernel_name)
-        found = sessions.of_notebook(path, name, call.caller.environment)
+        choice = await choose(call, folder_of(path), notebook)
+        found = sessions.of_notebook(path, choice.name, call.caller.environment, chosen=str(choice))
     if isinstance(found, Start):
         found = await come_up(call, found, seconds)
     require_alive(found)
     return found
-
-
-async def _kernelspec(call: Call, name: str) -> str:
-    """The notebook's kernelspec; "python3" of a notebook from elsewhere falls back to the default one.
-
-    Where an interpreter was chosen (the setting `python`), it is what "python3" means.
-    """
-    python = call.services.settings.python
-    if python is not None and name in (call.services.settings.kernel_name, "python3"):
-        return python
-    specs = await call.services.kernels.specs()
-    if any(spec.name == name for spec in specs):
-        return name
-    default = call.services.settings.kernel_name
-    if name.startswith("python") and any(spec.name == default for spec in specs):
-        return default
-    known = ", ".join(spec.name for spec in specs) or "none"
-    raise NotFound(
-        f"The notebook asks for the kernelspec {name!r}, which is not installed. There are: {known}.",
-        hint="Install it, or start_kernel(kernel_name=..., notebook_path=...) with another one.",
-    )
 
 
 async def wait_for(call: Call, executions: Sequence[Execution], seconds: float) -> None:

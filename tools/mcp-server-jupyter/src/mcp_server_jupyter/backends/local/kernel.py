@@ -150,7 +150,7 @@ class LocalKernel(DispatchedKernel):
             orphan_seconds=settings.orphan_hours * 3600,
             descriptors=self._owner.descriptors,
         )
-        env = {**environment(self._record["env"]), **recipe.env}
+        env = recipe.environment(environment(self._record["env"]))
         self._process = KernelProcess.launch(self.folder, order, env, self._exited)
         self._begun()
         try:

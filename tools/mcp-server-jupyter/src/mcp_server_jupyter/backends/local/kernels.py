@@ -22,6 +22,7 @@ from ...settings import Settings
 from ..shared.descriptors import require_descriptors
 from ..zmq.sockets import Sockets
 from . import kernelspecs
+from .interpreters import LocalInterpreters
 from .kernel import RECORD, LocalKernel
 from .process import kill_leftover
 from .system import below, disk, environment, remove
@@ -39,10 +40,11 @@ def open_kernels(settings: Settings) -> LocalKernels:
     return LocalKernels(settings)
 
 
-class LocalKernels:
+class LocalKernels(LocalInterpreters):
     """The kernels of this machine. See `ports.Kernels`."""
 
     def __init__(self, settings: Settings) -> None:
+        super().__init__(settings.root)
         self.settings = settings
         self._kernels: dict[str, LocalKernel] = {}
         self._released = False
@@ -84,7 +86,7 @@ class LocalKernels:
 
     async def specs(self) -> Sequence[Kernelspec]:
         """See `ports.Kernels.specs`."""
-        return await anyio.to_thread.run_sync(kernelspecs.listing, self.settings.root)
+        return await anyio.to_thread.run_sync(kernelspecs.listing, self.settings.root, await self.environments())
 
     async def lead(self, waiting: Callable[[str], None]) -> None:
         """See `ports.Kernels.lead`. Whoever holds the lock on the state holds them."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -16,14 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import InvalidRequest, NotFound, Unsupported
-from ...ports import Kernelspec
+from ...ports import Environment, Kernelspec
+from .environments import BIN, PYTHON, Reader
 
 if TYPE_CHECKING:
     from jupyter_client.kernelspec import KernelSpecManager
 
-_PYTHONS = frozenset({"python", "python3", f"python{sys.version_info[0]}.{sys.version_info[1]}"})
-_ENVIRONMENTS = (".venv", "venv", "env")
-_BIN = "Scripts" if sys.platform == "win32" else "bin"
+PYTHONS = frozenset({"python", "python3", f"python{sys.version_info[0]}.{sys.version_info[1]}"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +34,24 @@ class Recipe:
     env: Mapping[str, str] = field(default_factory=dict)
     interrupt_mode: str = "signal"
     resource_dir: str = ""
+    prefix: str = ""
+    """Of the Python environment that is to be active in the kernel; "" leaves that as it is."""
 
     @property
     def is_ipykernel(self) -> bool:
         return any("ipykernel" in argument for argument in self.spec.argv)
+
+    def environment(self, inherited: Mapping[str, str]) -> dict[str, str]:
+        """The environment of the kernel's process, over what it inherits."""
+        found = {**inherited, **self.env}
+        if self.prefix:
+            for variable in ("VIRTUAL_ENV", "VIRTUAL_ENV_PROMPT", "CONDA_PREFIX", "CONDA_DEFAULT_ENV", "PYTHONHOME"):
+                found.pop(variable, None)
+            found["PATH"] = os.pathsep.join([os.path.join(self.prefix, BIN), inherited.get("PATH", os.defpath)])
+            is_conda = os.path.isdir(os.path.join(self.prefix, "conda-meta"))
+            if is_conda or os.path.exists(os.path.join(self.prefix, "pyvenv.cfg")):
+                found["CONDA_PREFIX" if is_conda else "VIRTUAL_ENV"] = self.prefix
+        return found
 
     def command(self, connection_file: str) -> list[str]:
         """The argument list for one connection file."""
@@ -46,7 +60,7 @@ class Recipe:
             re.sub(r"\{([A-Za-z0-9_]+)\}", lambda match: values.get(match[1], match[0]), argument)
             for argument in self.spec.argv
         ]
-        if argv[0] in _PYTHONS:
+        if argv[0] in PYTHONS:
             argv[0] = sys.executable
         return argv
 
@@ -63,8 +77,8 @@ def find(name: str, root: Path) -> Recipe:
     return _installed(name) or _managed(name, root)
 
 
-def listing(root: Path) -> list[Kernelspec]:
-    """Every kernelspec installed, then every environment found. Reads folders: to be called in a thread."""
+def listing(root: Path, environments: Sequence[Environment] = ()) -> list[Kernelspec]:
+    """Every kernelspec installed, then environments that have ipykernel. Reads folders: to be called in a thread."""
     found = []
     for name, entry in sorted(_manager().get_all_specs().items()):
         spec = entry["spec"]
@@ -73,38 +87,99 @@ def listing(root: Path) -> list[Kernelspec]:
         found.append(Kernelspec(name, spec["display_name"], spec["language"], tuple(spec["argv"])))
     if not any(spec.name == "python3" for spec in found):
         found.insert(0, _own_python())
-    seen = {os.path.realpath(sys.prefix)}
-    for folder in _environment_folders(root):
-        real = os.path.realpath(folder)
-        if real not in seen and has_ipykernel(folder):
-            seen.add(real)
-            found.append(_environment_spec(folder / _BIN / "python", root))
+    own = os.path.realpath(sys.prefix)
+    for environment in environments:
+        if environment.has_ipykernel and not environment.problem and os.path.realpath(environment.prefix) != own:
+            found.append(_environment_spec(Path(environment.prefix) / BIN / PYTHON, root))
     return found
 
 
-def has_ipykernel(prefix: Path) -> bool:
-    """Whether an environment's own packages include ipykernel, without starting its Python."""
-    pattern = "Lib/site-packages/ipykernel" if sys.platform == "win32" else "lib/python*/site-packages/ipykernel"
-    return any(prefix.glob(pattern))
+def is_python(name: str) -> bool:
+    """Whether a kernelspec's name means Python 3 in general, as every environment's own is called."""
+    return re.fullmatch(r"python(3(\.\d+)?)?", name) is not None
+
+
+def registered(name: str) -> Recipe | None:
+    """The kernelspec that somebody has registered under a name.
+
+    What ipykernel brings into its own environment as `python3` is no such thing: it says nothing of which Python is
+    meant.
+    """
+    return next((recipe for recipe in _all_installed(name) if not (is_python(name) and _is_native(recipe))), None)
+
+
+def _is_native(recipe: Recipe) -> bool:
+    python, of_folder = recipe.spec.argv[0], Path(recipe.resource_dir).parents[3:4]
+    if not os.path.isabs(python):
+        return True
+    prefix = os.path.realpath(os.path.dirname(os.path.dirname(python)))
+    return prefix in [os.path.realpath(sys.prefix), *map(os.path.realpath, of_folder)] or not os.access(python, os.X_OK)
 
 
 def _installed(name: str) -> Recipe | None:
+    return next(_all_installed(name), None)
+
+
+def _all_installed(name: str) -> Iterator[Recipe]:
     # As KernelSpecManager finds them, without the 0.2 s its import takes before a first kernel can start.
     from jupyter_core.paths import jupyter_path  # noqa: PLC0415  (only for opening kernels)
 
     if not re.fullmatch(r"[A-Za-z0-9._\-]+", name):
-        return None
+        return
     for folder in jupyter_path("kernels"):
         resource_dir = os.path.join(folder, name.lower())
         try:
             with open(os.path.join(resource_dir, "kernel.json"), encoding="utf-8") as file:
-                return _recipe(name, json.load(file), resource_dir)
+                yield _recipe(name, json.load(file), resource_dir)
         except FileNotFoundError:
             continue
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InvalidRequest(
                 f"The kernelspec {name!r} in {resource_dir} cannot be read.", hint=f"Mend or remove it ({error})."
             ) from error
+
+
+def flaws() -> Iterator[tuple[str, str, str]]:
+    """Kernelspecs that cannot start: their names, what is wrong, and what to do."""
+    from jupyter_core.paths import jupyter_path  # noqa: PLC0415  (see `_all_installed`)
+
+    met: set[str] = set()
+    for folder in jupyter_path("kernels"):
+        with suppress(OSError):
+            for name in sorted(set(os.listdir(folder)) - met):
+                path = os.path.join(folder, name, "kernel.json")
+                if os.path.isfile(path):
+                    met.add(name)
+                    if wrong := _flaw(path):
+                        yield name, *wrong
+
+
+def _flaw(path: str) -> tuple[str, str] | None:
+    remove = f"Mend {path}, or remove its folder."
+    try:
+        with open(path, encoding="utf-8") as file:
+            spec = json.load(file)
+        argv, _, _ = spec["argv"], spec["display_name"], spec["language"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"it cannot be read ({type(error).__name__}: {error})", remove
+    if not isinstance(argv, list) or not argv or not all(isinstance(each, str) for each in argv):
+        return "it says no command to start (argv)", remove
+    if _foreign_provisioner(spec):
+        return None
+    program = argv[0].replace("{prefix}", sys.prefix).replace("{resource_dir}", os.path.dirname(path))
+    if program not in PYTHONS and shutil.which(program) is None:
+        return f"its program {program} is not there", f"Install it again. {remove}"
+    python = Path(program)
+    if "ipykernel_launcher" in argv and python.is_absolute():
+        reader = Reader()
+        found = reader.read(python.parent.parent)
+        if found is not None and found.problem:
+            return f"the environment of its Python {program}: {found.problem}", remove
+        if found is not None and found.sites and found.kind != "venv" and not reader.holds(found, "ipykernel"):
+            return (
+                f"its Python {program} has no ipykernel",
+                f"Run: {reader.told(found, python.parent).adding_ipykernel}",
+            )
     return None
 
 
@@ -153,20 +228,23 @@ def _recipe(name: str, spec: Mapping[str, Any], resource_dir: str) -> Recipe:
 
 def _interpreter(name: str, root: Path) -> Recipe:
     path = Path(os.path.abspath(root / Path(name).expanduser()))
-    if path.is_dir():
-        path = path / _BIN / "python"
-    if not os.access(path, os.X_OK) or not path.is_file():
+    if os.path.isdir(path):
+        path = path / BIN / PYTHON
+    prefix = path.parent.parent
+    reader = Reader()
+    found = reader.read(prefix) if path.parent.name == BIN else None
+    if found is not None and found.problem and os.path.exists(prefix / "pyvenv.cfg"):
+        raise InvalidRequest(
+            f"The environment {prefix} cannot be used: {found.problem}.", hint="Make it anew, or give another."
+        )
+    if not os.access(path, os.X_OK) or not os.path.isfile(path):
         names = ", ".join(spec.name for spec in listing(root))
         raise NotFound(f"There is no Python interpreter {name!r}.", hint=f"Kernels there are: {names}.")
-    prefix = path.parent.parent
-    if not has_ipykernel(prefix) and not _imports_ipykernel(path):
-        raise InvalidRequest(
-            f"The Python interpreter {name!r} has no ipykernel.", hint=f"Run: {path} -m pip install ipykernel"
-        )
-    env = {"PATH": os.pathsep.join([str(path.parent), os.environ.get("PATH", os.defpath)])}
-    if (prefix / "pyvenv.cfg").exists():
-        env["VIRTUAL_ENV"] = str(prefix)
-    return Recipe(_environment_spec(path, root), env=env)
+    has_ipykernel = found is not None and reader.holds(found, "ipykernel")
+    if not has_ipykernel and (path.is_relative_to(root) or not _imports_ipykernel(path)):
+        adding = f"{path} -m pip install ipykernel" if found is None else reader.told(found, root).adding_ipykernel
+        raise InvalidRequest(f"The Python interpreter {name!r} has no ipykernel.", hint=f"Run: {adding}")
+    return Recipe(_environment_spec(path, root), prefix=str(prefix) if found is not None else "")
 
 
 def _imports_ipykernel(python: Path) -> bool:
@@ -188,16 +266,3 @@ def _environment_spec(python: Path, root: Path) -> Kernelspec:
 def _own_python() -> Kernelspec:
     argv = (sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}")
     return Kernelspec("python3", "Python 3 (ipykernel)", "python", argv)
-
-
-def _environment_folders(root: Path) -> Iterator[Path]:
-    for folder in (root, *root.parents):
-        for name in _ENVIRONMENTS:
-            if (folder / name / _BIN / "python").exists():
-                yield folder / name
-    listed: Sequence[str] = [os.environ.get("VIRTUAL_ENV", ""), os.environ.get("CONDA_PREFIX", "")]
-    with suppress(OSError, RuntimeError):
-        listed = [*listed, *(Path.home() / ".conda" / "environments.txt").read_text().split("\n")]
-    for name in listed:
-        if name and (Path(name) / _BIN / "python").exists():
-            yield Path(name)
