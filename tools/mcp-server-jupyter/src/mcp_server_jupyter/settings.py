@@ -52,6 +52,12 @@ class Settings:
     )
     contents: str = _setting("files", "Where notebooks live: the name of a contents backend.", group="Backends")
     kernels: str = _setting("local", "Where code runs: the name of a kernels backend.", group="Backends")
+    jupyter_url: str | None = _setting(
+        None,
+        "Address of the Jupyter server that the backends `jupyter` work in, with its base URL and without a token.",
+        group="Backends",
+    )
+    jupyter_token: str | None = _setting(None, "Token for that Jupyter server.", group="Backends")
     kernel_name: str = _setting("python3", "Kernelspec for notebooks that name none.", group="Kernels")
     python: str | None = _setting(
         None,

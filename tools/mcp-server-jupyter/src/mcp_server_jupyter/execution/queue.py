@@ -276,7 +276,7 @@ class Executions:
             return
         if queue.running is execution:
             execution.interrupt_asked = True
-            await execution.kernel.interrupt()
+            await execution.kernel.interrupt(execution.msg_id)
             return
         if execution in queue.waiting:
             queue.waiting.remove(execution)
