@@ -70,13 +70,14 @@ class Jupyter:
                     "--ServerApp.allow_root=True",
                     "--ServerApp.jpserver_extensions={}",
                     "--KernelRestarter.time_to_dead=0.5",
+                    "--KernelManager.shutdown_wait_time=1",
                     *self._options,
                 ],
                 stdout=log,
                 stderr=log,
                 env={**os.environ, **own, "PYTHONWARNINGS": "default"},
             )
-        eventually(self._answers, 60, "Jupyter's start")
+        eventually(self._answers, 110, "Jupyter's start")
         return self
 
     def _answers(self) -> bool:

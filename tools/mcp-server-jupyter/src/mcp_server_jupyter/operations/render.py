@@ -116,7 +116,7 @@ async def executed(
         f"kernel_epoch={execution.kernel_epoch}",
         execution_data(execution, index),
     )
-    for text in (execution.note, *execution.warnings.values(), _unreachable(execution)):
+    for text in (execution.note, *execution.warnings.values(), _unreachable(execution), _behind_others(execution)):
         if text:
             answer.text += f"\n! {text}"
     outputs = execution.outputs()
@@ -136,6 +136,16 @@ def _payloads(execution: Execution, room: int) -> str:
     if reducer.offered is None:
         return shown
     return f"{shown}\nThe kernel offers as the next cell:\n{head_and_tail(reducer.offered, room)}"
+
+
+def _behind_others(execution: Execution) -> str:
+    since = None if execution.finished else execution.kernel.foreign_since
+    if since is None:
+        return ""
+    return (
+        f"It waits for code that somebody else runs in this kernel, since {max(0, time.time() - since):.0f} s. "
+        "Cancelling leaves that alone; interrupt_kernel would interrupt it."
+    )
 
 
 def _unreachable(execution: Execution) -> str:

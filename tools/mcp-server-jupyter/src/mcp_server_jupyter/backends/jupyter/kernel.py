@@ -26,6 +26,7 @@ MEET_SECONDS = 60.0
 # A kernel that answers nothing on its control channel over a new connection: the server may have lost its way to it.
 _SILENCE_SECONDS, _LONGEST_SILENCE = 5.0, 60.0
 _FOREIGN_AFTER = 1.0
+_LOOK_SECONDS = 5.0
 _RESTARTED = "restarted by somebody else"
 _DIED = "restarted by Jupyter, because it had died"
 LIMITED = (
@@ -141,6 +142,7 @@ class JupyterKernel(KernelOfRequests):
     def open(self) -> None:
         """Begin to be connected; it is as soon as that can be."""
         self._run(self._socket.run)
+        self._run(self._look_now_and_then)
 
     async def come_up(self) -> None:
         """Return once it answers.
@@ -434,6 +436,14 @@ class JupyterKernel(KernelOfRequests):
             return
         if model.get("connections", 1) > 1:
             self._shared.missed(_GAP)
+
+    async def _look_now_and_then(self) -> None:
+        """A kernel that is shut down by force says nothing, and its socket stays open."""
+        while True:
+            await anyio.sleep(_LOOK_SECONDS)
+            # Asked for nothing, a Jupyter counts as idle: whoever ends idle ones may do so.
+            if self._socket.is_open and self._shared.has_sent:
+                await self._look()
 
     async def _look(self) -> None:
         """Whether Jupyter has it still."""
