@@ -222,6 +222,9 @@ class AgentKernels:
         await anyio.sleep_forever()
         raise AssertionError
 
+    async def of_notebook(self, notebook: str, *, epoch: int = 1) -> None:
+        """Nobody else starts kernels."""
+
     async def start(
         self,
         name: str,
@@ -230,6 +233,7 @@ class AgentKernels:
         env: Mapping[str, str] | None = None,
         epoch: int = 1,
         progress: Callable[[str], None] | None = None,
+        notebook: str | None = None,
     ) -> PodKernel:
         self.require_room()
         host = AgentHost(self.folder, self.settings, name, below(self.settings.root, cwd), **self.config)

@@ -110,3 +110,38 @@ def test_no_two_settings_share_a_variable() -> None:
 def test_variables_that_name_another_jupyter_are_found() -> None:
     given = {"ROOM_URL": "http://localhost:8888", "RUNTIME_URL": "", "ROOM_ID": "a.ipynb"}
     assert remote_jupyter(given) == ["ROOM_URL"]
+
+
+def test_the_address_of_a_jupyter_says_where_code_runs_and_whose_the_token_is() -> None:
+    settings = Settings.load({"jupyter_url": "http://localhost:8888/lab"}, {"JUPYTER_TOKEN": "theirs"})
+
+    assert (settings.kernels, settings.jupyter_token, settings.token) == ("jupyter", "theirs", None)
+
+
+def test_tokens_of_both_servers_may_be_given() -> None:
+    given = {"JUPYTER_TOKEN": "theirs", f"{PREFIX}TOKEN": "ours", f"{PREFIX}JUPYTER_URL": "https://hub/user/ada/"}
+    settings = Settings.load({}, given)
+
+    assert (settings.jupyter_token, settings.token) == ("theirs", "ours")
+    assert Settings.load({}, {"JUPYTER_TOKEN": "ours"}).token == "ours"
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["localhost:8888", "ftp://host/", "http://host:8888/?token=secret", "http://ada:secret@host/", "http://host:x/"],
+)
+def test_an_address_of_a_jupyter_holds_no_token_and_is_never_repeated(url: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        Settings.load({"jupyter_url": url}, {})
+
+    assert "secret" not in str(caught.value)
+
+
+def test_two_jupyters_do_not_share_a_state(tmp_path: Path) -> None:
+    def state(**more: str) -> Path:
+        return Settings.load({"root": tmp_path, "state_dir": tmp_path, **more}, {}).root_state
+
+    one, other = "http://one:8888/", "http://other:8888/"
+    assert len({state(), state(jupyter_url=one), state(jupyter_url=other)}) == 3
+    assert state(jupyter_url=one) == state(jupyter_url=one.rstrip("/"))
+    assert state() == state(jupyter_url=one, kernels="local")

@@ -118,19 +118,22 @@ class KernelStats:
     where: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Replay:
     """A running or finished request met again after a restart of the server.
 
     `messages` yields the request's messages from the first recorded one on, then live ones, and ends as
     `Kernel.request` does. `complete` is False when some of them were lost; `lost` then says what, for people.
     `received` is False when the kernel is known never to have had the request, which may then be sent again.
+    `uncertain` is True where nobody knows what is missing: how the request ended is not known then either.
+    All but `messages` is final once those have ended.
     """
 
     messages: AsyncIterator[Message]
     complete: bool
     lost: str = ""
     received: bool = True
+    uncertain: bool = False
 
 
 @runtime_checkable
@@ -171,6 +174,24 @@ class Kernel(Protocol):
         lose nothing. Always None where kernels cannot be out of reach.
         """
 
+    @property
+    def foreign_since(self) -> float | None:
+        """Seconds since the epoch at which code that is not ours began to run in it, while it does; else None.
+
+        Our requests wait until it has ended. Always None where nobody else can use the kernel.
+        """
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether what it publishes is kept while no server runs.
+
+        If not, whoever runs code keeps the messages and hands them to `resume`.
+        """
+
+    @property
+    def ends_with_server(self) -> bool:
+        """Whether it ends when the backend's context does, unless it is released: not where it is somebody else's."""
+
     def request(
         self,
         msg_type: str,
@@ -183,6 +204,8 @@ class Kernel(Protocol):
 
         Ends after the reply and (on shell) the idle status have come. `msg_id` may be given, so that it can be
         written down before it is sent. Closing the iterator early stops listening, not the kernel.
+
+        A message of type `lost` on iopub is the backend's own: what its `text` says was lost of this request's output.
 
         Raises:
             KernelDead: the kernel ended before the request did (within 2 s of its death), or was dead already.
@@ -200,10 +223,17 @@ class Kernel(Protocol):
     async def send_input(self, text: str, request: Message) -> None:
         """Answer an `input_request` (a Message of channel "stdin")."""
 
-    async def interrupt(self) -> None:
+    async def interrupt(self, msg_id: str | None = None) -> None:
         """Interrupt what runs (signal or message, as the kernelspec says), and wake an idle event loop.
 
         Returns within seconds, also when the kernel is stuck and takes no notice; `restart` then helps.
+
+        Args:
+            msg_id: the one request that is meant. Somebody else's code is left alone then: a request that waits behind
+                it is not run, or is interrupted when it begins. None interrupts whatever runs.
+
+        Raises:
+            KernelDead, Unavailable
         """
 
     async def restart(self) -> None:
@@ -219,12 +249,20 @@ class Kernel(Protocol):
         """End the process: a request first, then signals. Idempotent. Cancelled, it ends the process at once."""
 
     async def wait_dead(self) -> Death:
-        """Return when this epoch's process has ended unasked (not for `restart` or `shutdown`)."""
+        """Return when this epoch's process has ended unasked (not for `restart` or `shutdown`).
+
+        Where others may restart a kernel, the next one may run by then: `death` is None and `epoch` has risen. The
+        death's reason then reads after "the kernel was": "restarted by somebody else".
+        """
 
     async def stats(self) -> KernelStats: ...
 
-    async def resume(self, msg_id: str) -> Replay:
-        """Meet a request again that an earlier server sent."""
+    async def resume(self, msg_id: str, had: Sequence[Message] = ()) -> Replay:
+        """Meet a request again that an earlier server sent.
+
+        Args:
+            had: where the kernel is not recorded, the messages that were kept of it, in their order; they come first.
+        """
 
 
 class Kernels(AbstractAsyncContextManager["Kernels", None], Protocol):
@@ -259,6 +297,7 @@ class Kernels(AbstractAsyncContextManager["Kernels", None], Protocol):
         env: Mapping[str, str] | None = None,
         epoch: int = 1,
         progress: Callable[[str], None] | None = None,
+        notebook: str | None = None,
     ) -> Kernel:
         """Start a kernel and return once it answers, which may take minutes. Cancelled, it leaves nothing behind.
 
@@ -269,11 +308,25 @@ class Kernels(AbstractAsyncContextManager["Kernels", None], Protocol):
             epoch: of its first process; more than 1 for a kernel that replaces one that is gone.
             progress: told the stage whenever it changes, in words that follow "The kernel is starting:", e.g. "waiting
                 for a node: 0/3 nodes have enough memory".
+            notebook: the notebook it is for. Where others see that, and it has a kernel already, that is returned: a
+                notebook never gets a second one.
 
         Raises:
             NotFound: no such kernelspec; the message lists those there are.
             Unavailable: there are `max_kernels` living ones already, or the system has no room or no descriptor left.
             KernelStartFailed: it did not come up; carries the end of its log.
+        """
+
+    async def of_notebook(self, notebook: str, *, epoch: int = 1) -> Kernel | None:
+        """The kernel that a notebook has already, whoever started it; None if it has none, or only we can start one.
+
+        Args:
+            notebook: its path relative to the root.
+            epoch: of a kernel that is met for the first time; one that is known keeps its own.
+
+        Raises:
+            Unavailable: that cannot be asked now.
+            Unauthorized
         """
 
     async def adopt(self) -> Sequence[Kernel]:

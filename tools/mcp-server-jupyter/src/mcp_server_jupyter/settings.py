@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from urllib.parse import urlsplit
 
 from . import __version__
 from .errors import InvalidRequest
@@ -52,6 +53,13 @@ class Settings:
     )
     contents: str = _setting("files", "Where notebooks live: the name of a contents backend.", group="Backends")
     kernels: str = _setting("local", "Where code runs: the name of a kernels backend.", group="Backends")
+    jupyter_url: str | None = _setting(
+        None,
+        "Address of a Jupyter server, with its base URL and without a token: code runs in its kernels (`--kernels "
+        "jupyter`), and JUPYTER_TOKEN is the token for it.",
+        group="Backends",
+    )
+    jupyter_token: str | None = _setting(None, "Token for the Jupyter server.", group="Backends")
     kernel_name: str = _setting("python3", "Kernelspec for notebooks that name none.", group="Kernels")
     python: str | None = _setting(
         None,
@@ -197,6 +205,9 @@ class Settings:
         from hashlib import blake2b  # noqa: PLC0415 - 2 ms that `--help` saves
 
         real = os.fsencode(os.path.realpath(self.root))
+        if self.kernels == "jupyter" and self.jupyter_url:
+            # Equal paths of two servers must not meet in one journal.
+            real += b"\0" + self.jupyter_url.rstrip("/").encode()
         name = re.sub(r"[^A-Za-z0-9._-]+", "_", self.root.name)[:40] or "root"
         return self.state_dir / "roots" / f"{name}-{blake2b(real, digest_size=6).hexdigest()}"
 
@@ -216,6 +227,8 @@ class Settings:
                 given = _from_environ(field, environ)
             if given is not None:
                 values[field.name] = _convert(field.name, given, hints[field.name])
+        if values.get("jupyter_url"):
+            _beside_jupyter(values, options or {}, environ)
         values["root"] = Path(values.get("root") or Path.cwd()).expanduser().resolve()
         for name in ("state_dir", "kernel_profiles"):
             if name in values:
@@ -239,6 +252,15 @@ def given_names(options: Mapping[str, Any], environ: Mapping[str, str] | None = 
         for field in dataclasses.fields(Settings)
         if options.get(field.name) is not None or _from_environ(field, environ) is not None
     )
+
+
+def _beside_jupyter(values: dict[str, Any], options: Mapping[str, Any], environ: Mapping[str, str]) -> None:
+    """What an address of a Jupyter means for other settings: where code runs, and whose token JUPYTER_TOKEN is."""
+    values.setdefault("kernels", "jupyter")
+    if shared := environ.get("JUPYTER_TOKEN"):
+        values.setdefault("jupyter_token", shared)
+        if options.get("token") is None and not environ.get(f"{PREFIX}TOKEN"):
+            values.pop("token", None)
 
 
 def _from_environ(field: dataclasses.Field[Any], environ: Mapping[str, str]) -> str | None:
@@ -283,7 +305,25 @@ def _check(settings: Settings) -> None:
             raise InvalidRequest(
                 f"Setting {name!r} cannot be {getattr(settings, name)}.", hint="Ports go from 0 to 65535."
             )
+    _check_address(settings.jupyter_url)
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
         if isinstance(value, int | float) and not 0 <= value < math.inf:
             raise InvalidRequest(f"Setting {field.name!r} cannot be {value}.", hint="Give a number from 0 on.")
+
+
+def _check_address(url: str | None) -> None:
+    if url is None:
+        return
+    try:
+        parts = urlsplit(url)
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        is_address = False
+    if not is_address:
+        raise InvalidRequest("Setting 'jupyter_url' is no address.", hint="Write it as http://host:8888/.")
+    if parts.query or parts.fragment or "@" in parts.netloc:
+        # It is shown and written down: a token in it would be, too.
+        raise InvalidRequest(
+            "Setting 'jupyter_url' holds more than an address.", hint="Give the token by --jupyter-token instead."
+        )

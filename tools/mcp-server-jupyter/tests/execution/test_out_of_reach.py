@@ -37,7 +37,7 @@ class Far(MemoryKernels):
         return list(self._kernels.values())
 
     def _resume(self, kernel: MemoryKernel) -> Any:
-        async def resume(msg_id: str) -> Replay:
+        async def resume(msg_id: str, had: Any = ()) -> Replay:
             await self.reached.wait()
             kernel.unreachable_since = None
             return await MemoryKernel.resume(kernel, msg_id)

@@ -77,6 +77,10 @@ class Execution:
     interrupt_asked: bool = False
     resumed: bool = False
     """An earlier server sent it: it may have ended before this one started."""
+    uncertain: bool = False
+    """What of it was lost, and so how it ended, is not known."""
+    unkept: list[Message] = field(default_factory=list)
+    """Messages that are to be in the journal soon: nobody else keeps them."""
     by_agent: bool = False
     waits_for: str = ""
     """What must happen before it is queued, for people."""

@@ -276,7 +276,7 @@ class Executions:
             return
         if queue.running is execution:
             execution.interrupt_asked = True
-            await execution.kernel.interrupt()
+            await execution.kernel.interrupt(execution.msg_id)
             return
         if execution in queue.waiting:
             queue.waiting.remove(execution)
@@ -287,15 +287,20 @@ class Executions:
         self._tasks.start_soon(self.interrupt, execution)
 
     async def interrupt_session(self, session: Session) -> int:
-        """Interrupt what runs and drop what waits. Returns how many were dropped. A dead kernel is left."""
+        """Interrupt what runs, be it somebody else's, and drop what waits; how many. A dead kernel is left."""
         waiting = self.waiting(session)
         for execution in waiting:
             await self.interrupt(execution)
         running = self.running(session)
         if running is not None:
             running.interrupt_asked = True
+        kernel = session.kernel
+        is_foreign = kernel.foreign_since is not None
         with suppress(KernelDead):
-            await session.kernel.interrupt()
+            if running is not None:
+                await kernel.interrupt(running.msg_id)
+            if running is None or is_foreign:
+                await kernel.interrupt()
         return len(waiting)
 
     async def send_input(self, execution: Execution, text: str) -> None:
@@ -324,6 +329,9 @@ class Executions:
     async def abandon(self, reason: str) -> None:
         """Write down that what still runs ends with the server; a cell that is cut off says so itself."""
         for execution in self.active():
+            if not execution.kernel.ends_with_server:
+                # The next server takes it up.
+                continue
             if execution.status in ("waiting_approval", "queued"):
                 await self._runner.finish(execution, "aborted", reason)
                 continue

@@ -11,7 +11,7 @@ import anyio
 from ..errors import Unavailable
 from ..journal import ExecutionRow, Journal
 from ..notebooks import outputs_mark
-from ..ports import Kernel
+from ..ports import Kernel, Message
 from ..tasks import Tasks
 from .execution import Execution
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _OWED_MOST = 200
 _RETRY_SECONDS = 0.5
+_KEEP_SECONDS = 0.25
 
 
 class Record:
@@ -79,6 +80,28 @@ class Record:
         """These outputs are about to be put into its cell, or are there."""
         shown = {"outputs": outputs, "execution_count": execution_count}
         self._try(execution, lambda: self._journal.streamed(execution.id, outputs_mark(shown)))
+
+    def keep(self, execution: Execution, message: Message) -> None:
+        """Keep a message of a run whose kernel nobody records, within a quarter of a second."""
+        execution.unkept.append(message)
+        if len(execution.unkept) == 1:
+            self._tasks.start_soon(self._keep_soon, execution)
+
+    async def _keep_soon(self, execution: Execution) -> None:
+        await anyio.sleep(_KEEP_SECONDS)
+        self.keep_now(execution)
+
+    def keep_now(self, execution: Execution) -> None:
+        """Keep what is not kept yet. Of a run that is done nothing need be."""
+        messages, execution.unkept = execution.unkept, []
+        if messages and not execution.finished:
+            self._try(execution, lambda: self._journal.append_events(execution.id, messages))
+
+    def kept(self, execution: Execution) -> list[Message]:
+        """What an earlier server kept of a run."""
+        with suppress(Unavailable):
+            return self._journal.event_messages(execution.id)
+        return []
 
     def of_request(self, kernel: Kernel, msg_id: str) -> str | None:
         """See `Journal.of_request`; None as well if the journal cannot be read."""

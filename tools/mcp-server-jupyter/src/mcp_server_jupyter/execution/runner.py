@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Container
 
 import anyio
 
@@ -65,13 +65,15 @@ class Runner:
     async def _take_up(self, execution: Execution) -> bool:
         """Go on with what an earlier server sent. False if the kernel never had it, so that it is to be sent."""
         execution.resumed = True
-        replay = await execution.kernel.resume(execution.msg_id)
-        some = await self._consume(execution, replay.messages)
+        had = [] if execution.kernel.is_recorded else self._record.kept(execution)
+        replay = await execution.kernel.resume(execution.msg_id, had)
+        some = await self._consume(execution, replay.messages, {message.msg_id for message in had})
         if not some and (replay.complete or not replay.received):
             execution.resumed = False
             return False
         if not replay.complete:
             execution.note = replay.lost or "Some output of this cell was lost while the server was away."
+            execution.uncertain = replay.uncertain
         return True
 
     def _request(self, execution: Execution) -> AsyncIterator[Message]:
@@ -85,11 +87,13 @@ class Runner:
         }
         return execution.kernel.request("execute_request", content, msg_id=execution.msg_id)
 
-    async def _consume(self, execution: Execution, messages: AsyncIterator[Message]) -> bool:
-        """Take a request's messages as they come. True if there were any."""
+    async def _consume(self, execution: Execution, messages: AsyncIterator[Message], kept: Container[str] = ()) -> bool:
+        """Take a request's messages as they come. True if there were any. Those `kept` are in the journal already."""
         some = False
         async for message in messages:
             some = True
+            if not execution.kernel.is_recorded and message.msg_id not in kept:
+                self._record.keep(execution, message)
             count = execution.reducer.execution_count
             if message.msg_type == "input_request":
                 execution.input_request = message
@@ -97,6 +101,8 @@ class Runner:
                 self._record.waiting_input(execution)
                 self.publish("waiting_input", execution)
                 execution.changed()
+            elif message.msg_type == "lost":
+                execution.add_note(message.content["text"])
             elif execution.reducer.feed(message):
                 execution.changed()
                 self._flush_later(execution)
@@ -106,6 +112,8 @@ class Runner:
 
     def _final_status(self, execution: Execution) -> Status:
         """What it came to. A taken-up execution may have no reply, which went to the server that sent it."""
+        if execution.uncertain:
+            return "lost"
         reducer = execution.reducer
         status: Status = ("error" if reducer.ename else "ok") if reducer.status == "running" else reducer.status
         if status == "error" and execution.interrupt_asked and reducer.ename == "KeyboardInterrupt":
@@ -153,6 +161,8 @@ class Runner:
     async def settle(self) -> None:
         """Bring what is under way to the disk, before the server ends. What cannot be written is left to the next."""
         await self.late.settle()
+        for execution in self._recent.live:
+            self._record.keep_now(execution)
         await self._record.pay()
         await self.delivery.settle()
 

@@ -33,6 +33,7 @@ class Sessions:
         default_kernel: str,
         cull_idle_seconds: float = 0.0,
     ) -> None:
+        self._kernels = kernels
         self._journal = journal
         self._events = events
         self._tasks = tasks
@@ -78,6 +79,31 @@ class Sessions:
         kernel_id = self.starts.kernel_id(kernel_id or "")
         session = self._sessions.get(kernel_id or self._notebooks.get(notebook or "", ""))
         return session, self._gone.get(notebook or "") if session is None else session.died()
+
+    async def meet(self, notebook: str) -> Session | None:
+        """The notebook's session. A kernel that it has without our doing is its kernel from now on.
+
+        Raises:
+            Unavailable, Unauthorized: where others can start kernels, that cannot be asked now.
+        """
+        present, before = self.news(notebook)
+        known = max(0 if before is None else before.epoch, 0 if present is None else present.kernel.epoch)
+        kernel = await self._kernels.of_notebook(notebook, epoch=known + 1)
+        present, start = self.find(notebook), self.starts.of(notebook)
+        if kernel is None or (present is not None and present.kernel is kernel):
+            return present
+        if start is not None and start.goes_on:
+            # It will find the same.
+            return present
+        session = self._sessions.get(kernel.id)
+        if session is None:
+            session = Session(kernel, None, before or News(heard=True))
+            self._journal.kernel_event(kernel.id, kernel.epoch, "adopt", "")
+            self._add(session)
+        if present is not None:
+            session.news = present.lost("was replaced by somebody else")
+        self.bind(notebook, session)
+        return session
 
     # ------------------------------------------------------------------ starting
 
@@ -155,6 +181,10 @@ class Sessions:
         """Make a session of a kernel that has come up; where that cannot be, the kernel is ended again."""
         notebook = start.notebook
         present, before = self.news(notebook)
+        if kernel.id in self._sessions and notebook is not None:
+            # It was the notebook's already, and has been met while it was to be started.
+            self._bind_started(notebook, self._sessions[kernel.id])
+            return self._sessions[kernel.id]
         session = Session(kernel, notebook, before or News(heard=notebook is None), chosen=start.chosen)
         try:
             if notebook is not None:
@@ -164,7 +194,8 @@ class Sessions:
             self._add(session)
         except JupyterMcpError:
             # What cannot be written down would be lost to the next server: it is not started, then.
-            await self._end(session)
+            if kernel.ends_with_server:
+                await self._end(session)
             raise
         if notebook is not None:
             self._gone.pop(notebook, None)
@@ -175,6 +206,12 @@ class Sessions:
             except JupyterMcpError as error:
                 logger.warning("the dead kernel %s could not be removed: %s", present.id, error)
         return session
+
+    def _bind_started(self, notebook: str, session: Session) -> None:
+        if self.find(notebook) is not session:
+            self._journal.bind(notebook, session.id, session.kernel.name, session.kernel.epoch, session.kernel.cwd)
+            session.join(notebook)
+            self._notebooks[notebook] = session.id
 
     def bind(self, notebook: str, session: Session | None) -> None:
         """Run a notebook on a kernel that others may run on too; None, on none. The kernel that it had goes on.
@@ -263,13 +300,17 @@ class Sessions:
         self._tasks.start_soon(self._watch, session, session.watch)
 
     async def _watch(self, session: Session, scope: anyio.CancelScope) -> None:
-        """Tell the death of this epoch's process."""
+        """Tell the death of this epoch's process, and of every one that somebody else has replaced by another."""
         kernel = session.kernel
         with scope:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._culling.follow, session)
-                death = await kernel.wait_dead()
-                tasks.cancel_scope.cancel()
+            while True:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._culling.follow, session)
+                    death = await kernel.wait_dead()
+                    tasks.cancel_scope.cancel()
+                if kernel.death is not None:
+                    break
+                self._restarted_elsewhere(session, death)
             session.died()
             self._note(session, "death", describe(death))
             self._events.publish(
@@ -279,6 +320,16 @@ class Sessions:
                 exit_code=death.exit_code,
                 reason=death.reason,
             )
+
+    def _restarted_elsewhere(self, session: Session, death: Death) -> None:
+        kernel = session.kernel
+        session.news = session.lost(f"was {death.reason}", epoch=kernel.epoch - 1)
+        with suppress(JupyterMcpError):
+            self._bind(session, kernel.epoch)
+        self._note(session, "restart", "")
+        self._events.publish(
+            "kernel.restarted", kernel_id=kernel.id, notebook=session.notebook, kernel_epoch=kernel.epoch
+        )
 
     def begin_restart(self, session: Session, by: str = "") -> Restart:
         """`restart` it, whoever waits for that; one that goes on is joined."""
@@ -380,7 +431,7 @@ class Sessions:
     def stop(self) -> None:
         """Write down that the living kernels end with the server."""
         for session in self.all():
-            if session.death is None:
+            if session.death is None and session.kernel.ends_with_server:
                 self._note(session, "stop")
 
     def forget(self, notebook: str) -> None:

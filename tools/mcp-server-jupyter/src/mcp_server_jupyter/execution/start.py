@@ -173,7 +173,12 @@ class Starts:
         try:
             with start.scope:
                 kernel = await self._kernels.start(
-                    start.kernel_name, cwd=start.cwd, env=env, epoch=start.epoch, progress=progress
+                    start.kernel_name,
+                    cwd=start.cwd,
+                    env=env,
+                    epoch=start.epoch,
+                    progress=progress,
+                    notebook=start.notebook,
                 )
             if start.scope.cancel_called:
                 if kernel is not None:

@@ -18,7 +18,7 @@ STOP_SECONDS = 5.0
 SHOWN = 10
 
 
-def find_session(call: Call, notebook_path: str, kernel_id: str) -> Session:
+async def find_session(call: Call, notebook_path: str, kernel_id: str) -> Session:
     """The session a caller means, by kernel or by notebook.
 
     Raises:
@@ -30,7 +30,7 @@ def find_session(call: Call, notebook_path: str, kernel_id: str) -> Session:
     sessions = call.services.sessions
     if start := sessions.starts.of(path):
         return start.require()
-    session = sessions.find(path)
+    session = await sessions.meet(path)
     if session is None:
         _, news = sessions.news(path)
         last = f" The last one {news.cause}: its variables are gone." if news is not None and news.cause else ""
@@ -40,15 +40,18 @@ def find_session(call: Call, notebook_path: str, kernel_id: str) -> Session:
 
 async def interrupt_kernel(call: Call, notebook_path: str = "", kernel_id: str = "") -> Answer:
     """Interrupt the running cell (KeyboardInterrupt) and drop the queued ones. Variables stay."""
-    session = find_session(call, notebook_path, kernel_id)
+    session = await find_session(call, notebook_path, kernel_id)
     require_alive(session)
     executions = call.services.executions
     running = executions.running(session)
+    is_foreign = session.kernel.foreign_since is not None
     dropped = await executions.interrupt_session(session)
     if running is not None:
         await executions.wait_finished(running, STOP_SECONDS)
     stopped = running is None or running.finished
     text = "Nothing was running." if running is None else f"Interrupted execution {running.id}."
+    if is_foreign:
+        text = f"Interrupted code that somebody else ran in this kernel. {text if running else ''}".rstrip()
     if dropped:
         text += f" {dropped} queued execution(s) were dropped."
     if not stopped:
@@ -65,7 +68,7 @@ async def restart_kernel(call: Call, notebook_path: str = "", kernel_id: str = "
     A restart that takes longer than the call goes on; the same call joins it, and what is run meanwhile waits for it.
     """
     services = call.services
-    session = find_session(call, notebook_path, kernel_id)
+    session = await find_session(call, notebook_path, kernel_id)
     cells = await _ran(call, session)
     await _stop_work(call, session)
     restart = services.sessions.begin_restart(session, by=call.author)
@@ -229,6 +232,8 @@ async def start_kernel(
         if path is None or kernel_name or python or cwd:
             raise InvalidRequest("With kernel_id give notebook_path, and nothing else.")
         return _attach(call, path, kernel_id)
+    if path is not None:
+        await services.sessions.meet(path)
     chosen = ""
     name = python or kernel_name
     present = None if path is None else services.sessions.starts.of(path) or services.sessions.find(path)
@@ -295,7 +300,7 @@ async def shutdown_kernel(call: Call, notebook_path: str = "", kernel_id: str = 
         if start.session is None:
             return Answer(f"Cancelled the start of kernel {start.id}: nothing of it is left.", {"kernel_id": start.id})
     # A start that came up at this very moment is a kernel like any other.
-    session = find_session(call, notebook_path, kernel_id)
+    session = await find_session(call, notebook_path, kernel_id)
     await _stop_work(call, session)
     await sessions.shutdown(session, by=call.author)
     return Answer(f"Shut down kernel {session.id}.", {"kernel_id": session.id})

@@ -119,7 +119,7 @@ async def executed(
     seen = f"hash={_hash(execution)} " if is_new else ""
     status = _status(execution.status, execution.reducer.execution_count, execution.seconds, execution.kernel_epoch)
     answer = Answer(f"{cell}{seen}{status}", execution_data(execution, index))
-    for text in (execution.note, *execution.warnings.values(), _unreachable(execution)):
+    for text in (execution.note, *execution.warnings.values(), _unreachable(execution), _behind_others(execution)):
         if text:
             answer.text += f"\n! {text}"
     outputs = execution.outputs()
@@ -145,6 +145,16 @@ def _payloads(execution: Execution, room: int) -> str:
     if reducer.offered is None:
         return shown
     return f"{shown}\nThe kernel offers as the next cell:\n{head_and_tail(reducer.offered, room)}"
+
+
+def _behind_others(execution: Execution) -> str:
+    since = None if execution.finished else execution.kernel.foreign_since
+    if since is None:
+        return ""
+    return (
+        f"It waits for code that somebody else runs in this kernel, since {max(0, time.time() - since):.0f} s. "
+        "Cancelling leaves that alone; interrupt_kernel would interrupt it."
+    )
 
 
 def _unreachable(execution: Execution) -> str:

@@ -294,7 +294,7 @@ async def notebook_session(
         KernelStarting: it was not up within the call's wait; the start goes on.
     """
     sessions = call.services.sessions
-    found: Session | Start | None = sessions.starts.of(path) or sessions.find(path)
+    found: Session | Start | None = sessions.starts.of(path) or await sessions.meet(path)
     if found is None:
         if notebook is None:
             notebook = await call.services.contents.read(path)

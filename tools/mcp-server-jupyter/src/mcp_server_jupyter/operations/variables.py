@@ -24,7 +24,7 @@ HEAD_BYTES = 300
 
 async def list_variables(call: Call, notebook_path: str = "", kernel_id: str = "") -> Answer:
     """The user's variables: name, type, shape or length, a short value."""
-    session = find_session(call, notebook_path, kernel_id)
+    session = await find_session(call, notebook_path, kernel_id)
     found = await _ask(call, session, {"what": "list"})
     variables, more = found["variables"], found["more"]
     lines = [f"{v['name']}: {v['type']} {v['size']} {v['value']}".rstrip() for v in variables]
@@ -55,7 +55,7 @@ async def inspect_variable(
         raise InvalidRequest(
             f"{name[:100]!r} is not a variable, attribute or item.", hint="execute_code evaluates other expressions."
         )
-    session = find_session(call, notebook_path, kernel_id)
+    session = await find_session(call, notebook_path, kernel_id)
     most = min(max_chars or USUAL_BYTES, call.answers.max_chars)
     found = await _ask(call, session, {"what": "inspect", "name": name, "limit": max(100, most - 200)})
     if "failed" in found:

@@ -7,7 +7,7 @@ import logging
 import signal
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import anyio
 
 from ...errors import JupyterMcpError, KernelDead, KernelStartFailed, Unavailable
-from ...ports import Death, KernelStats, Replay
+from ...ports import Death, KernelStats, Message, Replay
 from ..zmq.kernel import FAST_ARGUMENTS, START_SECONDS, DispatchedKernel, fast_request, named
 from .host import Host, Launch
 from .link import Link, Refused, report
@@ -117,7 +117,7 @@ class PodKernel(DispatchedKernel):
                 told, _ = await self._link.ask("stats", seconds=2.0)
         return KernelStats(told.get("memory_bytes"), told.get("pid"), place.limit_bytes, place.where)
 
-    async def resume(self, msg_id: str) -> Replay:
+    async def resume(self, msg_id: str, had: Sequence[Message] = ()) -> Replay:
         """See `ports.Kernel.resume`. Waits while the agent cannot be reached."""
         # From here on it is listened to; what is before that is read.
         self._inbox.settle()

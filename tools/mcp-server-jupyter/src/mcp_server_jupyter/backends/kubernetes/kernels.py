@@ -187,6 +187,7 @@ class PodKernels:
         env: Mapping[str, str] | None = None,
         epoch: int = 1,
         progress: Callable[[str], None] | None = None,
+        notebook: str | None = None,
     ) -> PodKernel:
         """See `ports.Kernels.start`. A pod inherits no environment: the profile's `env` and `envFrom` say it all."""
         cluster = self._leading
@@ -211,6 +212,9 @@ class PodKernels:
             await kernel.discard()
             raise
         return kernel
+
+    async def of_notebook(self, notebook: str, *, epoch: int = 1) -> None:
+        """See `ports.Kernels.of_notebook`. Nobody else starts kernels here."""
 
     async def adopt(self) -> Sequence[PodKernel]:
         """See `ports.Kernels.adopt`."""

@@ -6,7 +6,7 @@ import asyncio
 import json
 import signal
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,7 +14,7 @@ import anyio
 
 from ...control_group import memory
 from ...errors import JupyterMcpError, KernelDead, KernelStartFailed
-from ...ports import Death, KernelStats, Replay
+from ...ports import Death, KernelStats, Message, Replay
 from ...settings import Settings
 from ..zmq.dispatch import Dispatch
 from ..zmq.kernel import FAST_ARGUMENTS, START_SECONDS, DispatchedKernel, dead_as, fast_request
@@ -106,7 +106,7 @@ class LocalKernel(DispatchedKernel):
         used, limit = await anyio.to_thread.run_sync(_memory, pid)
         return KernelStats(memory_bytes=used, pid=pid, limit_bytes=limit)
 
-    async def resume(self, msg_id: str) -> Replay:
+    async def resume(self, msg_id: str, had: Sequence[Message] = ()) -> Replay:
         """See `ports.Kernel.resume`."""
         return await replay(self._connected, self.folder, msg_id)
 

@@ -104,6 +104,7 @@ class LocalKernels(LocalInterpreters):
         env: Mapping[str, str] | None = None,
         epoch: int = 1,
         progress: Callable[[str], None] | None = None,
+        notebook: str | None = None,
     ) -> LocalKernel:
         """See `ports.Kernels.start`."""
         self.require_room()
@@ -128,6 +129,9 @@ class LocalKernels(LocalInterpreters):
             await kernel.discard()
             raise
         return kernel
+
+    async def of_notebook(self, notebook: str, *, epoch: int = 1) -> None:
+        """See `ports.Kernels.of_notebook`. Nobody else starts kernels here."""
 
     async def adopt(self) -> Sequence[LocalKernel]:
         """See `ports.Kernels.adopt`."""

@@ -19,7 +19,16 @@ from . import recorder
 
 CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
 # What a server knows and code in a notebook must not: tokens of the server and of what started it.
-_SECRETS = ("MCP_JUPYTER_TOKEN", "JUPYTER_TOKEN", "JPY_API_TOKEN", "JUPYTERHUB_API_TOKEN", "CONFIGPROXY_AUTH_TOKEN")
+_SECRETS = (
+    "MCP_JUPYTER_TOKEN",
+    "MCP_JUPYTER_JUPYTER_TOKEN",
+    "JUPYTER_TOKEN",
+    "ROOM_TOKEN",
+    "RUNTIME_TOKEN",
+    "JPY_API_TOKEN",
+    "JUPYTERHUB_API_TOKEN",
+    "CONFIGPROXY_AUTH_TOKEN",
+)
 # Describes the server's process; ipykernel captures no file descriptors where it finds it.
 _SERVERS_OWN = ("PYTEST_CURRENT_TEST",)
 # Of an editor that has started the server: libraries in a kernel would take it for theirs (plotly picks a renderer by

@@ -81,6 +81,10 @@ class _Stream:
 class MemoryKernel:
     """A kernel in this process. See `ports.Kernel`; `die` is for tests."""
 
+    is_recorded = True
+    ends_with_server = True
+    foreign_since: float | None = None
+
     def __init__(self, owner: MemoryKernels, identity: str, cwd: str, epoch: int) -> None:
         self.id = identity
         self.name = "python3"
@@ -145,7 +149,7 @@ class MemoryKernel:
             raise _dead(self.death)
         self._interpreter.answer(text)
 
-    async def interrupt(self) -> None:
+    async def interrupt(self, msg_id: str | None = None) -> None:
         """See `ports.Kernel.interrupt`."""
         if self.death is not None:
             raise _dead(self.death)
@@ -155,7 +159,7 @@ class MemoryKernel:
         """See `ports.Kernel.stats`."""
         return KernelStats()
 
-    async def resume(self, msg_id: str) -> Replay:
+    async def resume(self, msg_id: str, had: Sequence[Message] = ()) -> Replay:
         """See `ports.Kernel.resume`."""
         record = self._records.get(msg_id)
         if record is None:
@@ -427,6 +431,7 @@ class MemoryKernels:
         env: Mapping[str, str] | None = None,
         epoch: int = 1,
         progress: Callable[[str], None] | None = None,
+        notebook: str | None = None,
     ) -> MemoryKernel:
         """See `ports.Kernels.start`. `env` has no effect: the kernel is this process."""
         if name != _SPEC.name:
@@ -450,6 +455,9 @@ class MemoryKernels:
         kernel = MemoryKernel(self, str(uuid.uuid4()), Path(cwd).as_posix() if cwd else "", epoch)
         self._kernels[kernel.id] = kernel
         return kernel
+
+    async def of_notebook(self, notebook: str, *, epoch: int = 1) -> None:
+        """See `ports.Kernels.of_notebook`. Nobody else starts kernels here."""
 
     async def adopt(self) -> Sequence[MemoryKernel]:
         """See `ports.Kernels.adopt`. There are never any: they end with this process."""

@@ -25,7 +25,7 @@ class Codec:
     """The signature and the packing of one kernel's messages.
 
     Args:
-        info: a connection file's content, of which `key` and `signature_scheme` are read.
+        info: a connection file's content, of which `key` and `signature_scheme` are read. No key: nothing is signed.
         identity: the session that our messages carry.
     """
 
@@ -34,8 +34,10 @@ class Codec:
         from jupyter_client.session import Session  # noqa: PLC0415
 
         key = info.get("key", b"")
+        # Without a key nothing is signed; the session would warn of that.
+        self._is_signed = bool(key)
         self._session = Session(
-            key=key if isinstance(key, bytes) else key.encode(),
+            key=(key if isinstance(key, bytes) else key.encode()) or uuid.uuid4().bytes,
             signature_scheme=info.get("signature_scheme") or "hmac-sha256",
             session=identity,
         )
@@ -60,7 +62,7 @@ class Codec:
             # Half a character: no program holds one, so no kernel takes it; in a string its escape means the same.
             packed = pack(_encodable(content))
         frames = [pack(header), pack(parent or {}), b"{}", packed]
-        return [DELIMITER, self._session.sign(frames), *frames]
+        return [DELIMITER, self._session.sign(frames) if self._is_signed else b"", *frames]
 
     def decode(self, channel: Channel, frames: list[bytes]) -> Decoded | None:
         """Verify and unpack; None for one that is not the kernel's. May be called in any thread."""
@@ -68,9 +70,10 @@ class Codec:
         try:
             at = frames.index(DELIMITER)
             signature, header, parent, metadata, content = frames[at + 1 : at + 6]
-            signed = session.sign([header, parent, metadata, content])
-            if session.auth is not None and not hmac.compare_digest(signature, signed):
-                return None
+            if self._is_signed:
+                signed = session.sign([header, parent, metadata, content])
+                if not hmac.compare_digest(signature, signed):
+                    return None
             unpack = session.unpack
             head, parent_header = unpack(header), unpack(parent) or {}
             message = Message(

@@ -28,8 +28,8 @@ FAST_ARGUMENTS = ("--IPythonKernel._execute_sleep=0", "--HistoryManager.enabled=
 INTERRUPT_SECONDS = 3.0
 
 
-class DispatchedKernel(ABC):
-    """One kernel over its processes and their epochs; a `ports.Kernel` but for what the subclass adds."""
+class KernelOfRequests(ABC):
+    """What every kernel is whose messages a `Dispatch` carries, whoever started it: its state, requests and death."""
 
     def __init__(self) -> None:
         self.adopted = False
@@ -38,8 +38,6 @@ class DispatchedKernel(ABC):
         self._unasked: asyncio.Future[Death] = asyncio.get_running_loop().create_future()
         self._lock = asyncio.Lock()
 
-    # ------------------------------------------------------------------ what the backend says
-
     @property
     @abstractmethod
     def epoch(self) -> int:
@@ -47,41 +45,8 @@ class DispatchedKernel(ABC):
 
     @property
     @abstractmethod
-    def _interrupt_mode(self) -> str:
-        """As the kernelspec has it: "signal" or "message"."""
-
-    @property
-    @abstractmethod
     def _dispatch(self) -> Dispatch | None:
         """Of this epoch; None before the first."""
-
-    @abstractmethod
-    async def begin(self, epoch: int) -> None:
-        """Start the process of an epoch and return once it answers."""
-
-    @abstractmethod
-    async def discard(self) -> None:
-        """End the kernel at once and remove every trace of it."""
-
-    @abstractmethod
-    async def _may_restart(self) -> None:
-        """Raise what is known to stand against a restart, before the process that runs is ended."""
-
-    @abstractmethod
-    async def _signal(self, number: int) -> None:
-        """Send a signal to the kernel and its children."""
-
-    @abstractmethod
-    async def _has_ended(self, within: float = 0) -> bool:
-        """Whether the process ends within so many seconds, or has, or there never was one."""
-
-    @abstractmethod
-    async def _kill(self) -> None:
-        """End the process, and what must end with it, at once. Idempotent, and not to be cancelled."""
-
-    @abstractmethod
-    def _disconnect(self, error: Callable[[], JupyterMcpError]) -> None:
-        """The epoch is over: whatever still waits is told `error`."""
 
     # ------------------------------------------------------------------ work
 
@@ -116,58 +81,9 @@ class DispatchedKernel(ABC):
         """See `ports.Kernel.send_input`."""
         self._alive().answer(text, request)
 
-    async def interrupt(self) -> None:
-        """See `ports.Kernel.interrupt`."""
-        dispatch = self._alive()
-        dispatch.interrupted()
-        if self._interrupt_mode == "message":
-            # A kernel that is stuck does not answer, and whoever interrupts it must not be stuck, too.
-            with anyio.move_on_after(INTERRUPT_SECONDS):
-                async with aclosing(dispatch.request("interrupt_request", {}, channel="control")) as answer:
-                    async for _ in answer:
-                        pass
-        else:
-            await self._signal(signal.SIGINT)
-        # An event loop that sleeps in `await asyncio.sleep()` sees the signal only once something wakes it
-        # (ipykernel #881); any shell message does. Its answer also ends a request that the signal left without one.
-        dispatch.request("kernel_info_request", {})
-
-    # ------------------------------------------------------------------ life
-
-    async def restart(self) -> None:
-        """See `ports.Kernel.restart`. What can be known to be missing is looked for before the old process ends."""
-        async with self._lock:
-            await self._may_restart()
-            await self._end(restart=True)
-            self._disconnect(lambda: KernelDead("The kernel was restarted.", reason="restarted"))
-            self._death = self._death or Death(None, "restarted")
-            if self._unasked.done():
-                self._unasked = asyncio.get_running_loop().create_future()
-            await self.begin(self.epoch + 1)
-
-    async def shutdown(self) -> None:
-        """See `ports.Kernel.shutdown`. Begun once, it ends: cancelled, without patience for the kernel."""
-        async with self._lock:
-            try:
-                await self._end(restart=False)
-            finally:
-                await self.discard()
-
     async def wait_dead(self) -> Death:
         """See `ports.Kernel.wait_dead`."""
         return await asyncio.shield(self._unasked)
-
-    async def _end(self, *, restart: bool) -> None:
-        self._asked = True
-        if not await self._has_ended():
-            # A busy kernel stops only after its cell, and a person who shuts it down does not want to wait for that.
-            patience = 0.3 if self.state == "busy" else 2.0
-            if self._dispatch is not None and self.state != "dead":
-                self._dispatch.send("control", "shutdown_request", {"restart": restart})
-            if not await self._has_ended(patience):
-                await self._signal(signal.SIGTERM)
-                await self._has_ended(0.5)
-        await self._kill()
 
     def _begun(self) -> None:
         """A process has been started: it lives until it is said to be dead."""
@@ -191,6 +107,99 @@ class DispatchedKernel(ABC):
         if self._death is not None:
             raise dead_as(self._death)()
         return self._connected
+
+
+class DispatchedKernel(KernelOfRequests):
+    """One kernel over processes that the server itself starts, signals and ends; a `ports.Kernel` but for what the
+    subclass adds."""
+
+    is_recorded = True
+    ends_with_server = True
+    foreign_since: float | None = None
+
+    # ------------------------------------------------------------------ what the backend says
+
+    @property
+    @abstractmethod
+    def _interrupt_mode(self) -> str:
+        """As the kernelspec has it: "signal" or "message"."""
+
+    @abstractmethod
+    async def begin(self, epoch: int) -> None:
+        """Start the process of an epoch and return once it answers."""
+
+    @abstractmethod
+    async def discard(self) -> None:
+        """End the kernel at once and remove every trace of it."""
+
+    @abstractmethod
+    async def _may_restart(self) -> None:
+        """Raise what is known to stand against a restart, before the process that runs is ended."""
+
+    @abstractmethod
+    async def _signal(self, number: int) -> None:
+        """Send a signal to the kernel and its children."""
+
+    @abstractmethod
+    async def _has_ended(self, within: float = 0) -> bool:
+        """Whether the process ends within so many seconds, or has, or there never was one."""
+
+    @abstractmethod
+    async def _kill(self) -> None:
+        """End the process, and what must end with it, at once. Idempotent, and not to be cancelled."""
+
+    @abstractmethod
+    def _disconnect(self, error: Callable[[], JupyterMcpError]) -> None:
+        """The epoch is over: whatever still waits is told `error`."""
+
+    # ------------------------------------------------------------------ life
+
+    async def interrupt(self, msg_id: str | None = None) -> None:
+        """See `ports.Kernel.interrupt`. Nobody else's code runs here: whatever runs is what was meant."""
+        dispatch = self._alive()
+        dispatch.interrupted()
+        if self._interrupt_mode == "message":
+            # A kernel that is stuck does not answer, and whoever interrupts it must not be stuck, too.
+            with anyio.move_on_after(INTERRUPT_SECONDS):
+                async with aclosing(dispatch.request("interrupt_request", {}, channel="control")) as answer:
+                    async for _ in answer:
+                        pass
+        else:
+            await self._signal(signal.SIGINT)
+        # An event loop that sleeps in `await asyncio.sleep()` sees the signal only once something wakes it
+        # (ipykernel #881); any shell message does. Its answer also ends a request that the signal left without one.
+        dispatch.request("kernel_info_request", {})
+
+    async def restart(self) -> None:
+        """See `ports.Kernel.restart`. What can be known to be missing is looked for before the old process ends."""
+        async with self._lock:
+            await self._may_restart()
+            await self._end(restart=True)
+            self._disconnect(lambda: KernelDead("The kernel was restarted.", reason="restarted"))
+            self._death = self._death or Death(None, "restarted")
+            if self._unasked.done():
+                self._unasked = asyncio.get_running_loop().create_future()
+            await self.begin(self.epoch + 1)
+
+    async def shutdown(self) -> None:
+        """See `ports.Kernel.shutdown`. Begun once, it ends: cancelled, without patience for the kernel."""
+        async with self._lock:
+            try:
+                await self._end(restart=False)
+            finally:
+                await self.discard()
+
+    async def _end(self, *, restart: bool) -> None:
+        self._asked = True
+        if not await self._has_ended():
+            # A busy kernel stops only after its cell, and a person who shuts it down does not want to wait for that.
+            patience = 0.3 if self.state == "busy" else 2.0
+            if self._dispatch is not None and self.state != "dead":
+                self._dispatch.send("control", "shutdown_request", {"restart": restart})
+            if not await self._has_ended(patience):
+                await self._signal(signal.SIGTERM)
+                await self._has_ended(0.5)
+        await self._kill()
 
 
 def dead_as(death: Death) -> Callable[[], KernelDead]:

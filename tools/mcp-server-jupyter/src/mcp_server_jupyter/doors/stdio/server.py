@@ -310,7 +310,7 @@ class RootServer:
         """What a client asked for and does not get, since it concerns all clients of the server."""
         own = dataclasses.asdict(self._services.settings)
         found = [
-            f"the running server of this root has {name}={own[name]!r}, not {value!r}; "
+            f"the running server of this root has {_said(name, own[name])}, not {_said(name, value)}; "
             "end it by `mcp-server-jupyter down` to change that"
             for name, value in client["asked"].items()
             if name in own and str(own[name]) != str(value)
@@ -370,3 +370,8 @@ def _numbers(version: str) -> tuple[int, ...]:
             break
         found.append(int(part))
     return tuple(found)
+
+
+def _said(name: str, value: Any) -> str:
+    """A setting for people; a token is never shown."""
+    return "another token" if name.endswith("token") else f"{name}={value!r}"

@@ -1,0 +1,1 @@
+"""Kernels and notebooks of a Jupyter server, over its REST API and WebSockets. Needs the extra `jupyter`."""

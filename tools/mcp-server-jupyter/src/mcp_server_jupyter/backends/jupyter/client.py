@@ -1,0 +1,158 @@
+"""A Jupyter server's REST API: one request each, its refusals as our errors.
+
+Source: jupyter-server docs, "The REST API".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
+
+from ...errors import (
+    AlreadyExists,
+    InvalidRequest,
+    JupyterMcpError,
+    NotFound,
+    TooLarge,
+    Unauthorized,
+    Unavailable,
+    Unsupported,
+)
+from .extra import require_extra
+
+if TYPE_CHECKING:
+    import httpx2
+
+_CONNECT_SECONDS, _ANSWER_SECONDS = 5.0, 30.0
+START_SECONDS = 90.0
+"""A server answers the start or the restart of a kernel when the kernel does, for which it waits 60 s by default."""
+
+
+class Client:
+    """One Jupyter server and the token for it; an async context manager.
+
+    Args:
+        url: its address, with the base URL if it has one, without a token.
+        token: sent as a header, and never shown.
+    """
+
+    def __init__(self, url: str, token: str | None) -> None:
+        self.url = url.rstrip("/") + "/"
+        self._token = token
+        self._http: httpx2.AsyncClient | None = None
+
+    async def __aenter__(self) -> Client:
+        require_extra()
+        import httpx2  # noqa: PLC0415  (an extra, and 0.1 s)
+
+        timeout = httpx2.Timeout(_ANSWER_SECONDS, connect=_CONNECT_SECONDS)
+        self._http = httpx2.AsyncClient(base_url=self.url, headers=self.headers, timeout=timeout)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._http is not None:
+            await self._http.aclose()
+            self._http = None
+
+    @property
+    def where(self) -> str:
+        """The server for people: its address."""
+        return self.url
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What says who we are."""
+        return {"Authorization": f"token {self._token}"} if self._token else {}
+
+    def socket_url(self, path: str, query: str) -> str:
+        """The address of a WebSocket."""
+        parts = urlsplit(self.url)
+        scheme = "wss" if parts.scheme == "https" else "ws"
+        return f"{scheme}://{parts.netloc}{parts.path}{path}?{query}"
+
+    async def get(self, path: str, **params: str) -> Any:
+        """What is there now."""
+        return await self.call("GET", path, params=params)
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        params: Mapping[str, str] | None = None,
+        seconds: float = _ANSWER_SECONDS,
+    ) -> Any:
+        """One request; the JSON of its answer, None where there is none.
+
+        Raises:
+            Unavailable: the server does not answer, or fails.
+            Unauthorized: it refuses the token.
+            NotFound, AlreadyExists, InvalidRequest, TooLarge, Unsupported: as it says.
+        """
+        import httpx2  # noqa: PLC0415
+
+        if self._http is None:
+            raise Unavailable(f"The connection to Jupyter at {self.url} is closed.")
+        try:
+            response = await self._http.request(
+                method,
+                path,
+                json=body,
+                params=dict(params or {}),
+                timeout=httpx2.Timeout(seconds, connect=_CONNECT_SECONDS),
+            )
+            if response.is_success:
+                return response.json() if response.content else None
+        except httpx2.HTTPError as error:
+            raise self.away(error) from error
+        except ValueError as error:
+            raise Unavailable(
+                f"What answers at {self.url} is no Jupyter server.", hint="Look at --jupyter-url."
+            ) from error
+        raise self._refusal(response.status_code, _message(response))
+
+    def away(self, error: Exception) -> Unavailable:
+        """It could not be reached."""
+        why = str(error) or type(error).__name__
+        return Unavailable(
+            f"Jupyter at {self.url} does not answer: {why}.",
+            hint="Start it, or give another --jupyter-url; then repeat.",
+        )
+
+    def _refusal(self, status: int, said: str) -> JupyterMcpError:
+        what = f"Jupyter at {self.url} answers {status}{f': {said}' if said else ''}."
+        if status in (401, 403):
+            return Unauthorized(
+                f"Jupyter at {self.url} refuses the token.",
+                hint="Give the right one: --jupyter-token or JUPYTER_TOKEN.",
+            )
+        if 300 <= status < 400:
+            return Unavailable(what, hint="Something before it wants a log-in; give the address of the server itself.")
+        kinds: dict[int, type[JupyterMcpError]] = {
+            404: NotFound,
+            409: AlreadyExists,
+            410: NotFound,
+            413: TooLarge,
+            501: Unsupported,
+        }
+        kind = kinds.get(status, InvalidRequest if status < 500 else Unavailable)
+        return kind(what)
+
+
+def _message(response: httpx2.Response) -> str:
+    try:
+        said = response.json()
+    except ValueError:
+        return ""
+    text = said.get("message") or said.get("reason") if isinstance(said, dict) else None
+    return text.rstrip(".")[:500] if isinstance(text, str) else ""
+
+
+def quoted(path: str) -> str:
+    """A path of the API as a part of an address."""
+    return quote(path, safe="/")

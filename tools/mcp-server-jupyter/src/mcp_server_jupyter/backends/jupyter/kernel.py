@@ -1,0 +1,464 @@
+"""One kernel of a Jupyter server, which others may use, restart and end as well."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextlib import aclosing, suppress
+from typing import Any, Protocol
+
+import anyio
+
+from ...errors import JupyterMcpError, KernelDead, KernelStartFailed, NotFound, Unavailable, Unsupported
+from ...ports import Channel, Death, KernelStats, Message, Replay
+from ..zmq.kernel import KernelOfRequests
+from .client import START_SECONDS, Client, quoted
+from .known import Known, KnownKernels
+from .replay import replay
+from .requests import SharedDispatch
+
+logger = logging.getLogger(__name__)
+
+MEET_SECONDS = 60.0
+# A kernel that answers nothing on its control channel over a new connection: the server may have lost its way to it.
+_SILENCE_SECONDS, _LONGEST_SILENCE = 5.0, 60.0
+_FOREIGN_AFTER = 1.0
+_LOOK_SECONDS = 5.0
+_RESTARTED = "restarted by somebody else"
+_DIED = "restarted by Jupyter, because it had died"
+LIMITED = (
+    "Jupyter dropped a part of this cell's output, because it came too fast "
+    "(ServerApp.iopub_msg_rate_limit and iopub_data_rate_limit): what is missing cannot be had again."
+)
+_GAP = "The connection to Jupyter was lost while this ran: output may be missing."
+
+
+class Owner(Protocol):
+    """What a kernel needs of the collection it is in."""
+
+    @property
+    def client(self) -> Client: ...
+
+    @property
+    def kept(self) -> KnownKernels: ...
+
+    def require_room(self) -> None:
+        """Raise `Unavailable` if one more living kernel would be too many."""
+
+    def forget(self, kernel: JupyterKernel) -> None:
+        """Count a kernel no more."""
+
+    def run(self, work: Callable[[], Any]) -> anyio.CancelScope:
+        """Have work done beside everything else, until it is cancelled or the collection is closed."""
+
+
+class JupyterKernel(KernelOfRequests):
+    """One kernel of a Jupyter server. See `ports.Kernel`; `open` it before use.
+
+    Args:
+        known: what is written down of it.
+    """
+
+    is_recorded = False
+
+    def __init__(self, owner: Owner, known: Known) -> None:
+        from .socket import KernelSocket  # noqa: PLC0415  (only where a kernel is opened)
+
+        super().__init__()
+        self.known = known
+        self._owner = owner
+        self._socket = KernelSocket(owner.client, known.id, known.identity, self)
+        self._tasks: set[anyio.CancelScope] = set()
+        self._gone_processes: set[str] = set()
+        self._met = asyncio.Event()
+        self._meeting_since = time.time()
+        self._identified = asyncio.Event()
+        self._meeting: anyio.CancelScope | None = None
+        self._reached_at: float | None = None
+        self._shared = self._new_dispatch()
+
+    # ------------------------------------------------------------------ what it is
+
+    @property
+    def id(self) -> str:
+        return self.known.id
+
+    @property
+    def name(self) -> str:
+        return self.known.name
+
+    @property
+    def language(self) -> str:
+        return self.known.language
+
+    @property
+    def cwd(self) -> str:
+        return self.known.cwd
+
+    @property
+    def epoch(self) -> int:
+        return self.known.epoch
+
+    @property
+    def _dispatch(self) -> SharedDispatch:
+        return self._shared
+
+    @property
+    def ends_with_server(self) -> bool:
+        """See `ports.Kernel.ends_with_server`: only one that we started, and that no notebook has."""
+        return self.known.is_ours and self.known.notebook is None
+
+    @property
+    def is_reached(self) -> bool:
+        """Whether it is connected now."""
+        return self._socket.is_open
+
+    @property
+    def unreachable_since(self) -> float | None:
+        """See `ports.Kernel.unreachable_since`."""
+        return None if self._death is not None else self._socket.unreachable_since
+
+    @property
+    def foreign_since(self) -> float | None:
+        """See `ports.Kernel.foreign_since`. A kernel that was busy when it was met is taken to be others'."""
+        if self._death is not None or self._shared.state != "busy":
+            return None
+        running = self._shared.running
+        if running is None:
+            unknown = not self._met.is_set() and self._identified.is_set() and not self._shared.has_sent
+            return self._meeting_since if unknown and time.time() - self._meeting_since > _FOREIGN_AFTER else None
+        is_ours = running.session == self.known.identity or running.msg_type != "execute_request"
+        return None if is_ours else running.since
+
+    async def stats(self) -> KernelStats:
+        """See `ports.Kernel.stats`. Jupyter does not say how much memory it has."""
+        return KernelStats(where=self._owner.client.where)
+
+    # ------------------------------------------------------------------ life
+
+    def open(self) -> None:
+        """Begin to be connected; it is as soon as that can be."""
+        self._run(self._socket.run)
+        self._run(self._look_now_and_then)
+
+    async def come_up(self) -> None:
+        """Return once it answers.
+
+        Raises:
+            KernelStartFailed
+        """
+        try:
+            with anyio.fail_after(MEET_SECONDS):
+                await self._met.wait()
+        except TimeoutError:
+            raise KernelStartFailed(
+                f"The kernel did not answer in {MEET_SECONDS:.0f} s.", hint="Jupyter's log says why."
+            ) from None
+        if self._death is not None:
+            raise KernelStartFailed(f"The kernel {self._death.reason}.", hint="Jupyter's log says why.")
+
+    def adopt(self) -> None:
+        """Take over what an earlier server knew; a cell that was with it is listened to from the first message on."""
+        self.adopted = True
+        if self.known.sent:
+            self._shared.take_up(self.known.sent)
+
+    def expect(self, *, reached: bool) -> None:
+        """Say whether its Jupyter answered when it was taken over."""
+        self._socket.unreachable_since = None if reached else time.time()
+
+    def lose(self, why: str) -> None:
+        """It ended while no server ran."""
+        self._end(Death(None, why))
+
+    def release(self) -> None:
+        """Stop listening; the kernel goes on."""
+        self._let_go()
+        self._shared.fail(lambda: KernelDead("The server is ending; the kernel goes on.", reason="released"))
+
+    async def interrupt(self, msg_id: str | None = None) -> None:
+        """See `ports.Kernel.interrupt`."""
+        self._alive()
+        if msg_id is not None and not self._shared.is_running(msg_id):
+            self._shared.withdraw(msg_id)
+            return
+        self._shared.interrupted()
+        await self._post_interrupt()
+        # See `DispatchedKernel.interrupt`.
+        self._shared.request("kernel_info_request", {})
+
+    async def _post_interrupt(self) -> None:
+        await self._owner.client.call("POST", f"api/kernels/{quoted(self.id)}/interrupt")
+
+    async def restart(self) -> None:
+        """See `ports.Kernel.restart`."""
+        async with self._lock:
+            if self._death is not None:
+                await self._revive()
+                return
+            self._asked = True
+            try:
+                path = f"api/kernels/{quoted(self.id)}/restart"
+                await self._owner.client.call("POST", path, seconds=START_SECONDS)
+            except NotFound as error:
+                self._asked = False
+                self._end(Death(None, "was shut down at Jupyter"))
+                raise KernelDead(
+                    "The kernel is not there any more.",
+                    reason="shut down",
+                    hint="Repeat the call: it starts another one.",
+                ) from error
+            except JupyterMcpError:
+                self._asked = False
+                raise
+            self._next_epoch("restarted")
+            self._asked = False
+        await self.come_up()
+
+    async def _revive(self) -> None:
+        """Start a process of the same id."""
+        self._owner.require_room()
+        body = {"name": self.name, "path": self.cwd, "kernel_id": self.id}
+        model = await self._owner.client.call("POST", "api/kernels", body, seconds=START_SECONDS)
+        if model["id"] != self.id:
+            with suppress(JupyterMcpError):
+                await self._owner.client.call("DELETE", f"api/kernels/{quoted(model['id'])}")
+            raise Unsupported(
+                "This Jupyter cannot start a kernel under its old id.", hint="shutdown_kernel, then start_kernel."
+            )
+        if self.known.notebook is not None:
+            session = await self._owner.client.call("POST", "api/sessions", self.session_body(kernel={"id": self.id}))
+            self.known.session = session["id"]
+        self._begun()
+        self._unasked = asyncio.get_running_loop().create_future()
+        self._next_epoch("restarted")
+        self.open()
+        await self.come_up()
+
+    def session_body(self, kernel: dict[str, str]) -> dict[str, Any]:
+        """What Jupyter is told of a notebook's session."""
+        path = self.known.notebook or ""
+        return {"path": path, "name": path.rpartition("/")[2], "type": "notebook", "kernel": kernel}
+
+    async def shutdown(self) -> None:
+        """See `ports.Kernel.shutdown`.
+
+        Raises:
+            Unavailable: Jupyter does not answer; the kernel is as it was.
+        """
+        async with self._lock:
+            if self._death is None:
+                self._asked = True
+                try:
+                    with anyio.CancelScope(shield=True):
+                        await self._delete()
+                except JupyterMcpError:
+                    self._asked = False
+                    raise
+            self.forget()
+
+    def forget(self) -> None:
+        """It is gone, and nothing of it is to be known."""
+        self._let_go()
+        self._death = self._death or Death(None, "shut down")
+        self._shared.fail(lambda: KernelDead("The kernel was shut down.", reason="shut down"))
+        self._owner.kept.forget(self.known)
+        self._owner.forget(self)
+
+    async def _delete(self) -> None:
+        if self.known.session:
+            # Its kernel ends with it.
+            with suppress(NotFound):
+                await self._owner.client.call("DELETE", f"api/sessions/{quoted(self.known.session)}")
+        with suppress(NotFound):
+            await self._owner.client.call("DELETE", f"api/kernels/{quoted(self.id)}")
+
+    async def resume(self, msg_id: str, had: Sequence[Message] = ()) -> Replay:
+        """See `ports.Kernel.resume`. Waits while Jupyter cannot be reached."""
+        return await replay(self._shared, msg_id, had, was_sent=msg_id == self.known.sent, met=self._identified)
+
+    # ------------------------------------------------------------------ what the socket hears
+
+    def opened(self) -> None:
+        """See `socket.Listener.opened`."""
+        self._met.clear()
+        self._identified.clear()
+        self._meeting_since = time.time()
+        if self._reached_at is not None:
+            # What Jupyter kept meanwhile follows; if somebody else was connected it kept nothing.
+            self._run(self._judge_gap)
+        self._reached_at = time.time()
+        self._meet_soon()
+
+    def lost(self) -> None:
+        """See `socket.Listener.lost`."""
+        self._met.clear()
+
+    def gone(self, why: str) -> None:
+        """See `socket.Listener.gone`."""
+        self._end(Death(None, why))
+
+    def received(self, channel: Channel, frames: list[bytes]) -> None:
+        """See `socket.Listener.received`."""
+        process = self.known.process
+        if not (process and process.encode() in frames[0]):
+            header = _header(frames[0])
+            session = header.get("session", "")
+            if session == self.known.identity:
+                self._jupyter_says(header, frames)
+                return
+            if session in self._gone_processes:
+                return
+            self._identify(session)
+        self._identified.set()
+        self._shared.receive(channel, frames)
+        if channel == "iopub" and not self._asked and b'"shutdown_reply"' in frames[0]:
+            self._run(self._look)
+
+    def _jupyter_says(self, header: dict[str, Any], frames: list[bytes]) -> None:
+        """Jupyter itself speaks in our name: of the process, or of output that it drops."""
+        kind = header.get("msg_type")
+        if kind == "status":
+            state = _header(frames[3]).get("execution_state")
+            if state == "dead":
+                self._end(Death(None, "died, and Jupyter could not start it again"))
+            elif state in ("restarting", "autorestarting") and not self._asked:
+                self._restarted(_DIED)
+        elif kind == "stream":
+            self._shared.receive("iopub", frames)
+            self._shared.say_lost(_header(frames[1]).get("msg_id", ""), LIMITED)
+
+    def _identify(self, process: str) -> None:
+        if self.known.process and not self._asked:
+            self._restarted(_RESTARTED)
+        self.known.process = process
+        self._save()
+
+    # ------------------------------------------------------------------ epochs
+
+    def _new_dispatch(self) -> SharedDispatch:
+        return SharedDispatch(self.known.identity, self._socket.send, self._mark, self._interrupt_soon)
+
+    def _mark(self, msg_id: str) -> None:
+        self.known.sent = msg_id
+        self._owner.kept.save(self.known)
+
+    def _interrupt_soon(self) -> None:
+        self._shared.interrupted()
+        self._run(self._interrupt_quietly)
+
+    async def _interrupt_quietly(self) -> None:
+        try:
+            await self._post_interrupt()
+        except JupyterMcpError as error:
+            logger.warning("a cell that was cancelled could not be interrupted: %s", error)
+
+    def _restarted(self, how: str) -> None:
+        """Its process has ended, and another one runs, without our doing."""
+        unasked, self._unasked = self._unasked, asyncio.get_running_loop().create_future()
+        self._next_epoch(how)
+        if not unasked.done():
+            unasked.set_result(Death(None, how))
+
+    def _next_epoch(self, how: str) -> None:
+        if self.known.process:
+            self._gone_processes.add(self.known.process)
+        self.known.epoch += 1
+        self.known.process = self.known.sent = ""
+        self._save()
+        ended, self._shared = self._shared, self._new_dispatch()
+        ended.fail(lambda: KernelDead(f"The kernel was {how}.", reason=how))
+        self._met.clear()
+        self._identified.clear()
+        if self._socket.is_open:
+            self._meet_soon()
+
+    def _end(self, death: Death) -> None:
+        if self._death is not None:
+            return
+        self._let_go()
+        self.known.sent = ""
+        self._died(death)
+        self._met.set()
+        self._identified.set()
+
+    def _save(self) -> None:
+        try:
+            self._owner.kept.save(self.known)
+        except Unavailable as error:
+            logger.warning("%s", error)
+
+    # ------------------------------------------------------------------ work beside
+
+    def _run(self, work: Callable[[], Any]) -> anyio.CancelScope:
+        scope = self._owner.run(work)
+        self._tasks = {each for each in self._tasks if not each.cancel_called} | {scope}
+        return scope
+
+    def _let_go(self) -> None:
+        tasks, self._tasks = self._tasks, set()
+        for scope in tasks:
+            scope.cancel()
+
+    def _meet_soon(self) -> None:
+        if self._meeting is not None:
+            self._meeting.cancel()
+        self._meeting = self._run(self._meet)
+
+    async def _meet(self) -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._wait_identified)
+            await self._shared.meet()
+        if self._death is None:
+            self._identified.set()
+            self._met.set()
+
+    async def _wait_identified(self) -> None:
+        """Ask on the control channel who answers; where nobody does, connect again."""
+        patience = _SILENCE_SECONDS
+        while not self._identified.is_set() and not self._met.is_set():
+            async with aclosing(self._shared.request("kernel_info_request", {}, channel="control")):
+                with anyio.move_on_after(patience):
+                    await self._identified.wait()
+                    return
+            patience = min(2 * patience, _LONGEST_SILENCE)
+            await self._look()
+            self._socket.reset()
+
+    async def _judge_gap(self) -> None:
+        """Others who were connected have taken what Jupyter would have kept for us."""
+        try:
+            model = await self._owner.client.get(f"api/kernels/{quoted(self.id)}")
+        except JupyterMcpError:
+            return
+        if model.get("connections", 1) > 1:
+            self._shared.missed(_GAP)
+
+    async def _look_now_and_then(self) -> None:
+        """A kernel that is shut down by force says nothing, and its socket stays open."""
+        while True:
+            await anyio.sleep(_LOOK_SECONDS)
+            # Asked for nothing, a Jupyter counts as idle: whoever ends idle ones may do so.
+            if self._socket.is_open and self._shared.has_sent:
+                await self._look()
+
+    async def _look(self) -> None:
+        """Whether Jupyter has it still."""
+        try:
+            await self._owner.client.get(f"api/kernels/{quoted(self.id)}")
+        except NotFound:
+            self._end(Death(None, "was shut down at Jupyter"))
+        except JupyterMcpError:
+            # The socket finds out by itself.
+            return
+
+
+def _header(data: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(data)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,103 @@
+"""A real Jupyter server as a process of its own, on a port that stays ours while it is killed and started again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from contextlib import suppress
+from pathlib import Path
+
+from support import eventually
+
+TOKEN = "jupyter-secret"
+
+_SERVE = """
+import sys
+from jupyter_server.serverapp import ServerApp
+from tornado.netutil import bind_sockets
+
+class Held(ServerApp):
+    def _find_http_port(self):
+        self._bound = bind_sockets(self.port, self.ip, reuse_port=True)
+
+    def _bind_http_server_tcp(self):
+        self.http_server.add_sockets(self._bound)
+        return True
+
+Held.launch_instance(sys.argv[1:])
+"""
+
+
+class Jupyter:
+    """`jupyter server` over a folder. A socket that never listens keeps its port: nobody else can be given it."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.root = folder / "notebooks"
+        self.root.mkdir(parents=True, exist_ok=True)
+        self.log = folder / "jupyter.log"
+        self._folder = folder
+        self._options = options
+        self._port = socket.socket()
+        self._port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        self._port.bind(("127.0.0.1", 0))
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._port.getsockname()[1]}/"
+
+    def start(self) -> Jupyter:
+        own = {
+            name: str(self._folder / name.lower())
+            for name in ("JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "IPYTHONDIR")
+        }
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-c",
+                    _SERVE,
+                    "--ServerApp.ip=127.0.0.1",
+                    f"--ServerApp.port={self._port.getsockname()[1]}",
+                    f"--IdentityProvider.token={TOKEN}",
+                    f"--ServerApp.root_dir={self.root}",
+                    "--ServerApp.open_browser=False",
+                    "--ServerApp.allow_root=True",
+                    "--ServerApp.jpserver_extensions={}",
+                    "--KernelRestarter.time_to_dead=0.5",
+                    "--KernelManager.shutdown_wait_time=1",
+                    *self._options,
+                ],
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **own, "PYTHONWARNINGS": "default"},
+            )
+        eventually(self._answers, 110, "Jupyter's start")
+        return self
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, self.log.read_text()[-2000:]
+        with suppress(OSError), urllib.request.urlopen(f"{self.url}api", timeout=5) as response:
+            return bool(response.status == 200)
+        return False
+
+    def kill(self) -> None:
+        """As a crash would: its kernels end when they notice."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(10)
+
+    def close(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(30)
+            except subprocess.TimeoutExpired:
+                self.kill()
+        self._port.close()
