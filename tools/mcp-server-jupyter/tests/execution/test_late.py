@@ -11,13 +11,15 @@ import anyio
 import pytest
 
 from execution.desk import Desk, open_desk, settings_of, shown
+from mcp_server_jupyter.operations import Answers, Caller
+from mcp_server_jupyter.operations.bind import invoke
 
 pytestmark = pytest.mark.anyio
 
 LATER = """import threading
 go, said = threading.Event(), threading.Event()
 def work():
-    go.wait(20)
+    go.wait(60)
     print('late')
     said.set()
 threading.Thread(target=work).start()
@@ -41,7 +43,7 @@ async def say(desk: Desk) -> None:
     """Let the thread print, and wait until the server has the message."""
     execution = next(iter(desk.services.executions._recent.values()))
     version = execution.version
-    await desk.call("execute_code", code="go.set(); said.wait(20)")
+    await desk.call("execute_code", code="go.set(); said.wait(60)")
     with anyio.fail_after(60):
         await execution.news(version)
 
@@ -49,7 +51,7 @@ async def say(desk: Desk) -> None:
 async def test_what_a_thread_prints_after_its_cell_has_ended_reaches_the_cell_and_the_journal(desk: Desk) -> None:
     answer = await desk.call("append_execute_code_cell", cell_source=LATER)
     assert "late" not in answer.text
-    await desk.call("execute_code", code="go.set(); said.wait(20)")
+    await desk.call("execute_code", code="go.set(); said.wait(60)")
     await desk.until_text(0, "late")
     assert shown((await desk.cells())[0]) == "early\nlate\n"
     assert "late" in (await desk.call("get_execution", execution_id=answer.data["execution_id"])).text
@@ -113,8 +115,10 @@ async def note_of(desk: Desk, execution_id: str) -> str:
 
 async def test_a_cell_deleted_while_it_runs_is_told_so(tmp_path: Path) -> None:
     code = "import time\nwhile True: print('runs'); time.sleep(0.01)"
-    async with open_desk(settings_of(tmp_path, wait_seconds=0.1)) as desk:
-        answer = await desk.call("append_execute_code_cell", cell_source=code)
+    async with open_desk(settings_of(tmp_path)) as desk:
+        await desk.call("execute_code", code="1")
+        hurried = Caller("tester", Answers(8_000, 4, 1_000_000, 0.1))
+        answer = await invoke(desk.services, "append_execute_code_cell", {"cell_source": code}, caller=hurried)
         await desk.call("undo")
         assert "The cell was deleted while it ran;" in await note_of(desk, answer.data["execution_id"])
         await desk.call("interrupt_kernel")
@@ -144,7 +148,7 @@ async def test_late_output_comes_after_a_restart_of_the_kernel_too(desk: Desk) -
     await desk.call("execute_code", code="1")
     await desk.call("restart_kernel")
     await desk.call("append_execute_code_cell", cell_source=LATER)
-    await desk.call("execute_code", code="go.set(); said.wait(20)")
+    await desk.call("execute_code", code="go.set(); said.wait(60)")
     await desk.until_text(0, "late")
 
 
@@ -160,7 +164,7 @@ async def test_what_comes_late_of_one_that_is_forgotten_reaches_its_cell_all_the
     desk.services.executions._recent._most = 1
     await desk.call("execute_code", code="1")
     assert desk.services.executions.get(answer.data["execution_id"]) is None
-    await desk.call("execute_code", code="go.set(); said.wait(20)")
+    await desk.call("execute_code", code="go.set(); said.wait(60)")
     await desk.until_text(0, "late")
     assert shown((await desk.cells())[0]) == "early\nlate\n"
 

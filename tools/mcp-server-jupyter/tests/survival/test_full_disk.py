@@ -21,7 +21,7 @@ from typing import Any
 import anyio
 import pytest
 
-from mcp_server_jupyter.errors import InvalidRequest, Unavailable
+from mcp_server_jupyter.errors import InvalidRequest, KernelStarting, Unavailable
 from mcp_server_jupyter.execution.execution import Execution
 from mcp_server_jupyter.journal import open_journal
 from mcp_server_jupyter.operations import Answer, Caller
@@ -40,7 +40,11 @@ def settings_of(folder: Path, **more: Any) -> Settings:
 
 
 async def call(services: Services, operation: str, /, **arguments: Any) -> Answer:
-    return await invoke(services, operation, arguments, caller=Caller("tester"))
+    """The answer; asked for again while the kernel is not up within the short wait of some tests."""
+    with anyio.fail_after(60):
+        while True:
+            with suppress(KernelStarting):
+                return await invoke(services, operation, arguments, caller=Caller("tester"))
 
 
 def file(folder: Path, name: str = "a.ipynb") -> dict[str, Any]:

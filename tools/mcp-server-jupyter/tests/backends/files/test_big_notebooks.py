@@ -23,7 +23,8 @@ from mcp_server_jupyter.backends.files import text as notebook_text
 from mcp_server_jupyter.errors import InvalidNotebook, Unavailable
 from mcp_server_jupyter.settings import Settings
 
-LONGEST_STEP_SECONDS = 0.025
+LONGEST_STEP = 2.0
+"""As a multiple of what reading it in one go takes, in C: some 7 ms of 12 where this was written."""
 
 
 def a_notebook(*texts: Any) -> dict[str, Any]:
@@ -39,6 +40,22 @@ def a_notebook(*texts: Any) -> dict[str, Any]:
         for number, text in enumerate(texts)
     ]
     return {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+
+
+def cpu_seconds(work: Callable[[], object]) -> float:
+    """The least of a few times: a machine that is shared may count its other guests' time as ours."""
+
+    def once() -> float:
+        begun = time.thread_time()
+        work()
+        return time.thread_time() - begun
+
+    return min(once() for _ in range(3))
+
+
+def has_short_steps(work: Callable[[], object], most: float) -> bool:
+    """Whether it has none of more than so many seconds, in one of a few runs: see `cpu_seconds`."""
+    return any(longest_step(work) < most for _ in range(3))
 
 
 def longest_step(work: Callable[[], object]) -> float:
@@ -73,15 +90,16 @@ BIG = {
 def test_no_step_of_reading_or_writing_6_mb_takes_long(texts: list[Any]) -> None:
     data = json.dumps(a_notebook(*texts), indent=1).encode()
     assert len(data) > 6e6
+    most = LONGEST_STEP * cpu_seconds(lambda: json.loads(data))
     document = notebook_text.parse(data)
-    assert longest_step(lambda: notebook_text.parse(data, document)) < LONGEST_STEP_SECONDS
-    assert longest_step(lambda: document.holds(data)) < LONGEST_STEP_SECONDS
+    assert has_short_steps(lambda: notebook_text.parse(data, document), most)
+    assert has_short_steps(lambda: document.holds(data), most)
     notebook = notebooks.shallow(document.notebook, cells=list(document.notebook.cells))
     notebooks.replace_source(notebook, 0, "changed")
-    assert longest_step(lambda: notebook_text.splice(document, notebook)) < LONGEST_STEP_SECONDS
+    assert has_short_steps(lambda: notebook_text.splice(document, notebook), most)
     output = {"output_type": "stream", "name": "stdout", "text": "new\n" + LINE * 60_000}
     notebooks.set_outputs(notebook, 0, [notebooks.node(output)], 2)
-    assert longest_step(lambda: notebook_text.splice(document, notebook)) < LONGEST_STEP_SECONDS
+    assert has_short_steps(lambda: notebook_text.splice(document, notebook), most)
 
 
 pieces = st.sampled_from(

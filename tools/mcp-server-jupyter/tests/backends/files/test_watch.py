@@ -18,7 +18,7 @@ from mcp_server_jupyter.settings import Settings
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 pytestmark = pytest.mark.anyio
-SOON = 2.0
+SOON = 60.0
 """Seconds until a change must have been told; measured quiet, it takes 0.15."""
 
 

@@ -282,7 +282,7 @@ async def test_a_message_that_is_unpacked_while_the_kernel_dies_is_delivered_onc
     def slow(*arguments: Any) -> Any:
         if threading.current_thread() is not threading.main_thread():
             unpacking.set()
-            dead.wait(5)
+            dead.wait(60)
         return decode(*arguments)
 
     wire.codec.decode = slow  # type: ignore[method-assign]
