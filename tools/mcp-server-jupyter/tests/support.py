@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -30,6 +32,19 @@ def eventually(check: Callable[[], T | None], seconds: float = 60.0, what: str =
             return value
         assert time.monotonic() < end, f"not within {seconds} s: {what or check}"
         time.sleep(0.02)
+
+
+def free_port() -> int:
+    """A port of loopback that nobody has, nor gets by chance.
+
+    It is below those that the system gives away, and test processes side by side take theirs from ranges of their own.
+    """
+    first = 12_000 + 2_500 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 8)
+    while True:
+        port = first + secrets.randbelow(2_500)
+        with suppress(OSError), socket.socket() as one:
+            one.bind(("127.0.0.1", port))
+            return port
 
 
 class Refused(Exception):

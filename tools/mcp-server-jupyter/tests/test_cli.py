@@ -6,7 +6,6 @@ import dataclasses
 import json
 import re
 import shlex
-import socket
 import subprocess
 import sys
 import tomllib
@@ -25,7 +24,7 @@ from mcp_server_jupyter.errors import InvalidRequest, NotFound, Unsupported
 from mcp_server_jupyter.notebooks import new_cell
 from mcp_server_jupyter.settings import PREFIX, Settings
 from mcp_server_jupyter.tokens import client_token
-from support import Server, outputs_text
+from support import Server, free_port, outputs_text
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -198,9 +197,7 @@ def test_a_configuration_over_http_is_of_a_server_that_answers(tmp_path: Path) -
 
 
 def test_a_server_with_a_port_of_its_own_is_configured_without_a_warning(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     server = Server(tmp_path, f"--port={port}").start()
     try:
         ended = run(tmp_path, "config", "cursor", "--http", f"--state-dir={server.state}")

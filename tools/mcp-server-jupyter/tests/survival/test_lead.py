@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import urllib.error
@@ -23,7 +22,7 @@ from mcp_server_jupyter import services
 from mcp_server_jupyter.errors import Unavailable
 from mcp_server_jupyter.services import SUPERSEDED
 from mcp_server_jupyter.settings import Settings
-from support import eventually
+from support import eventually, free_port
 
 
 class Replica:
@@ -56,14 +55,12 @@ class Replica:
                 return self.get("/api/readyz")[0] == status
             return False
 
-        eventually(ready, 20, f"readiness {status}")
+        eventually(ready, 60, f"readiness {status}")
 
 
 @contextmanager
 def replica(folder: Path, *options: str) -> Iterator[Replica]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     log = folder / f"{port}.log"
     command = [sys.executable, "-m", "mcp_server_jupyter", "serve", f"--root={folder / 'root'}"]
     command += [f"--state-dir={folder / 'state'}", f"--port={port}", "--token=secret-token", *options]
