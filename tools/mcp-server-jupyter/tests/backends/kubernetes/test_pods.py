@@ -18,6 +18,7 @@ from local_kernels import until_dead
 from mcp_server_jupyter.backends.kubernetes import extra, pod
 from mcp_server_jupyter.backends.kubernetes.refusals import Denied, NotAdmitted
 from mcp_server_jupyter.backends.kubernetes.sweep import Sweep
+from mcp_server_jupyter.commands.run import private_state
 from mcp_server_jupyter.errors import KernelDead, KernelStartFailed, Unavailable
 from mcp_server_jupyter.ports import Kernel, Message
 from mcp_server_jupyter.settings import Settings
@@ -455,6 +456,26 @@ async def test_where_nothing_owns_it_the_agents_program_goes_with_the_last_kerne
         assert not lab.fake.objects["configmaps"]
         assert lab.fake.objects["leases"]
     assert not lab.fake.objects["leases"]
+
+
+async def test_two_runs_beside_a_server_wait_for_nobody_and_leave_nothing(
+    pods: Pods, lab: Lab, settings: Settings
+) -> None:
+    waited: list[str] = []
+    mine = await start(pods)
+    before = {kind: {*lab.fake.objects[kind]} for kind in (*KERNELS_OWN, "configmaps", "leases")}
+    with private_state(settings) as first, private_state(settings) as second:
+        async with lab.kernels(first) as some, lab.kernels(second) as others:
+            with anyio.fail_after(60):
+                await some.lead(waited.append)
+                await others.lead(waited.append)
+            assert await some.adopt() == await others.adopt() == []
+            assert await run(await start(some), "print('some')") == "some\n"
+            assert await run(await start(others), "print('others')") == "others\n"
+
+    assert waited == []
+    assert before == {kind: {*lab.fake.objects[kind]} for kind in before}
+    assert await run(mine, "print('mine')") == "mine\n"
 
 
 # --------------------------------------------------------------------------- warm ones

@@ -16,7 +16,7 @@ from control import Control
 from kube import Object, made_namespace, pod_manifest
 from product import CLIENT, RESTRICTED, RESTRICTED_LABELS, SECRETS, SERVER, Product, deploy, render
 
-pytestmark = [pytest.mark.bench, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.bench, pytest.mark.timeout(2000)]
 
 MEASURE = (Path(__file__).parent / "bench" / "measure.py").read_text()
 TARGETS = {"cold start": 2.5, "warm start": 0.05, "restart": 1.0}
@@ -65,7 +65,7 @@ def measure(product: Product, part: str, *more: str) -> dict[str, list[float]]:
     manifest["spec"]["volumes"] = [{"name": "bench", "configMap": {"name": "bench"}}]
     product.namespace.core.create_namespaced_pod(product.namespace.name, manifest)
     product.namespace.started(name)
-    code, log = product.namespace.finished(name, seconds=900)
+    code, log = product.namespace.finished(name, seconds=1800)
     assert code == 0, log
     samples: dict[str, list[float]] = json.loads(log.splitlines()[-1])
     return samples

@@ -21,7 +21,7 @@ from test_bench import MEASURE, measure
 
 pytestmark = [
     pytest.mark.bench,
-    pytest.mark.timeout(1800),
+    pytest.mark.timeout(3600),
     pytest.mark.skipif(
         os.environ.get("E2E_CLUSTER") != "testcluster", reason="a node of the test cluster routes what is not there"
     ),

@@ -71,7 +71,7 @@ class Pods:
         """Know a pod that the API server just answered with, before the watch says so."""
         name = pod["metadata"]["name"]
         known = self._pods.get(name)
-        if known is None or _version(known) < _version(pod):
+        if known is None or _version(known) <= _version(pod):
             # Who wrote which field when: as much again as all the rest, and of use to nobody here.
             pod["metadata"].pop("managedFields", None)
             self._pods[name] = pod
