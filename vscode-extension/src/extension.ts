@@ -13,6 +13,7 @@ import { Approvals } from "./ui/approvals";
 import { CellMarks } from "./ui/cellMarks";
 import { registerCommands } from "./ui/commands";
 import { InputBoxes } from "./ui/input";
+import { News } from "./ui/news";
 import { followPolicy } from "./ui/policy";
 import { Reporter } from "./ui/reporter";
 import { Status } from "./ui/status";
@@ -46,6 +47,7 @@ export async function activate(context: vscode.ExtensionContext): Promise<void> 
   const activityView = new ActivityView(servers);
   context.subscriptions.push(
     approvals, marks, kernelsView, activityView, new InputBoxes(runs, log), new Status(installation, servers, documents, kernels), followPolicy(servers, reporter),
+    new News(servers, documents, kernels, reporter),
     ...registerMcp(installation, context.globalStorageUri.fsPath),
     ...registerCommands({
       context, log, installation, servers, documents, controllers, kernels, sharing, reporter, approvals, marks, kernelsView, activityView,

@@ -104,7 +104,7 @@ export class Editor implements AsyncDisposable {
     });
     closeSync(log);
     const version = `http://127.0.0.1:${this.#port}/version`;
-    await until("VS Code's server answers", async () => (await fetch(version)).ok, { seconds: 30 });
+    await until("VS Code's server answers", async () => (await fetch(version)).ok);
   }
 
   /** A folder of the user's, made if need be. */

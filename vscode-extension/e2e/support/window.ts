@@ -22,7 +22,7 @@ export class Window {
       permissions: ["clipboard-read", "clipboard-write"],
     });
     const page = await context.newPage();
-    page.setDefaultTimeout(20_000);
+    page.setDefaultTimeout(60_000);
     const url = `http://127.0.0.1:${port}/?folder=${encodeURIComponent(folder)}`;
     const window = new Window(page, context, url);
     await page.goto(url);
@@ -192,12 +192,12 @@ export class Window {
   }
 
   /** Wait until the outputs contain a text. */
-  async shows(text: string | RegExp, seconds = 20): Promise<void> {
+  async shows(text: string | RegExp, seconds = 60): Promise<void> {
     await until(`the outputs show ${String(text)}`, async () => has(await this.outputs(), text), { seconds });
   }
 
   /** Wait for a notification with a text; its element. */
-  async toast(text: string | RegExp, seconds = 20): Promise<Locator> {
+  async toast(text: string | RegExp, seconds = 60): Promise<Locator> {
     const toast = this.page.locator(".notification-toast, .notification-list-item").filter({ hasText: text }).first();
     await toast.waitFor({ timeout: seconds * 1000 });
     return toast;

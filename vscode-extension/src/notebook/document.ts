@@ -1,11 +1,11 @@
 import { randomBytes } from "node:crypto";
 import * as vscode from "vscode";
-import type { Disposable } from "../emitter";
+import { type Disposable, Emitter } from "../emitter";
 import { words } from "../errors";
 import type { Log } from "../log";
 import { Refused } from "../server/client";
 import { InOrder } from "../server/order";
-import type { EditRequest, JsonObject, Op, Opened } from "../server/protocol";
+import type { Clash, EditRequest, JsonObject, Op, Opened } from "../server/protocol";
 import type { RootServer } from "../server/root";
 import { applied, type Cell, difference, DoesNotFit, cellHash, same, type Sheet } from "./cells";
 import { applyOps } from "./edits";
@@ -42,6 +42,13 @@ export class SharedDocument implements Disposable {
   /** Unsaved changes are the person's own: nothing is saved behind their back. */
   private isPersons: boolean;
   private saving: NodeJS.Timeout | undefined;
+  private isTold = false;
+  private readonly told = new Emitter<void>();
+  /** The person types in a notebook that another window has. */
+  readonly onTypedElsewhere = this.told.on;
+  private readonly lost = new Emitter<readonly Clash[]>();
+  /** While the window was away others have changed cells that the person has changed as well. */
+  readonly onClash = this.lost.on;
 
   constructor(
     readonly document: vscode.NotebookDocument,
@@ -82,12 +89,29 @@ export class SharedDocument implements Disposable {
 
   /** The document has changed: tell it once the person pauses. */
   changed(event: vscode.NotebookDocumentChangeEvent | undefined): void {
+    if (!this.isOwner) {
+      this.observed(event);
+      return;
+    }
     for (const change of event?.cellChanges ?? []) {
       // Outputs that a run writes are the server's; the others are the person's, who clears them.
       if (change.outputs !== undefined && !this.writer.wrote(change.cell)) this.cleared.set(this.idOf(change.cell), change.cell);
     }
     clearTimeout(this.typing);
     this.typing = setTimeout(() => this.inBackground(this.flush()), TYPING_PAUSE);
+  }
+
+  /** Another window has the notebook: what is typed here it does not see before it is this one's. */
+  private observed(event: vscode.NotebookDocumentChangeEvent | undefined): void {
+    const isTyped = (event?.contentChanges.length ?? 0) > 0 || event?.cellChanges.some(({ document }) => document !== undefined) === true;
+    if (!isTyped || this.isTold || this.isClosed) return;
+    clearTimeout(this.typing);
+    // The editor reads the file by itself when the other window saves: that leaves nothing unsaved.
+    this.typing = setTimeout(() => {
+      if (this.isOwner || !this.document.isDirty || this.isTold) return;
+      this.isTold = true;
+      this.told.fire();
+    }, TYPING_PAUSE);
   }
 
   /** The person runs cells: the outputs that come are theirs to save. */
@@ -106,6 +130,7 @@ export class SharedDocument implements Disposable {
 
   saved(): void {
     this.isPersons = false;
+    this.isTold = false;
     this.inBackground(this.work.do(async () => {
       await this.tell();
       if (this.isOwner) await this.server.post({ type: "saved", path: this.path, version: this.version });
@@ -167,6 +192,7 @@ export class SharedDocument implements Disposable {
       }
       this.known = ours;
       if (answer.ops.length > 0) await this.apply(answer.ops);
+      if (answer.clashes !== undefined && answer.clashes.length > 0) this.lost.fire(answer.clashes);
       await this.tell();
       return;
     }

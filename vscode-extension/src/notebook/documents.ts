@@ -1,5 +1,5 @@
 import * as vscode from "vscode";
-import type { Disposable } from "../emitter";
+import { type Disposable, Emitter } from "../emitter";
 import { words } from "../errors";
 import type { Log } from "../log";
 import type { Execution } from "../server/protocol";
@@ -7,6 +7,7 @@ import type { Servers } from "../server/registry";
 import type { RootServer } from "../server/root";
 import { SharedDocument } from "./document";
 import { type Place, placeOf } from "./roots";
+import { Rereading } from "./rereading";
 import type { CellFinder, Runs } from "./runs";
 
 export const NOTEBOOK = "jupyter-notebook";
@@ -24,7 +25,10 @@ export class Documents implements CellFinder, Disposable {
   /** Kernels of notebooks that have no file yet, by document. */
   private readonly untitled = new Map<vscode.NotebookDocument, { server: RootServer; kernelId: string }>();
   private unsaved: { text: string; server: RootServer; kernelId: string } | undefined;
+  private readonly newlyShared = new Emitter<SharedDocument>();
+  readonly onShared = this.newlyShared.on;
   private runs: Runs | undefined;
+  private rereading: Rereading | undefined;
 
   constructor(
     private readonly servers: Servers,
@@ -33,10 +37,11 @@ export class Documents implements CellFinder, Disposable {
 
   start(runs: Runs): void {
     this.runs = runs;
+    this.rereading = new Rereading(runs, this.log);
     this.subscriptions.push(
       vscode.workspace.onDidCloseNotebookDocument((document) => this.closed(document)),
       vscode.workspace.onDidChangeNotebookDocument((event) => this.shared.get(event.notebook)?.changed(event)),
-      vscode.workspace.onDidSaveNotebookDocument((document) => this.shared.get(document)?.saved()),
+      vscode.workspace.onDidSaveNotebookDocument((document) => this.saved(document)),
       vscode.workspace.onWillRenameFiles(({ files }) => {
         for (const { oldUri, newUri } of files) this.renames.set(oldUri.fsPath, newUri.fsPath);
       }),
@@ -81,6 +86,8 @@ export class Documents implements CellFinder, Disposable {
     if (this.runs === undefined) return undefined;
     const shared = new SharedDocument(document, server, path, this.runs, this.log);
     this.shared.set(document, shared);
+    this.rereading?.follow(shared);
+    this.newlyShared.fire(shared);
     // What it cannot tell now it tells with the server's next state: its cells run all the same.
     await shared.open().catch((error: unknown) => this.log.warn(`${path}: ${words(error)}`));
     await this.bindUntitled(shared);
@@ -100,9 +107,7 @@ export class Documents implements CellFinder, Disposable {
   cellOf(server: RootServer, { notebook, cell_id }: Pick<Execution, "notebook" | "cell_id">): vscode.NotebookCell | undefined {
     if (notebook === null || cell_id === null) return undefined;
     const shared = this.byPath(server, notebook);
-    // A window that only observes reads the file when its owner saves: outputs of its own would make it dirty, and a
-    // dirty notebook is never read again.
-    return shared?.isOwner === true ? shared.cellOf(cell_id) : undefined;
+    return shared?.cellOf(cell_id);
   }
 
   saveForAgents(notebook: vscode.NotebookDocument): void {
@@ -122,6 +127,7 @@ export class Documents implements CellFinder, Disposable {
   }
 
   dispose(): void {
+    this.rereading?.dispose();
     for (const one of [...this.subscriptions, ...this.shared.values()]) one.dispose();
   }
 
@@ -139,6 +145,13 @@ export class Documents implements CellFinder, Disposable {
     });
   }
 
+  private saved(document: vscode.NotebookDocument): void {
+    const shared = this.shared.get(document);
+    if (shared === undefined) return;
+    shared.saved();
+    if (this.rereading !== undefined) this.inBackground(this.rereading.saved(shared));
+  }
+
   private closed(document: vscode.NotebookDocument): void {
     this.runs?.closed(document);
     const kernel = this.untitled.get(document);
@@ -147,6 +160,7 @@ export class Documents implements CellFinder, Disposable {
     const shared = this.shared.get(document);
     this.shared.delete(document);
     if (shared === undefined) return;
+    this.rereading?.forget(shared);
     const to = this.renames.get(document.uri.fsPath);
     this.renames.delete(document.uri.fsPath);
     const place = to === undefined ? undefined : placeOf(to, (vscode.workspace.workspaceFolders ?? []).map(({ uri }) => uri.fsPath));

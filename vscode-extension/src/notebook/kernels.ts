@@ -16,6 +16,7 @@ import { docCell } from "./document";
 import type { Runs } from "./runs";
 
 const { t } = vscode.l10n;
+const START_PAUSE = 500;
 
 /** Running, stopping and choosing kernels, for whoever asks in this window. */
 export class Kernels {
@@ -63,11 +64,33 @@ export class Kernels {
     shared.touched();
     await this.fit(shared, client, choice);
     const asked = cells.map((cell) => ({ cell_id: shared.idOf(cell), source: source(cell) }));
-    const answer = await client.execute({ notebook_path: shared.path, cells: asked, stop_on_error: true });
+    const answer = await this.joined(() => client.execute({ notebook_path: shared.path, cells: asked, stop_on_error: true }));
     for (const { cell_id, execution_id } of answer.executions) {
       const cell = cells[asked.findIndex((one) => one.cell_id === cell_id)];
       if (cell !== undefined) this.runs.submitted(server, execution_id, cell);
     }
+  }
+
+  /** A start that takes longer than an answer goes on by itself: the same request joins it, until the person gives up. */
+  private async joined<T>(ask: () => Promise<T>): Promise<T> {
+    const isStarting = (error: unknown): error is Refused => error instanceof Refused && error.code === "kernel_starting";
+    try {
+      return await ask();
+    } catch (error) {
+      if (!isStarting(error)) throw error;
+    }
+    return await vscode.window.withProgress({ location: vscode.ProgressLocation.Notification, title: t("The kernel is starting"), cancellable: true }, async (progress, token) => {
+      while (!token.isCancellationRequested) {
+        try {
+          return await ask();
+        } catch (error) {
+          if (!isStarting(error)) throw error;
+          progress.report({ message: error.message });
+          await new Promise((resolve) => setTimeout(resolve, START_PAUSE));
+        }
+      }
+      throw new Cancelled(t("Cancelled."));
+    });
   }
 
   /** Without a file there is no path: the cells are code for a kernel that the first save binds to the file. */
@@ -78,10 +101,12 @@ export class Kernels {
     if (kernelId === undefined || !server.state.kernels.has(kernelId)) {
       const answer = await client.perform("start_kernel", await this.startArguments(choice, notebook), { timeout: 120_000 });
       kernelId = answer.data["kernel_id"] as string;
-      this.documents.setUntitledKernel(notebook, server, kernelId);
     }
+    const id = kernelId;
     const asked = cells.map((cell, at) => ({ cell_id: ownId(cell.metadata) ?? `cell-${String(at)}`, source: source(cell) }));
-    const answer = await client.execute({ kernel_id: kernelId, cells: asked, stop_on_error: true });
+    const answer = await this.joined(() => client.execute({ kernel_id: id, cells: asked, stop_on_error: true }));
+    // What was starting has another id once it is there.
+    this.documents.setUntitledKernel(notebook, server, answer.kernel_id);
     answer.executions.forEach(({ execution_id }, at) => {
       const cell = cells[at];
       if (cell !== undefined) this.runs.submitted(server, execution_id, cell);

@@ -79,3 +79,26 @@ export function kernelspecName(sheet: Sheet): string | undefined {
 function object(value: Json | undefined): JsonObject | undefined {
   return typeof value === "object" && value !== null && !Array.isArray(value) ? value : undefined;
 }
+
+interface FileCell {
+  readonly cell_type?: unknown;
+  readonly source?: unknown;
+  readonly execution_count?: unknown;
+}
+
+/** Whether a file has the same cells as a document, and shows every run that the document shows. */
+export function hasOnlyRunsOf(cells: readonly DocCell[], file: string): boolean {
+  let saved: readonly FileCell[];
+  try {
+    saved = (JSON.parse(file) as { cells?: readonly FileCell[] }).cells ?? [];
+  } catch {
+    return false; // It is being written.
+  }
+  return saved.length === cells.length && cells.every((cell, at) => isSame(cell, saved[at] ?? {}));
+}
+
+function isSame(cell: DocCell, { cell_type: type, source, execution_count: count }: FileCell): boolean {
+  const text = Array.isArray(source) ? source.join("") : source;
+  if (type !== cellType(cell) || text !== cell.text.replaceAll("\r\n", "\n")) return false;
+  return cell.executionOrder === undefined || count === cell.executionOrder;
+}

@@ -16,6 +16,7 @@ export interface CellFinder {
 }
 
 const SETTLES = 1_500;
+const MOST_KEPT = 100;
 
 /** Everybody's runs, each in its cell. */
 export class Runs implements OutputWriter, Disposable {
@@ -23,6 +24,9 @@ export class Runs implements OutputWriter, Disposable {
   private readonly wrotes = new WeakMap<vscode.NotebookCell, { at: number; outputs: number }>();
   private readonly late = new Map<string, NodeJS.Timeout>();
   private readonly cells = new Map<string, vscode.NotebookCell>();
+  /** Runs that were done, and those that ended unseen, before anybody here said that they were this window's. */
+  private readonly ended = new Map<string, true>();
+  private readonly missed = new Map<string, Execution>();
   private readonly asked = new Emitter<{ server: RootServer; execution: Execution; mine: boolean }>();
   /** A run wants an answer. */
   readonly onInput = this.asked.on;
@@ -44,8 +48,25 @@ export class Runs implements OutputWriter, Disposable {
 
   /** Cells that this window submits wait from this moment on. */
   submitted(server: RootServer, executionId: string, cell: vscode.NotebookCell): void {
+    // A short one may have run before the answer that names it was read.
+    if (this.ended.delete(executionId)) return;
+    const isNew = !this.runs.has(executionId);
     this.cells.set(executionId, cell);
-    void this.runOf(server, { execution_id: executionId, notebook: null, cell_id: null })?.prepare();
+    const run = this.runOf(server, { execution_id: executionId, notebook: null, cell_id: null });
+    void run?.prepare();
+    const [living, missed] = [server.state.executions.get(executionId), this.missed.get(executionId)];
+    if (!isNew || run === undefined) return;
+    if (living !== undefined) void this.catchUp(server, living);
+    else if (missed !== undefined) void this.makeUp(run, missed);
+  }
+
+  /** It ended before this window knew which cell was meant. */
+  private async makeUp(run: CellRun, execution: Execution): Promise<void> {
+    this.missed.delete(run.id);
+    await run.update({ ...execution, status: "running" });
+    await run.refresh();
+    await run.update(execution);
+    this.done(run, execution, true);
   }
 
   /** What lives already in a notebook that was just opened. */
@@ -105,15 +126,18 @@ export class Runs implements OutputWriter, Disposable {
 
   private async told(server: RootServer, execution: Execution): Promise<void> {
     // One that ended before this window knew of it is in the document already.
-    if (isDone(execution.status) && !this.runs.has(execution.execution_id) && !this.cells.has(execution.execution_id)) return;
+    if (isDone(execution.status) && !this.runs.has(execution.execution_id) && !this.cells.has(execution.execution_id)) {
+      keep(this.missed, execution.execution_id, execution);
+      return;
+    }
     const run = this.runOf(server, execution);
     if (run === undefined) return;
-    const mine = this.cells.has(execution.execution_id);
     try {
       await run.update(execution);
     } catch (error) {
       this.log.error(`Run ${execution.execution_id}`, error);
     }
+    const mine = this.cells.has(execution.execution_id);
     if (execution.status === "waiting_input") this.asked.fire({ server, execution, mine });
     if (run.isDone) this.done(run, execution, mine);
   }
@@ -122,7 +146,7 @@ export class Runs implements OutputWriter, Disposable {
     if (!this.runs.has(run.id)) return;
     this.wrotes.set(run.cell, { at: Date.now(), outputs: run.cell.outputs.length });
     this.runs.delete(run.id);
-    this.cells.delete(run.id);
+    if (!this.cells.delete(run.id)) keep(this.ended, run.id, true);
     this.finished.fire({ cell: run.cell, execution });
     if (!mine) this.finder.saveForAgents(run.cell.notebook);
   }
@@ -169,4 +193,10 @@ export class Runs implements OutputWriter, Disposable {
     await this.told(server, execution);
     if (execution.started_at !== null && !run.isDone) await run.refresh();
   }
+}
+
+/** Remember the latest ones. */
+function keep<T>(map: Map<string, T>, id: string, value: T): void {
+  map.set(id, value);
+  for (const old of map.keys()) if (map.size > MOST_KEPT) map.delete(old);
 }

@@ -76,7 +76,9 @@ export interface Kernel {
   readonly kernel_epoch: number;
   readonly notebooks: readonly string[];
   readonly death: string | null;
-  readonly change?: "started" | "restarted" | "bound" | "died" | "stopped";
+  readonly change?: "started" | "restarted" | "bound" | "died" | "stopped" | "starting";
+  /** How its start stands. */
+  readonly stage?: string;
 }
 
 export interface Approval {
@@ -142,7 +144,14 @@ export interface EditRequest {
   readonly ops: readonly Op[];
 }
 
+/** A cell that others had changed while the window was away, and the person too: theirs stands. */
+export interface Clash {
+  readonly id: string;
+  readonly source: string;
+}
+
 export interface Opened {
+  readonly clashes?: readonly Clash[];
   readonly owner: string;
   readonly version: number;
   readonly cells: readonly { readonly id: string; readonly hash: string }[];

@@ -94,7 +94,7 @@ function kernelCommands({ documents, controllers, kernels, sharing, reporter, ma
       await kernels.setUp();
       const server = documents.serverOf(notebook);
       await server.ready();
-      const living = [...server.state.kernels.values()].filter(({ state }) => state !== "dead");
+      const living = [...server.state.kernels.values()].filter(({ state }) => state !== "dead" && state !== "starting");
       if (living.length === 0) throw new Problem(t("No kernel runs in {0}.", server.root));
       const picked = await vscode.window.showQuickPick(
         living.map((kernel) => ({ label: kernel.display_name, description: kernel.notebooks.join(", "), detail: kernel.kernel_id, kernel })),

@@ -84,6 +84,7 @@ export class Status implements Disposable {
     const paused = server.state.policyOf(path).paused ? t(", agents paused") : "";
     const kernel = this.kernels.kernelOf(document)?.kernel;
     if (kernel === undefined) return { icon: "circle-outline", text: t("Jupyter: no kernel{0}", paused), tooltip: t("Running a cell starts one.") };
+    if (kernel.state === "starting") return { icon: "sync~spin", text: t("Jupyter: kernel is starting"), tooltip: kernel.stage ?? "" };
     if (kernel.state === "dead") return { icon: "error", text: t("Jupyter: kernel died"), tooltip: kernel.death ?? "", colour: "error" };
     const running = server.state.runningOn(kernel.kernel_id);
     const name = kernel.display_name;

@@ -85,6 +85,7 @@ export class KernelsView implements vscode.TreeDataProvider<KernelNode>, Disposa
 
 async function variables(node: Extract<KernelNode, { kind: "kernel" }>): Promise<KernelNode[]> {
   const { server, kernel } = node;
+  if (kernel.state === "starting") return [{ kind: "note", text: kernel.stage ?? t("Starting.") }];
   if (kernel.state === "dead") return [{ kind: "note", text: kernel.death ?? t("It died.") }];
   if (server.state.runningOn(kernel.kernel_id) !== undefined) return [{ kind: "note", text: t("Busy: variables are listed when it is idle.") }];
   try {
@@ -101,11 +102,11 @@ function kernelItem(server: RootServer, kernel: Kernel): vscode.TreeItem {
   const name = kernel.notebooks.length > 0 ? kernel.notebooks.map((path) => basename(path)).join(", ") : t("no notebook");
   const item = new vscode.TreeItem(name, vscode.TreeItemCollapsibleState.Collapsed);
   const running = server.state.runningOn(kernel.kernel_id);
-  const state = kernel.state === "dead" ? t("died") : running === undefined ? t("idle") : t("busy, {0}", isPerson(running.author) ? t("you") : authorName(running.author));
+  const state = kernel.state === "dead" ? t("died") : kernel.state === "starting" ? t("starting") : running === undefined ? t("idle") : t("busy, {0}", isPerson(running.author) ? t("you") : authorName(running.author));
   item.id = `${server.root}\0${kernel.kernel_id}`;
   item.description = `${kernel.display_name} · ${state}`;
   item.tooltip = new vscode.MarkdownString(t("Kernel {0}, epoch {1}\n\nFolder: {2}", kernel.kernel_id.slice(0, 8), kernel.kernel_epoch, server.root));
-  item.iconPath = new vscode.ThemeIcon(kernel.state === "dead" ? "error" : running === undefined ? "vm" : "sync~spin");
+  item.iconPath = new vscode.ThemeIcon(kernel.state === "dead" ? "error" : running === undefined && kernel.state !== "starting" ? "vm" : "sync~spin");
   item.contextValue = kernel.state === "dead" ? "kernelDead" : "kernel";
   item.accessibilityInformation = { label: `${name}, ${item.description}` };
   return item;

@@ -1,10 +1,10 @@
 /** Two windows of one notebook, and a server that is killed below one. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { readCells, textOf } from "../support/notebooks.ts";
-import { kill } from "../support/processes.ts";
-import { begin, sharedEditor } from "../support/shared.ts";
-import { until } from "../support/wait.ts";
+import { readCells, textOf } from "./support/notebooks.ts";
+import { kill } from "./support/processes.ts";
+import { begin, sharedEditor } from "./support/shared.ts";
+import { until } from "./support/wait.ts";
 
 const COUNT = "import time\nfor i in range(20):\n    print(f'line {i:02}')\n    time.sleep(0.3)\nprint('the end')";
 const lines = `${Array.from({ length: 20 }, (_, index) => `line ${String(index).padStart(2, "0")}\n`).join("")}the end\n`;

@@ -1,10 +1,10 @@
 /** Agents that may not run, and that are paused. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Agent } from "../support/agent.ts";
-import { readCells } from "../support/notebooks.ts";
-import { begin, sharedEditor } from "../support/shared.ts";
-import { until } from "../support/wait.ts";
+import { Agent } from "./support/agent.ts";
+import { readCells } from "./support/notebooks.ts";
+import { begin, sharedEditor } from "./support/shared.ts";
+import { until } from "./support/wait.ts";
 
 const TITLE = "Jupyter with Agents";
 
