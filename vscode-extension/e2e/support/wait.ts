@@ -2,7 +2,7 @@
 export async function until<T>(
   what: string,
   look: () => T | Promise<T>,
-  { seconds = 20, every = 100 }: { seconds?: number; every?: number } = {},
+  { seconds = 60, every = 100 }: { seconds?: number; every?: number } = {},
 ): Promise<NonNullable<T> & (T extends false ? never : T)> {
   const end = Date.now() + seconds * 1000;
   let last: unknown;

@@ -22,7 +22,7 @@ export class Window {
       permissions: ["clipboard-read", "clipboard-write"],
     });
     const page = await context.newPage();
-    page.setDefaultTimeout(20_000);
+    page.setDefaultTimeout(60_000);
     const url = `http://127.0.0.1:${port}/?folder=${encodeURIComponent(folder)}`;
     const window = new Window(page, context, url);
     await page.goto(url);
@@ -126,6 +126,22 @@ export class Window {
     await this.page.keyboard.type(text, { delay: 15 });
   }
 
+  /** Delete a cell, as a person does. */
+  async deleteCell(index: number): Promise<void> {
+    const before = await this.cells().count();
+    await this.cell(index).locator(".monaco-editor .view-lines").first().click();
+    await this.command("Notebook: Delete Cell");
+    await until("the cell is gone", async () => (await this.cells().count()) < before);
+  }
+
+  /** The whole text of the editor at hand, by the clipboard: only what is in view is in the page. */
+  async copyAll(): Promise<string> {
+    await this.page.locator(".editor-instance .view-lines").last().click();
+    await this.page.keyboard.press("Control+A");
+    await this.page.keyboard.press("Control+C");
+    return this.page.evaluate(() => navigator.clipboard.readText());
+  }
+
   /** Wait until a kernel of ours is selected for the notebook; its label. */
   async kernel(): Promise<string> {
     const label = this.page.locator(".kernel-label").first();
@@ -192,12 +208,12 @@ export class Window {
   }
 
   /** Wait until the outputs contain a text. */
-  async shows(text: string | RegExp, seconds = 20): Promise<void> {
+  async shows(text: string | RegExp, seconds = 60): Promise<void> {
     await until(`the outputs show ${String(text)}`, async () => has(await this.outputs(), text), { seconds });
   }
 
   /** Wait for a notification with a text; its element. */
-  async toast(text: string | RegExp, seconds = 20): Promise<Locator> {
+  async toast(text: string | RegExp, seconds = 60): Promise<Locator> {
     const toast = this.page.locator(".notification-toast, .notification-list-item").filter({ hasText: text }).first();
     await toast.waitFor({ timeout: seconds * 1000 });
     return toast;

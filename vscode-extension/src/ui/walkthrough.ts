@@ -4,7 +4,7 @@ interface Manifest {
   readonly contributes: { readonly walkthroughs: readonly { readonly id: string; readonly title: string }[] };
 }
 
-const ATTEMPTS = 4;
+const ATTEMPTS = 2;
 const LOOKS = 12;
 const PAUSE = 100;
 
