@@ -202,6 +202,8 @@ test("the walkthrough opens at once, in a window that has shown none yet", async
   await window.connected();
   await command(window, "Open Walkthrough");
   await window.page.locator(".gettingStartedContainer").getByText("Notebooks that you share with agents").first().waitFor();
+  const step = window.page.locator(".gettingStartedContainer .getting-started-step.expanded").filter({ hasText: "Set it up" });
+  await step.first().waitFor();
   await window.picture("walkthrough");
   await window.close();
 });
