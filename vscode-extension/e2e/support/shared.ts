@@ -23,7 +23,7 @@ async function start(): Promise<Editor> {
   const editor = await Editor.start({ vsix: findVsix("platform") });
   const { window } = await begin(editor, ["print('set up')"]);
   await window.run(0);
-  await window.shows("set up", 240);
+  await window.shows("set up", 300);
   await window.close();
   return editor;
 }

@@ -126,6 +126,22 @@ export class Window {
     await this.page.keyboard.type(text, { delay: 15 });
   }
 
+  /** Delete a cell, as a person does. */
+  async deleteCell(index: number): Promise<void> {
+    const before = await this.cells().count();
+    await this.cell(index).locator(".monaco-editor .view-lines").first().click();
+    await this.command("Notebook: Delete Cell");
+    await until("the cell is gone", async () => (await this.cells().count()) < before);
+  }
+
+  /** The whole text of the editor at hand, by the clipboard: only what is in view is in the page. */
+  async copyAll(): Promise<string> {
+    await this.page.locator(".editor-instance .view-lines").last().click();
+    await this.page.keyboard.press("Control+A");
+    await this.page.keyboard.press("Control+C");
+    return this.page.evaluate(() => navigator.clipboard.readText());
+  }
+
   /** Wait until a kernel of ours is selected for the notebook; its label. */
   async kernel(): Promise<string> {
     const label = this.page.locator(".kernel-label").first();
