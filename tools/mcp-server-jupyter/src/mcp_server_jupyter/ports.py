@@ -502,6 +502,24 @@ class Contents(AbstractAsyncContextManager["Contents", None], Protocol):
         """Paths of notebooks that changed, each once, as they happen: by us, or by others (noticed without a call)."""
 
 
+@runtime_checkable
+class Files(Protocol):
+    """What `Contents` offer besides where notebooks are files that other programs move."""
+
+    def identity(self, path: str) -> str:
+        """What a file keeps when it is moved on its disk, and no other has at the same moment; "" where there is none.
+
+        Every write gives it another one.
+        """
+
+    async def take_in(self, path: str) -> None:
+        """Have `read` give what is in the file now, also where a write of ours goes on, which shows readers its own.
+
+        Raises:
+            NotFound, OutsideRoot, InvalidNotebook
+        """
+
+
 # --------------------------------------------------------------------------- checks
 
 

@@ -18,6 +18,7 @@ from .errors import InvalidRequest, JupyterMcpError, NotFound, Unavailable
 from .events import Events
 from .execution.agents import Agents
 from .execution.edit import Edit, journaled_edit
+from .execution.moves import Moves
 from .execution.queue import Executions
 from .execution.recovery import recover
 from .execution.sessions import Sessions
@@ -50,6 +51,7 @@ class Services:
     executions: Executions
     editors: Editors
     agents: Agents
+    moves: Moves
     default_notebook: str | None = None
     retire: Callable[[bool], Awaitable[None]] | None = None
     """End this server, now or once nothing runs, and leave its kernels to the next; None where it is somebody's own."""
@@ -73,6 +75,12 @@ class Services:
     def connect(self, notebook: str) -> None:
         """Make a notebook the default of calls that name none."""
         self.default_notebook = self.contents.resolve(notebook)
+
+    def renamed(self, notebook: str, to: str) -> None:
+        """A notebook has another path, by which its kernel and its executions are known already."""
+        if self.default_notebook == notebook:
+            self.default_notebook = to
+        self.agents.renamed(notebook, to)
 
     def kernel_status(self) -> str:
         """One word for health checks: none, starting, idle, busy, or dead when every kernel is."""
@@ -155,8 +163,13 @@ async def open_services_over(
         executions = Executions(opened_contents, journal, events, tasks, settings.max_output_bytes or None)
         editors: Editors = opened_contents.windows
         agents = Agents(journal, events, tasks, executions)
-        services = Services(settings, opened_contents, kernels, journal, events, sessions, executions, editors, agents)
+        moves = Moves(below, journal, sessions, executions)
+        services = Services(
+            settings, opened_contents, kernels, journal, events, sessions, executions, editors, agents, moves
+        )
+        moves.tell = services.renamed
         try:
+            await moves.find()
             if settings.notebook:
                 await _open_default(services, settings.notebook)
             stack.callback(editors.listen(partial(_keep_leases, journal)))
@@ -170,6 +183,7 @@ async def open_services_over(
                 await kernels.release()
             raise
         tasks.start_soon(_keep_small, journal, settings)
+        tasks.start_soon(_follow, moves, events)
         try:
             yield services
         finally:
@@ -203,6 +217,11 @@ def _keep_leases(journal: Journal, kind: str, data: Mapping[str, Any], _window: 
         logger.warning("a server after this one would not wait for the editor of %s: %s", data["path"], error)
 
 
+async def _follow(moves: Moves, events: Events) -> None:
+    with events.subscribe() as subscription:
+        await moves.follow(subscription)
+
+
 async def _open_default(services: Services, notebook: str) -> None:
     """Make the configured notebook the default, and an empty one if it is not there."""
     services.connect(notebook)
@@ -227,6 +246,7 @@ async def _close(services: Services) -> None:
         await services.contents.flush()
     except JupyterMcpError as error:
         services.events.publish("notebook.unwritten", error=str(error))
+    services.moves.remember()
 
 
 async def _keep_small(journal: Journal, settings: Settings) -> None:

@@ -85,6 +85,19 @@ class Agents:
         general = self._rule(ALL)
         return {"paused": general.paused, "run": general.run or "allow", "notebooks": notebooks}
 
+    def renamed(self, notebook: str, to: str) -> None:
+        """A notebook has another path: its rule goes with it.
+
+        Raises:
+            Unavailable: that cannot be written down; nothing has changed.
+        """
+        rule = self._rules.get(notebook)
+        if rule is not None:
+            self._journal.set_agent_rule(to, rule)
+            self._rules[to] = rule
+            self._journal.set_agent_rule(notebook, AgentRule(False, None))
+            del self._rules[notebook]
+
     def _rule(self, notebook: str | None) -> AgentRule:
         return self._rules.get(notebook or ALL, AgentRule(False, None))
 

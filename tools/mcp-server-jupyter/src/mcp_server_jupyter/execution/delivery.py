@@ -26,6 +26,7 @@ PLACE_SECONDS = 0.25
 _RETRY_SECONDS = 1.0
 _PLACE_MOST_SECONDS = 2.0
 _RETRY_MOST_SECONDS = 30.0
+_MOST_HOMELESS = 100
 NO_CODE_CELL = "The cell is no code cell any more; its outputs are kept with the execution."
 
 
@@ -47,6 +48,8 @@ class Delivery:
         self._recent = recent
         self._unplaced: dict[str, Execution] = {}
         self._unshown: set[str] = set()
+        # Those whose cell was not there when their outputs were to be shown, and what they say of it.
+        self._homeless: dict[str, str] = {}
         self._unconfirmed: dict[str, dict[str, Execution]] = {}
 
     async def stream(self, execution: Execution, scope: anyio.CancelScope) -> None:
@@ -76,13 +79,27 @@ class Delivery:
             await self._update_displays(execution)
         except NotFound:
             if execution.cell_id is not None:
-                execution.add_note(_deleted(execution, late=late))
+                self._homeless[execution.id] = note = _deleted(execution, late=late)
+                while len(self._homeless) > _MOST_HOMELESS:
+                    del self._homeless[next(iter(self._homeless))]
+                execution.add_note(note)
         except JupyterMcpError as error:
             # Whatever it is, the execution itself is done and must be told.
             if execution.notebook is not None:
                 self._unshown.add(execution.id)
             _warn(execution, error)
         return shown
+
+    async def make_good(self, notebook: str) -> None:
+        """Show what found no cell before, in a notebook that has been found again."""
+        for identity, note in list(self._homeless.items()):
+            execution = self._recent.get(identity)
+            if execution is None or execution.notebook != notebook or execution.superseded:
+                continue
+            del self._homeless[identity]
+            execution.note = execution.note.replace(note, "").strip()
+            if await self.write(execution):
+                self._tasks.start_soon(self.confirm, execution)
 
     async def _show(self, execution: Execution, *, late: bool) -> bool:
         """Tell listeners the outputs, and put them into the execution's own cell. True if they are there."""

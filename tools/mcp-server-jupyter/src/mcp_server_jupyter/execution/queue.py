@@ -254,6 +254,10 @@ class Executions:
         """A notebook has another path: what runs in it goes on there."""
         self._recent.renamed(notebook, to)
 
+    async def make_good(self, notebook: str) -> None:
+        """Write into a notebook that has been found again what found no file before."""
+        await self._runner.delivery.make_good(notebook)
+
     def active(self) -> Sequence[Execution]:
         return self._recent.live
 

@@ -4,6 +4,7 @@ from .agents import AgentRule, Run
 from .edits import CALL, REDO, UNDO, EditHead, EditKind, EditRow, new_turn
 from .executions import FINISHED, ExecutionRow, LastRun, Status, new_execution_id
 from .kernels import Binding, KernelEnd
+from .places import Known
 from .runs import RUN_ENDED, RunCell, RunRow, RunStatus, new_run_id
 from .schema import KernelEventKind
 from .standing import PERSON, Stands, Stood
@@ -25,6 +26,7 @@ __all__ = [
     "Journal",
     "KernelEnd",
     "KernelEventKind",
+    "Known",
     "LastRun",
     "Run",
     "RunCell",

@@ -56,6 +56,7 @@ class Kernels(Tables):
                 db.execute(f"DELETE FROM {table} WHERE notebook = ?", (to,))
             for table in ("bindings", "executions", "edits", "confirmed", "told"):
                 db.execute(f"UPDATE {table} SET notebook = ? WHERE notebook = ?", (to, notebook))
+            db.execute("UPDATE OR REPLACE places SET notebook = ? WHERE notebook = ?", (to, notebook))
 
     def bindings(self) -> list[Binding]:
         """The last kernel of every notebook that has had one, gone or not."""

@@ -95,6 +95,9 @@ MIGRATIONS = (
         notebook TEXT NOT NULL, author TEXT NOT NULL, edit_id INTEGER NOT NULL, PRIMARY KEY (notebook, author)
     );
     """,
+    """
+    CREATE TABLE places (notebook TEXT PRIMARY KEY, identity TEXT NOT NULL, marks TEXT NOT NULL);
+    """,
 )
 
 _CHECKED_WHOLE = 64 * 2**20

@@ -18,13 +18,14 @@ from .activity import Activity
 from .agents import AgentRules
 from .executions import Executions
 from .leases import Leases
+from .places import Places
 from .retention import Retention
 from .runs import Runs
 from .schema import open_database
 from .standing import Standing
 
 
-class Journal(Executions, Standing, Leases, AgentRules, Activity, Runs, Retention):
+class Journal(Executions, Standing, Places, Leases, AgentRules, Activity, Runs, Retention):
     """The open journal. Made by `open_journal`; used from one thread.
 
     Every method raises `Unavailable` when SQLite cannot do its work (disk full, file locked by another process).

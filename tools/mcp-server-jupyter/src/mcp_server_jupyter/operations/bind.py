@@ -8,6 +8,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -187,6 +188,14 @@ def _own_name(given: str, known: Mapping[str, Parameter], arguments: Mapping[str
     return None
 
 
+async def _follow_moves(call: Call, arguments: Mapping[str, Any]) -> None:
+    """Whoever names a notebook that was moved means it with its kernel and its history."""
+    path = arguments.get("notebook_path") or call.default_notebook
+    if path:
+        with suppress(JupyterMcpError):
+            await call.services.moves.look(call.services.contents.resolve(path))
+
+
 async def invoke(
     services: Services,
     name: str,
@@ -209,6 +218,7 @@ async def invoke(
     call = Call(services, caller, progress, cancelled_by_caller)
     try:
         checked = check_arguments(operation, arguments)
+        await _follow_moves(call, checked)
         permit(call, operation, checked)
         answer = await operation.run(call, **checked)
         await add_notice(call, answer)
