@@ -43,7 +43,8 @@ class Wire:
 
     def says(self, channel: Channel, msg_type: str, parent: str, session: str = OURS, **content: Any) -> None:
         header = {"msg_type": msg_type, "msg_id": f"{len(self.sent)}-{msg_type}-{parent}", "session": "kernel"}
-        above = {"msg_id": parent, "session": session, "msg_type": "execute_request"}
+        asked = "kernel_info_request" if parent.startswith("info") else "execute_request"
+        above = {"msg_id": parent, "session": session, "msg_type": asked}
         parts = [header, above, {}, content]
         self.dispatch.receive(channel, [json.dumps(part).encode() for part in parts])
 
@@ -80,6 +81,17 @@ async def test_a_cell_waits_until_somebody_elses_has_ended(wire: Wire) -> None:
 
     assert before == []
     assert wire.sent == [("execute_request", "ours")]
+
+
+async def test_what_others_ask_beside_a_cell_does_not_end_it(wire: Wire) -> None:
+    wire.runs("theirs", "their-session")
+    wire.runs("info", "their-session")
+    wire.ends("info", "their-session")
+    wire.dispatch.request("execute_request", {"code": ""}, msg_id="ours")
+
+    assert wire.sent == []
+    assert wire.dispatch.running is not None
+    assert wire.dispatch.running.msg_id == "theirs"
 
 
 async def test_what_is_with_the_kernel_is_written_down_before_it_is_sent(wire: Wire) -> None:
