@@ -126,6 +126,8 @@ def test_documented_settings_are_read_as_they_are_documented(tmp_path: Path) -> 
             assert default == ("" if usual in (None, ()) else f"`{usual}`")
         for variable in re.findall(r"`([A-Z_]+)`", variables):
             given, wanted = _another(hints[field.name], getattr(defaults, field.name), tmp_path / "elsewhere")
+            if field.name.endswith("_url"):
+                given = wanted = "http://elsewhere/"
             assert getattr(Settings.load({}, {variable: given}), field.name) == wanted, variable
 
 

@@ -166,7 +166,7 @@ class SharedDispatch(Dispatch):
 
         A cell that is with it over an earlier connection, and whose end has not been heard, has ended unheard.
         """
-        earlier = self._with_kernel
+        earlier, began = self._with_kernel, time.time()
         self.state = "starting" if self.state == "starting" else "busy"
         async with aclosing(self.request("kernel_info_request", {})) as answer:
             async for _ in answer:
@@ -175,6 +175,9 @@ class SharedDispatch(Dispatch):
             return
         if earlier is not None and earlier is self._with_kernel:
             earlier.finish()
+        if self.running is not None and self.running.since < began:
+            # Its end was missed: the kernel has answered what came after it.
+            self.running = None
         self.state = "idle" if self.running is None else "busy"
         self.pump()
 
@@ -194,8 +197,13 @@ class SharedDispatch(Dispatch):
         """Replies are lost here without a later one overtaking them; see `probe`."""
 
     def _track(self, message: Message, parent: Mapping[str, Any]) -> None:
+        cell, parent_id, asked = self.running, message.parent_id, parent.get("msg_type")
+        runs = cell is not None and cell.msg_type == "execute_request" and cell.msg_id != parent_id
+        if runs and asked != "execute_request":
+            # Others ask over their control channels while a cell runs: that one goes on.
+            return
         super()._track(message, parent)
-        state, parent_id = message.content.get("execution_state"), message.parent_id
+        state = message.content.get("execution_state")
         if state == "busy" and self.state == "busy":
             self.running = Running(parent.get("session", ""), parent_id, parent.get("msg_type", ""), time.time())
             if parent_id and parent_id == self._to_interrupt:
