@@ -202,8 +202,9 @@ class Kernel(Protocol):
     ) -> AsyncIterator[Message]:
         """Send one request and yield every message it causes, on any channel, in the order of each channel.
 
-        Ends after the reply and (on shell) the idle status have come. `msg_id` may be given, so that it can be
-        written down before it is sent. Closing the iterator early stops listening, not the kernel.
+        Ends after the reply and (on shell) the idle status have come; comm messages have no reply. `msg_id` may be
+        given, so that it can be written down before it is sent. Closing the iterator early stops listening, not the
+        kernel.
 
         A message of type `lost` on iopub is the backend's own: what its `text` says was lost of this request's output.
 

@@ -16,12 +16,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio
 
 from ..errors import InvalidRequest, NotFound
-from ..notebooks import is_skipped, node
+from ..notebooks import is_skipped
 from ..operations import Call, Caller
 from ..operations.bind import invoke
 from ..operations.interpreter import choose, folder_of
@@ -29,12 +29,8 @@ from ..runs.parameters import inject
 from ..services import Services
 from ..settings import Settings
 
-if TYPE_CHECKING:
-    from ..execution.session import Session
-
 _NAMES = {"true": True, "false": False, "null": None}
 _DAY = 86_400.0
-_INFO_SECONDS = 10.0
 _ORPHAN_HOURS = 0.01
 """Of a kernel whose `run` was killed: nobody will come for it."""
 
@@ -128,8 +124,7 @@ async def run_notebook(
     choice = await choose(Call(services, Caller("run", answers_input=False)), cwd, notebook)
     if choice.where:
         say(f"on {choice}")
-    session = await services.sessions.start(choice.name, cwd=cwd, notebook=path).wait()
-    await _refresh_language(services, session, path)
+    await services.sessions.start(choice.name, cwd=cwd, notebook=path).wait()
     indexes = {cell["id"]: index for index, cell in enumerate(notebook.cells)}
     total = sum(
         cell.cell_type == "code" and bool(cell.source.strip()) and not is_skipped(cell) for cell in notebook.cells
@@ -148,17 +143,6 @@ async def run_notebook(
         detail = await invoke(services, "get_execution", {"execution_id": bad["execution_id"]}, caller=Caller("run"))
         say(detail.text)
     return bad is None
-
-
-async def _refresh_language(services: Services, session: Session, path: str) -> None:
-    """Write down which language, of which version, the notebook runs in, as nbclient does."""
-    with anyio.move_on_after(_INFO_SECONDS):
-        async for message in session.kernel.request("kernel_info_request", {}):
-            info = message.content.get("language_info") if message.channel == "shell" else None
-            if isinstance(info, dict):
-                async with services.contents.edit(path) as notebook:
-                    notebook.metadata = node({**notebook.metadata, "language_info": info})
-                return
 
 
 async def _report(

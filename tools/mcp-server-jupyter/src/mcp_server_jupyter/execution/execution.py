@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 from uuid import uuid4
 
 import anyio
 
 from ..journal import FINISHED, Status
-from ..outputs import OutputReducer
+from ..outputs import OutputReducer, WidgetModels, readable
 from ..ports import Kernel, Message, OutputSink
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
+
+
+_DISPLAYS = ("display_data", "execute_result")
 
 
 @dataclass(eq=False)
@@ -65,6 +69,8 @@ class Execution:
     finished_at: float | None = None
     kernel_epoch: int = 1
     reducer: OutputReducer = field(default_factory=OutputReducer)
+    widgets: WidgetModels = field(default_factory=WidgetModels)
+    """Those of its kernel's process."""
     input_request: Message | None = None
     note: str = ""
     """What the caller must be told besides the outputs: a cell deleted meanwhile, outputs lost in a gap."""
@@ -135,6 +141,21 @@ class Execution:
 
     def outputs(self) -> list[NotebookNode]:
         return self.reducer.outputs()
+
+    def readable(self) -> Sequence[Any]:
+        """The outputs, with what its widgets show now in their places."""
+        return readable(self.outputs(), self.widgets)
+
+    def take(self, message: Message) -> bool:
+        """Take one of its messages. True when its outputs, or displays that it updates, changed; never raises."""
+        if self.widgets.feed(message):
+            self.changed()
+            return False
+        if not self.widgets.capture(message):
+            return self.reducer.feed(message)
+        self.changed()
+        # What is captured is no display of the cell, but updates those of the same name, as for nbclient.
+        return message.msg_type in _DISPLAYS and self.reducer.feed(replace(message, msg_type="update_display_data"))
 
     def add_note(self, text: str) -> None:
         """Say one thing more, once."""

@@ -13,6 +13,7 @@ from ..ports import Kernel
 from ..tasks import Tasks
 from .delivery import Delivery
 from .execution import Execution
+from .metadata import RunMetadata
 from .recent import Recent
 from .record import Record
 
@@ -30,6 +31,7 @@ class LateOutput:
         self,
         recent: Recent,
         delivery: Delivery,
+        metadata: RunMetadata,
         record: Record,
         events: Events,
         tasks: Tasks,
@@ -37,6 +39,7 @@ class LateOutput:
     ) -> None:
         self._recent = recent
         self._delivery = delivery
+        self._metadata = metadata
         self._record = record
         self._events = events
         self._tasks = tasks
@@ -58,15 +61,20 @@ class LateOutput:
             with suppress(KernelDead):
                 async for message in kernel.stray():
                     execution = await self._of_request(kernel, message.parent_id)
-                    if execution is None or not execution.finished:
+                    if execution is not None and not execution.finished:
                         # What still runs has it from its request, or from the replay when it is taken up again.
                         continue
-                    fed = execution.reducer.feed(message)
-                    if fed or execution.reducer.foreign_updates:
+                    widgets = await self._metadata.widgets(key)
+                    if execution is None:
+                        widgets.feed(message)
+                        continue
+                    version, execution.widgets = widgets.version, widgets
+                    if execution.take(message) or execution.reducer.foreign_updates or widgets.version != version:
                         execution.changed()
                         self._write_soon(execution)
         finally:
             self._listening.discard(key)
+            self._metadata.forget(key)
 
     async def _of_request(self, kernel: Kernel, msg_id: str) -> Execution | None:
         """The execution a message belongs to: a recent one, or one the journal remembers.
@@ -145,6 +153,7 @@ class LateOutput:
         in_cell = await self._delivery.write(execution, late=True)
         if execution.cell_id is not None and not in_cell:
             execution.add_note(ELSEWHERE)
+        await self._metadata.write(execution)
         await self._record.finished(execution, on_disk=not in_cell)
         if in_cell:
             await self._delivery.confirm(execution)

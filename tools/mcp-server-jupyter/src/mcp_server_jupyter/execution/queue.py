@@ -15,7 +15,7 @@ from ..errors import InvalidRequest, JupyterMcpError, KernelDead, NotAllowed
 from ..events import Events
 from ..journal import EditRow, ExecutionRow, Journal, new_execution_id
 from ..notebooks import insert_cell, may_raise, new_cell, outputs_mark, source_hash
-from ..outputs import OutputReducer
+from ..outputs import OutputReducer, WidgetModels
 from ..ports import Contents
 from ..tasks import Tasks
 from .edit import journaled_edit
@@ -250,6 +250,10 @@ class Executions:
         """Tells what cells put out."""
         return self._runner.delivery.feed
 
+    def widgets(self, session: Session) -> WidgetModels | None:
+        """The widgets that a session's kernel has told of, if it has of any."""
+        return self._runner.metadata.known(session.kernel)
+
     def renamed(self, notebook: str, to: str) -> None:
         """A notebook has another path: what runs in it goes on there."""
         self._recent.renamed(notebook, to)
@@ -324,6 +328,7 @@ class Executions:
 
     def listen(self, session: Session) -> None:
         """Take what a kernel of an earlier server still publishes for executions that are done."""
+        self._runner.metadata.adopted(session)
         self._runner.late.listen(session.kernel)
 
     async def resume(self, session: Session, execution: Execution) -> None:

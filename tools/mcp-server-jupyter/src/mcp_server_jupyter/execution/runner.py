@@ -15,6 +15,7 @@ from ..tasks import Tasks
 from .delivery import Delivery
 from .execution import Execution
 from .late import LateOutput
+from .metadata import RunMetadata
 from .recent import Recent
 from .record import Record
 from .session import Session, describe
@@ -33,7 +34,8 @@ class Runner:
         max_output_bytes: int | None,
     ) -> None:
         self.delivery = Delivery(contents, record, events, tasks, recent)
-        self.late = LateOutput(recent, self.delivery, record, events, tasks, max_output_bytes)
+        self.metadata = RunMetadata(contents, recent)
+        self.late = LateOutput(recent, self.delivery, self.metadata, record, events, tasks, max_output_bytes)
         self._record = record
         self._events = events
         self._tasks = tasks
@@ -51,10 +53,12 @@ class Runner:
             execution.kernel_epoch = kernel.epoch
             execution.status = "running"
             self._record.started(execution)
+        execution.widgets = await self.metadata.widgets((kernel.id, execution.kernel_epoch))
         self.publish("started", execution)
         try:
             if not resumed or not await self._take_up(execution):
                 await self._consume(execution, self._request(execution))
+            await self.metadata.sync(execution)
         except KernelDead as error:
             how = how_it_ended(session, error)
             await self._died(session, execution, how)
@@ -103,7 +107,7 @@ class Runner:
                 execution.changed()
             elif message.msg_type == "lost":
                 execution.add_note(message.content["text"])
-            elif execution.reducer.feed(message):
+            elif execution.take(message):
                 execution.changed()
                 self._flush_later(execution)
             if execution.reducer.execution_count != count:
@@ -149,6 +153,7 @@ class Runner:
         await self._record.finished(execution, on_disk=execution.notebook is None or status == "aborted")
         if status != "aborted":
             await self.delivery.finish(execution)
+            await self.metadata.write(execution)
         self._done(execution)
 
     def give_up(self, execution: Execution, why: str) -> None:

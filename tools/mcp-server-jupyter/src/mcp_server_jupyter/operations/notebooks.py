@@ -12,7 +12,7 @@ from ..notebooks import CellLine, find_cell, kernelspec_name, new_notebook, outl
 from .call import Answer, Call, Param, Picture
 from .interpreter import choose, folder_of, interpreter_line
 from .kernels import unreachable
-from .render import add_outputs, cell_data, cell_header, numbered, output_page
+from .render import add_outputs, cell_data, cell_header, cell_outputs, numbered, output_page
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -224,7 +224,7 @@ async def read_cell(
 
 async def _page(call: Call, notebook: NotebookNode, index: int, path: str, cursor: int) -> Answer:
     cell = notebook.cells[index]
-    outputs = list(cell.get("outputs", []))
+    outputs = cell_outputs(call, notebook, path, cell)
     answer, following = await output_page(outputs, cursor, call.answers)
     answer.text += "\n(end)" if following is None else f"\n… {_pages_of(path, cell['id'])(following)} goes on."
     answer.data = {**cell_data(index, cell), "next_cursor": following}
@@ -255,5 +255,6 @@ async def _render_cell(
     answer = Answer(f"{cell_header(index, cell)}\n{source}", cell_data(index, cell))
     if include_outputs and cell.get("outputs"):
         answer.text += "\n--- outputs"
-        await add_outputs(answer, cell.outputs, answers, _pages_of(path, cell["id"]), budget, before)
+        outputs = cell_outputs(call, notebook, path, cell)
+        await add_outputs(answer, outputs, answers, _pages_of(path, cell["id"]), budget, before)
     return answer

@@ -13,8 +13,8 @@ import anyio.to_thread
 from ..execution.execution import Execution
 from ..journal import ExecutionRow
 from ..notebooks import source_hash
-from ..outputs import MOST_BASE64, is_heavy, page, strip_ansi, view
-from .call import Answer, Answers, Link, Picture
+from ..outputs import MOST_BASE64, is_heavy, models_in, page, readable, strip_ansi, view, views_in
+from .call import Answer, Answers, Call, Link, Picture
 from .uris import output_uri
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def takes_back(handle: str) -> str:
 
 async def add_outputs(
     answer: Answer,
-    outputs: Sequence[NotebookNode],
+    outputs: Sequence[Any],
     answers: Answers,
     more: Callable[[int], str],
     budget: int,
@@ -82,7 +82,17 @@ async def add_outputs(
     return seen.truncated
 
 
-async def output_page(outputs: Sequence[NotebookNode], cursor: int, answers: Answers) -> tuple[Answer, int | None]:
+def cell_outputs(call: Call, notebook: NotebookNode, path: str, cell: NotebookNode) -> Sequence[Any]:
+    """A cell's outputs, with what widgets among them show: now where their kernel runs, else when it was last saved."""
+    outputs: Sequence[Any] = cell.get("outputs", [])
+    if not views_in([cell]):
+        return outputs
+    session = call.services.sessions.find(path)
+    live = None if session is None else call.services.executions.widgets(session)
+    return readable(outputs, {**models_in(notebook.metadata), **(live or {})})
+
+
+async def output_page(outputs: Sequence[Any], cursor: int, answers: Answers) -> tuple[Answer, int | None]:
     """The text and the images of outputs from `cursor` on, and the next page's cursor or None at the end."""
     look = partial(
         page,
@@ -122,7 +132,7 @@ async def executed(
     for text in (execution.note, *execution.warnings.values(), _unreachable(execution), _behind_others(execution)):
         if text:
             answer.text += f"\n! {text}"
-    outputs = execution.outputs()
+    outputs = execution.readable()
     budget = answers.max_chars - len(answer.text) - 300
     if await add_outputs(answer, outputs, answers, pages_of(execution.id), budget, before):
         answer.links.append(Link(output_uri(execution.id), f"all outputs of execution {execution.id}"))
@@ -217,8 +227,8 @@ def execution_data(execution: Execution, index: int | None = None) -> dict[str, 
     return data
 
 
-async def remembered(row: ExecutionRow, answers: Answers) -> Answer:
-    """The answer for an execution that only the journal remembers."""
+async def remembered(row: ExecutionRow, outputs: Sequence[Any], answers: Answers) -> Answer:
+    """The answer for an execution that only the journal remembers, and what of its outputs is shown."""
     seconds = (row.finished_at or 0) - (row.started_at or row.finished_at or 0)
     answer = Answer(
         _status(row.status, row.execution_count, seconds, row.kernel_epoch),
@@ -234,7 +244,7 @@ async def remembered(row: ExecutionRow, answers: Answers) -> Answer:
     )
     if row.events_lost:
         answer.text += f"\n! {row.events_lost}"
-    await add_outputs(answer, row.outputs or [], answers, pages_of(row.id), answers.max_chars - 300)
+    await add_outputs(answer, outputs, answers, pages_of(row.id), answers.max_chars - 300)
     return answer
 
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import anyio
 
-from ..errors import InvalidRequest, NotFound
+from ..errors import InvalidRequest, JupyterMcpError, NotFound
 from ..execution.execution import Batch, Execution
 from ..execution.session import Session, require_alive
 from ..execution.start import Start
-from ..journal import EditRow
+from ..journal import EditRow, ExecutionRow
 from ..notebooks import find_cell, is_skipped
-from ..outputs import slice_text
+from ..outputs import models_in, readable, slice_text
 from .call import Answer, Call, Link, Param
 from .cells import Index, check_size, edit_row
 from .interpreter import choose, folder_of
@@ -233,12 +233,13 @@ async def get_execution(
         row = await services.journal.recall(execution_id)
         if row is None:
             raise NotFound(f"No execution {execution_id!r}.", hint="get_notebook_info shows what runs now.")
+        outputs = await _readable(call, row)
         if cursor is not None:
-            return await _page(call, execution_id, row.status, row.outputs or [], cursor, True)
-        return await remembered(row, call.answers)
+            return await _page(call, execution_id, row.status, outputs, cursor, True)
+        return await remembered(row, outputs, call.answers)
     await services.executions.wait(execution, wait_seconds, _reporter(call))
     if cursor is not None:
-        return await _page(call, execution_id, execution.status, execution.outputs(), cursor, execution.finished)
+        return await _page(call, execution_id, execution.status, execution.readable(), cursor, execution.finished)
     if execution.warnings.get("journal"):
         await services.executions.make_up()
     index = await _index_of(call, execution)
@@ -255,8 +256,19 @@ async def _index_of(call: Call, execution: Execution) -> int | None:
         return None
 
 
+async def _readable(call: Call, row: ExecutionRow) -> Sequence[Any]:
+    """The outputs that the journal has, with what widgets among them showed last."""
+    if row.notebook is None:
+        return row.outputs or []
+    try:
+        return readable(row.outputs or [], models_in((await call.services.contents.read(row.notebook)).metadata))
+    except JupyterMcpError:
+        # The notebook is gone: then its widgets are only what their kernel said of them.
+        return row.outputs or []
+
+
 async def _page(
-    call: Call, execution_id: str, status: str, outputs: Sequence[NotebookNode], cursor: int, finished: bool
+    call: Call, execution_id: str, status: str, outputs: Sequence[Any], cursor: int, finished: bool
 ) -> Answer:
     answer, following = await output_page(list(outputs), cursor, call.answers)
     text = answer.text

@@ -24,6 +24,7 @@ from .stray import Stray
 _STATUS_SECONDS = 0.1
 # Verifying and unpacking a message of more bytes than this is left to a thread.
 _BIG = 1 << 20
+_WITHOUT_REPLY = frozenset({"comm_open", "comm_msg", "comm_close"})
 # Requests that only the control channel carries: their status messages say nothing about the shell's state.
 _CONTROL_ONLY = frozenset({"interrupt_request", "shutdown_request", "debug_request", "usage_request"})
 
@@ -86,7 +87,8 @@ class Dispatch(ABC):
     ) -> Request:
         """Send a request at once; its messages are what the result yields. See `ports.Kernel.request`."""
         msg_id = msg_id or uuid.uuid4().hex
-        request = Request(self, msg_id, msg_type, channel, REPLY | IDLE if channel == "shell" else REPLY)
+        missing = IDLE if msg_type in _WITHOUT_REPLY else REPLY | IDLE if channel == "shell" else REPLY
+        request = Request(self, msg_id, msg_type, channel, missing)
         if self._error is not None:
             request.finish(self._error)
             return request
