@@ -110,7 +110,11 @@ def _locked() -> Iterator[None]:
     """Two `make` commands at once wait for each other instead of writing one environment together."""
     _cache().mkdir(parents=True, exist_ok=True)
     with open(_cache() / "bootstrap.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _say("Waiting for another set-up of this user to end.")
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
