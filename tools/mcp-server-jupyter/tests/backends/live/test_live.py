@@ -325,7 +325,7 @@ async def test_the_file_gets_what_others_did_and_not_what_was_typed_once_the_win
 
 
 async def test_a_window_that_was_away_too_long_keeps_its_own_text_and_is_told_the_others(
-    contents: Any, typist: Typist, quick: None
+    contents: Any, typist: Typist, away: None
 ) -> None:
     typist.typed({"op": "source", "id": "c0", "source": "typed"})
     await typist.work()

@@ -138,11 +138,11 @@ async def test_pixi_and_conda_environments_inside_a_project_are_found(root: Path
     conda_environment(root / "a" / ".pixi" / "envs" / "test", "ipykernel")
     conda_environment(root / "a" / ".pixi" / "envs" / "default", "ipykernel")
     assert (await choose(root)).name == "a/.pixi/envs/default/bin/python"
-    conda_environment(root / "a" / "b" / "envs" / "work", "ipykernel")
-    assert (await choose(root)).name == "a/b/envs/work/bin/python"
+    conda_environment(root / "a" / "b" / "envs" / "report", "ipykernel")
+    assert (await choose(root)).name == "a/b/envs/report/bin/python"
     kinds = {name: each.kind for name, each in (await found(root)).items()}
     assert kinds["a/.pixi/envs/default"] == "pixi"
-    assert kinds["a/b/envs/work"] == "conda"
+    assert kinds["a/b/envs/report"] == "conda"
 
 
 @pytest.mark.parametrize("text", ["name: work\n", "# a comment\nchannels: [x]\nname: 'work'  # why\n", 'name: "work"'])
