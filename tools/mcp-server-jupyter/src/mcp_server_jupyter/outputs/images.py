@@ -1,4 +1,4 @@
-"""Pure: images of outputs, made fit for a model to look at."""
+"""Images of outputs, made fit for a model to look at."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from .drawing import SVG, can_draw, drawn
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
@@ -52,11 +54,15 @@ def pick_image(data: Mapping[Any, Any]) -> str | None:
 def pictures(data: Mapping[Any, Any]) -> list[tuple[str, Any]]:
     """The pictures of a bundle, as MIME type and base64: its best bitmap, or else those its Markdown or HTML embeds.
 
+    SVG, where it can be drawn, is its text.
+
     Of embedded ones icons are left out, and of very many the later ones.
     """
     mime = pick_image(data)
     if mime is not None:
         return [(mime, data[mime])]
+    if data.get(SVG) and can_draw():
+        return [(SVG, data[SVG])]
     for kind in ("text/markdown", "text/html"):
         text = data.get(kind)
         text = "".join(map(str, text)) if isinstance(text, list) else text
@@ -74,12 +80,18 @@ def without_data_uris(text: str) -> str:
 
 
 def load_image(mime: str, value: Any, *, max_bytes: int) -> Image | NoImage:
-    """Check an image and, where it is over `max_bytes` or 1568 px on its longer side, scale it down with Pillow."""
-    raw = _decode(value)
+    """Check an image and, where it is over `max_bytes` or 1568 px on its longer side, scale it down with Pillow.
+
+    SVG is drawn first, which takes a process of its own.
+    """
+    drawing = mime == SVG
+    raw = drawn("".join(map(str, value)) if isinstance(value, list) else str(value)) if drawing else _decode(value)
     if raw is None:
-        return NoImage(f"[{mime} that cannot be decoded]")
+        return NoImage(f"[{mime} that cannot be {'drawn' if drawing else 'decoded'}]")
     size = dimensions(raw)
-    what = f"{mime}, {size[0]}×{size[1]} px, {_bytes(len(raw))}" if size else f"{mime}, {_bytes(len(raw))}"
+    shown = f"{mime} drawn as image/png" if drawing else mime
+    mime = "image/png" if drawing else mime
+    what = f"{shown}, {size[0]}×{size[1]} px, {_bytes(len(raw))}" if size else f"{shown}, {_bytes(len(raw))}"
     plain = (mime == "image/png" and raw[:8] == b"\x89PNG\r\n\x1a\n") or (
         mime == "image/jpeg" and raw[:2] == b"\xff\xd8"
     )
@@ -90,6 +102,8 @@ def load_image(mime: str, value: Any, *, max_bytes: int) -> Image | NoImage:
 
 def may_need_scaling(mime: str, value: Any, *, max_bytes: int) -> bool:
     """True when `load_image` would have to decode pixels; told from its header and its length."""
+    if mime == SVG:
+        return True
     if isinstance(value, list):
         value = "".join(part for part in value if isinstance(part, str))
     if not isinstance(value, str) or len(value) > max_bytes:
