@@ -510,7 +510,7 @@ class Files(Protocol):
     def identity(self, path: str) -> str:
         """What a file keeps when it is moved on its disk, and no other has at the same moment; "" where there is none.
 
-        Every write gives it another one.
+        Every write gives it another one. PATH is as `Contents.resolve` spells it.
         """
 
     async def take_in(self, path: str) -> None:

@@ -157,8 +157,9 @@ class FilesContents:
     def identity(self, path: str) -> str:
         """See `ports.Files.identity`."""
         try:
-            version = disk.version_of(paths.resolve_notebook(self.root, path))
-        except (OSError, JupyterMcpError):
+            # Every call asks this: links on the way are followed when something is read, which checks them.
+            version = disk.version_of(self.root / path)
+        except (OSError, ValueError, JupyterMcpError):
             return ""
         # The number alone is used again as soon as its file is gone, which every write of ours makes it.
         return f"{version.device}:{version.inode}:{version.modified_ns}"
