@@ -126,10 +126,11 @@ async def test_an_interrupt_ends_the_cell_and_keeps_the_variables(kernel: Kernel
         rest = [message async for message in stream]
 
     assert reply(rest)["status"] in ("error", "abort")
-    with anyio.fail_after(60):
+    kept = printed(await run(kernel, code["get"]))
+    if kernel.name == "bash" and not kept:
         # bash_kernel may take the prompt of the interrupted command for the next one's end, and be one answer late.
-        while "here" not in printed(await run(kernel, code["get"])):
-            pass
+        kept = printed(await run(kernel, code["get"]))
+    assert kept == "here"
 
 
 async def test_input_is_answered_where_the_language_asks_for_it(kernel: Kernel) -> None:

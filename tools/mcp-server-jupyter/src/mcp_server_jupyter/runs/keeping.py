@@ -42,9 +42,12 @@ class Keeper:
         self._wake()
         return True
 
-    def claim(self, row: RunRow) -> None:
-        """A resumed run takes its kernel: from now on its time is not over."""
+    def claim(self, row: RunRow) -> bool:
+        """A resumed run takes its kernel: from now on its time is not over. False where another request was faster."""
+        if row.id in self._claimed:
+            return False
         self._claimed.add(row.id)
+        return True
 
     def keep_on(self, row: RunRow) -> None:
         """It was not resumed after all."""

@@ -205,22 +205,26 @@ class Runs:
         session = self.services.sessions.find(self.folders.path(run_id))
         if row.kept_until is None or session is None or session.death is not None:
             raise refuse("kernel_gone", "The kernel of this run is gone: send the notebook again.", run_id=run_id)
-        self._keeper.claim(row)
+        if not self._keeper.claim(row):
+            raise refuse("not_resumable", "Another request lets this run go on already.", run_id=run_id)
         try:
             first, total = await self._mend(row, failed, sent)
+            self._queue_again(row, first, total)
         except BaseException:
             self._keeper.keep_on(row)
             raise
+        self._tell(run_id)
+        self._waiting.append(run_id)
+        self._pump()
+        return row
+
+    def _queue_again(self, row: RunRow, first: int, total: int) -> None:
         row.status, row.outcome, row.batch = "queued", None, None
         row.first, row.total, row.attempt = first, total, row.attempt + 1
         row.deadline = row.kept_until = row.started_at = row.finished_at = None
         names = ("status", "outcome", "batch", "first", "total", "attempt")
         times = ("deadline", "kept_until", "started_at", "finished_at")
         self._journal.change_run(row, *names, *times, event={"status": "queued", "attempt": row.attempt})
-        self._tell(run_id)
-        self._waiting.append(run_id)
-        self._pump()
-        return row
 
     async def _mend(self, row: RunRow, failed: str, sent: NotebookNode | None) -> tuple[int, int]:
         """Put the cells of `sent` from the failed one on in the place of those that are there."""

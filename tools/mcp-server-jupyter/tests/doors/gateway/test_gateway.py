@@ -270,6 +270,21 @@ async def test_a_run_that_fails_again_can_go_on_again(gateway: Gateway) -> None:
     assert (await gateway.client.post(path)).status_code == 200
 
 
+async def test_of_two_that_let_a_run_go_on_at_once_one_is_refused(gateway: Gateway) -> None:
+    _, failed = await gateway.run(notebook("ran = []", "ran.append(1); undefined if len(ran) < 2 else ran"))
+    statuses = []
+    async with anyio.create_task_group() as tasks:
+
+        async def one() -> None:
+            answer = await gateway.client.post(f"/runs/{failed['run_id']}/resume")
+            statuses.append(answer.status_code)
+
+        for _ in range(3):
+            tasks.start_soon(one)
+    assert sorted(statuses) == [200, 409, 409]
+    assert (await gateway.get(f"/runs/{failed['run_id']}"))["attempt"] == 2
+
+
 async def test_going_on_is_refused_when_an_earlier_cell_has_changed(gateway: Gateway) -> None:
     _, failed = await gateway.run(notebook("x = 1", "undefined"))
     path = f"/runs/{failed['run_id']}/resume"
@@ -299,8 +314,9 @@ async def test_no_more_kernels_of_failed_runs_are_kept_than_there_are_workers(ga
 # --------------------------------------------------------------------------- what is kept
 
 
-async def test_runs_are_forgotten_when_they_are_old(tmp_path: Path) -> None:
-    async with open_gateway(tmp_path, run_keep_hours=0) as gateway:
+@pytest.mark.parametrize("limit", ["run_keep_hours", "run_keep_megabytes"])
+async def test_runs_are_forgotten_when_they_are_old_or_too_big(tmp_path: Path, limit: str) -> None:
+    async with open_gateway(tmp_path, **{limit: 0}) as gateway:
         _, first = await gateway.run(notebook("1"))
         _, second = await gateway.run(notebook("2"))
         with anyio.fail_after(30):
