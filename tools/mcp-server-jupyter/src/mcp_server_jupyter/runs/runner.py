@@ -90,11 +90,7 @@ class Runs:
         if key is not None and (known := self._of_key(key, body_hash)):
             return known
         name = check_kernel(sent.notebook, settings.kernel_name, settings.allowed_kernels, settings.allowed_languages)
-        if len(self._waiting) >= settings.queue:
-            raise Refused(
-                Failure("queue_full", f"{len(self._waiting)} runs are waiting already. Try again later."),
-                retry_after=RETRY_SECONDS,
-            )
+        self._require_room()
         executed = _copy(sent.notebook)
         warnings = _injected(executed, sent.parameters)
         row = RunRow(new_run_id(), name, key=key, body_hash=body_hash, warnings=warnings)
@@ -109,6 +105,8 @@ class Runs:
         known = None if key is None else self._journal.run_of_key(key)
         try:
             if known is None:
+                # As many requests as came meanwhile may have been accepted, too.
+                self._require_room()
                 self._journal.add_run(row, {"status": "queued"})
         except JupyterMcpError:
             await anyio.to_thread.run_sync(self.folders.remove, row.id)
@@ -120,6 +118,13 @@ class Runs:
         self._waiting.append(row.id)
         self._pump()
         return row
+
+    def _require_room(self) -> None:
+        if len(self._waiting) >= self.settings.queue:
+            raise Refused(
+                Failure("queue_full", f"{len(self._waiting)} runs are waiting already. Try again later."),
+                retry_after=RETRY_SECONDS,
+            )
 
     def _of_key(self, key: str, body_hash: str) -> RunRow | None:
         known = self._journal.run_of_key(key)

@@ -204,6 +204,23 @@ async def test_more_than_may_wait_are_refused_with_a_time_to_come_back(tmp_path:
             await gateway.client.delete(f"/runs/{run_id}")
 
 
+async def test_of_many_that_come_at_once_no_more_are_accepted_than_may_wait(tmp_path: Path) -> None:
+    async with open_gateway(tmp_path, workers=1, queue=2) as gateway:
+        found: list[tuple[int, Any]] = []
+        async with anyio.create_task_group() as tasks:
+
+            async def one() -> None:
+                found.append(await gateway.run(notebook("sleep(600)"), prefer="respond-async"))
+
+            for _ in range(8):
+                tasks.start_soon(one)
+        accepted = [answer["run_id"] for status, answer in found if status == 202]
+        assert 2 <= len(accepted) <= 3
+        assert len(list(gateway.runs.folders.root.glob("*/sent.ipynb"))) == len(accepted)
+        for run_id in reversed(accepted):
+            await gateway.client.delete(f"/runs/{run_id}")
+
+
 async def test_as_many_run_at_once_as_there_are_workers(gateway: Gateway) -> None:
     found = []
     async with anyio.create_task_group() as tasks:
