@@ -14,11 +14,12 @@ import pytest
 from a_jupyter import TOKEN, Jupyter
 from execution.desk import Desk, open_desk, settings_of, shown
 from mcp_server_jupyter.backends.jupyter.client import Client
+from mcp_server_jupyter.backends.jupyter.kernel import JupyterKernel
 from mcp_server_jupyter.backends.jupyter.kernels import JupyterKernels
 from mcp_server_jupyter.errors import JupyterMcpError, Unauthorized, Unavailable
 from mcp_server_jupyter.execution.execution import Execution
 from mcp_server_jupyter.operations import Answer
-from mcp_server_jupyter.ports import Kernel
+from mcp_server_jupyter.ports import Channel, Kernel
 from mcp_server_jupyter.settings import Settings
 
 pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("jupyter")]
@@ -241,6 +242,30 @@ async def test_a_restart_by_somebody_else_ends_what_waits_and_is_told_once(desk:
     assert again.data["kernel_epoch"] == 2
     assert "NameError" in again.text
     assert "restarted" not in last.text
+
+
+async def test_a_process_that_was_replaced_unheard_is_found_out_while_a_cell_runs(
+    desk: Desk, api: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await code(desk, "1")
+    quick(desk)
+    answer = await desk.call("append_execute_code_cell", cell_source=STUBBORN)
+    execution = desk.execution(answer)
+    await until(lambda: has_begun(execution))
+    # All that the new process published by itself came before Jupyter listened to it.
+    monkeypatch.setattr(JupyterKernel, "received", deaf_to_iopub(JupyterKernel.received))
+    await api.call("POST", f"api/kernels/{execution.kernel.id}/restart", seconds=PATIENCE)
+    told = await finished(desk, answer)
+
+    assert "restarted by somebody else" in told.text
+
+
+def deaf_to_iopub(received: Callable[[JupyterKernel, Channel, list[bytes]], None]) -> Any:
+    def hears(kernel: JupyterKernel, channel: Channel, frames: list[bytes]) -> None:
+        if channel != "iopub":
+            received(kernel, channel, frames)
+
+    return hears
 
 
 async def test_a_kernel_that_dies_is_said_to_have_been_restarted_by_jupyter(desk: Desk) -> None:

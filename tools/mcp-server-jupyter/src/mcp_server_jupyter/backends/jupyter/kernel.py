@@ -438,12 +438,28 @@ class JupyterKernel(KernelOfRequests):
             self._shared.missed(_GAP)
 
     async def _look_now_and_then(self) -> None:
-        """A kernel that is shut down by force says nothing, and its socket stays open."""
+        """A kernel that is ended or restarted by force says nothing, and its socket stays open."""
+        patience = _SILENCE_SECONDS
         while True:
             await anyio.sleep(_LOOK_SECONDS)
             # Asked for nothing, a Jupyter counts as idle: whoever ends idle ones may do so.
-            if self._socket.is_open and self._shared.has_sent:
+            if self._socket.is_open and self._shared.has_cells:
                 await self._look()
+                answered = await self._ask_who(patience)
+                patience = _SILENCE_SECONDS if answered else min(2 * patience, _LONGEST_SILENCE)
+
+    async def _ask_who(self, patience: float) -> bool:
+        """Have the process say which it is; what it sends identifies it. Whether it answered within so many seconds.
+
+        Many kernels answer on their control channel only between cells.
+        """
+        # A restart ends the question with everything else that was asked of the old process.
+        with anyio.move_on_after(patience), suppress(KernelDead):
+            async with aclosing(self._shared.request("kernel_info_request", {}, channel="control")) as answer:
+                async for _ in answer:
+                    pass
+            return True
+        return False
 
     async def _look(self) -> None:
         """Whether Jupyter has it still."""

@@ -129,6 +129,11 @@ class SharedDispatch(Dispatch):
         """Whether a cell of ours is with the kernel."""
         return self._with_kernel is not None
 
+    @property
+    def has_cells(self) -> bool:
+        """Whether a cell of ours is with the kernel or waits for its turn."""
+        return self.has_sent or bool(self._held)
+
     # ------------------------------------------------------------------ interrupting
 
     def is_running(self, msg_id: str) -> bool:
