@@ -513,6 +513,12 @@ class Files(Protocol):
         Every write gives it another one. PATH is as `Contents.resolve` spells it.
         """
 
+    def taken_over(self, path: str) -> str:
+        """The `identity` of what was read or made at `path`, from which what is there now came by our writes alone.
+
+        "" where that cannot be said: nothing was read yet, or somebody else has written since. Costs one look.
+        """
+
     async def take_in(self, path: str) -> None:
         """Have `read` give what is in the file now, also where a write of ours goes on, which shows readers its own.
 

@@ -56,6 +56,8 @@ class Moves:
         self._sessions = sessions
         self._executions = executions
         self._known: dict[str, Known] = {}
+        # What was looked at, and has been changed by nobody but us since.
+        self._taken_over: dict[str, str] = {}
         self._looking = anyio.Lock()
 
     async def find(self) -> None:
@@ -102,7 +104,9 @@ class Moves:
         async for event in events:
             if event.kind == "notebook.changed":
                 path = event.data["notebook"]
-                if path in self._known or self._may_have_come(path):
+                if self._is_ours(path):
+                    await self._know_anew(path)
+                elif path in self._known or self._may_have_come(path):
                     await self.look(path, remember=False)
 
     def _may_have_come(self, path: str) -> bool:
@@ -129,7 +133,25 @@ class Moves:
             except JupyterMcpError as error:
                 logger.debug("%s is not followed now: %s", path, error)
 
+    def _is_ours(self, path: str) -> bool:
+        """Whether only we have written what is known since it was looked at: so nothing was moved there."""
+        taken_over = self._taken_over.get(path)
+        return bool(taken_over) and self._files is not None and self._files.taken_over(path) == taken_over
+
+    async def _know_anew(self, path: str) -> None:
+        """Know what we have written ourselves by what it is now."""
+        async with self._looking:
+            try:
+                marks = marks_of(await self._contents.read(path))
+            except JupyterMcpError as error:
+                logger.debug("%s is not followed now: %s", path, error)
+                return
+            if self._is_ours(path):
+                self._note(Known(path, self._identity(path), marks))
+
     def _is_unchanged(self, path: str) -> bool:
+        if self._is_ours(path):
+            return True
         known = self._known.get(path)
         return known is not None and known.identity != "" and known.identity == self._identity(path)
 
@@ -158,12 +180,14 @@ class Moves:
         if not identity:
             return
         marks = await self._read(path)
+        taken_over = "" if self._files is None else self._files.taken_over(path)
         own = self._known.get(path)
         came = await self._came_from(path, identity, marks, own)
         if came is not None:
             await self._move(came, path)
         if came is not None or own is not None or remember:
             self._note(Known(path, identity, marks))
+            self._taken_over[path] = taken_over
 
     async def _came_from(self, path: str, identity: str, marks: frozenset[str], own: Known | None) -> Known | None:
         """What was at another path, is not there any more, and is here now."""
@@ -195,6 +219,8 @@ class Moves:
     def _rename(self, before: str, to: str) -> None:
         self._sessions.renamed(before, to)
         self._executions.renamed(before, to)
+        for path in (before, to):
+            self._taken_over.pop(path, None)
         self._known.pop(before, None)
         self.tell(before, to)
         logger.info("%s was moved to %s", before, to)
@@ -203,7 +229,9 @@ class Moves:
         before = self._known.pop(known.notebook, None)
         self._known[known.notebook] = known
         while len(self._known) > MOST_KNOWN:
-            del self._known[next(iter(self._known))]
+            forgotten = next(iter(self._known))
+            del self._known[forgotten]
+            self._taken_over.pop(forgotten, None)
         # Every write gives a file another number: only what it is known by without that is worth one of ours.
         if before is None or before.marks != known.marks:
             self._journal.know(known)

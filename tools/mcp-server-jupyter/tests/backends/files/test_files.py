@@ -769,3 +769,39 @@ async def test_a_kill_in_the_middle_of_writing_never_damages_the_file(tmp_path: 
         cells = as_json(path)["cells"]
         assert cells[2:] == rest
         assert set("".join(cells[1]["source"])) <= {"x"}
+
+
+# --------------------------------------------------------------------------- whose file it is
+
+
+async def test_a_notebook_is_taken_over_until_somebody_else_writes_it(contents: Any, tmp_path: Path) -> None:
+    shutil.copy(FIXTURES / "modern.ipynb", tmp_path / "a.ipynb")
+    unread = contents.taken_over("a.ipynb")
+    await contents.read("a.ipynb")
+    first = contents.identity("a.ipynb")
+    await edit(contents, "a.ipynb", source(0, "ours"))
+    after_ours = contents.taken_over("a.ipynb")
+    shutil.copy(tmp_path / "a.ipynb", tmp_path / "theirs")
+    os.replace(tmp_path / "theirs", tmp_path / "a.ipynb")
+    after_theirs = contents.taken_over("a.ipynb")
+    await contents.read("a.ipynb")
+
+    assert (unread, after_ours, after_theirs) == ("", first, "")
+    assert contents.identity("a.ipynb") != first
+    assert contents.taken_over("a.ipynb") == contents.identity("a.ipynb")
+
+
+async def test_a_step_of_a_path_that_becomes_a_link_is_followed_from_then_on(contents: Any, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "folder").mkdir()
+    before = contents.resolve("folder/./a.ipynb"), contents.resolve("folder/a.ipynb")
+    (tmp_path / "folder").rmdir()
+    (tmp_path / "folder").symlink_to("real")
+    after = contents.resolve("folder/a.ipynb")
+    (tmp_path / "folder").unlink()
+    (tmp_path / "folder").symlink_to(tmp_path.parent)
+
+    assert before == ("folder/a.ipynb", "folder/a.ipynb")
+    assert after == "real/a.ipynb"
+    with pytest.raises(OutsideRoot):
+        contents.resolve("folder/a.ipynb")

@@ -158,11 +158,15 @@ class FilesContents:
         """See `ports.Files.identity`."""
         try:
             # Every call asks this: links on the way are followed when something is read, which checks them.
-            version = disk.version_of(self.root / path)
+            return disk.version_of(self.root / path).identity
         except (OSError, ValueError, JupyterMcpError):
             return ""
-        # The number alone is used again as soon as its file is gone, which every write of ours makes it.
-        return f"{version.device}:{version.inode}:{version.modified_ns}"
+
+    def taken_over(self, path: str) -> str:
+        """See `ports.Files.taken_over`."""
+        # Spelled by `resolve`: no link leads elsewhere, or what is read next finds it.
+        state = self._open.get(self.root / path)
+        return state.taken_over if state is not None else ""
 
     async def take_in(self, path: str) -> None:
         """See `ports.Files.take_in`."""

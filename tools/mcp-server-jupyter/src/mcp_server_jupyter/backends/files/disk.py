@@ -45,6 +45,12 @@ class Version(NamedTuple):
     inode: int
     device: int
 
+    @property
+    def identity(self) -> str:
+        """What stays when the file is moved on its disk."""
+        # The number alone is used again as soon as its file is gone, which every write of ours makes it.
+        return f"{self.device}:{self.inode}:{self.modified_ns}"
+
 
 class Changed(Exception):
     """The file is not the one that was read. Never leaves the backend."""

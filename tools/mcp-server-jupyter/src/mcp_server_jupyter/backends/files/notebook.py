@@ -70,6 +70,7 @@ class OpenNotebook:
         self.notebook: NotebookNode | None = None
         self._folder = folder
         self._version: Version | None = None
+        self._taken: Version | None = None
         self._ids = ids
         self._problems: list[JupyterMcpError] = []
         self._in_background = False
@@ -103,6 +104,11 @@ class OpenNotebook:
             return self._version is not None and disk.version_of(self.path) == self._version
         except (OSError, OutsideRoot):
             return False
+
+    @property
+    def taken_over(self) -> str:
+        """See `ports.Files.taken_over`."""
+        return self._taken.identity if self._taken is not None and self.is_current() else ""
 
     def hold(self, saved: Document, version: Version, notebook: NotebookNode | None = None) -> None:
         """What the file holds by now; `notebook` if readers see more than that."""
@@ -145,6 +151,7 @@ class OpenNotebook:
         except (NotFound, OutsideRoot):
             self._vanished()
             raise
+        self._taken = version
         if self.saved is None or self.notebook is None:
             self.hold(document, version)
             return document.notebook
@@ -193,7 +200,7 @@ class OpenNotebook:
             )
             self._problems.append(problem)
         was_there = self.saved is not None
-        self.saved = self.notebook = self._version = None
+        self.saved = self.notebook = self._version = self._taken = None
         self._on_disk = self._pending
         self._wake(problem)
         if was_there:
@@ -212,6 +219,7 @@ class OpenNotebook:
 
         with translated(self.name), anyio.CancelScope(shield=True):
             self.hold(*await run(len(data), write))
+            self._taken = self._version
 
     async def save(self, before: NotebookNode, after: NotebookNode) -> None:
         """Write an edit; the caller holds `editing`. On a conflict nothing of it stays."""
