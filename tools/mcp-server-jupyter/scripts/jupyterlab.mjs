@@ -70,6 +70,11 @@ async function until(what, check) {
   }
 }
 
+function check(what, isSo) {
+  if (!isSo) throw new Error(`Not so: ${what}`);
+  console.log(`So it is: ${what}.`);
+}
+
 async function main() {
   const folder = mkdtempSync(path.join(os.tmpdir(), "pictures-"));
   const stop = [() => rmSync(folder, { recursive: true, force: true, maxRetries: 10, retryDelay: 200 })];
@@ -116,14 +121,40 @@ async function main() {
     }
     await page.screenshot({ path: path.join(IMAGES, "jupyterlab-stale.png") });
     console.log(`JupyterLab shows ${(await sources()).length} cells, the file has ${onDisk().length}.`);
-    await page.locator(".jp-Notebook .jp-CodeCell .cm-content").click();
-    await page.keyboard.press("End");
-    await page.keyboard.type("  # checked");
+    const typed = "warmest = 20.5  # checked";
+    const saveInstead = async () => {
+      await page.locator(".jp-Notebook .jp-CodeCell .cm-content").first().click();
+      await page.keyboard.press("Control+End");
+      await page.keyboard.type("  # checked");
+      await page.keyboard.press("Control+s");
+      await page.locator(".jp-Dialog", { hasText: "File Changed" }).waitFor();
+    };
+    const answer = async (button) => {
+      await page.locator(".jp-Dialog button", { hasText: button }).click();
+      await page.locator(".jp-Dialog").waitFor({ state: "detached" });
+    };
+    const saved = readFileSync(file, "utf8");
+    await saveInstead();
+    await page.screenshot({ path: path.join(IMAGES, "jupyterlab-save.png") });
+    await answer("Cancel");
+    check("after Cancel the window has what was typed", (await sources()).includes(typed));
+    check("after Cancel the window has not the agent's cell", (await sources()).length === 2);
+    check("after Cancel the file is as it was", readFileSync(file, "utf8") === saved);
+
     await page.keyboard.press("Control+s");
     await page.locator(".jp-Dialog", { hasText: "File Changed" }).waitFor();
-    await page.screenshot({ path: path.join(IMAGES, "jupyterlab-save.png") });
-    await page.locator(".jp-Dialog button", { hasText: "Overwrite" }).click();
-    await until("JupyterLab has overwritten the file", () => onDisk().length === 2);
+    await answer("Revert");
+    await until("after Revert the window has the agent's cell", async () => (await sources()).length === 3);
+    check("after Revert what was typed is gone", !(await sources()).includes(typed));
+    await page.locator(".jp-Notebook .jp-OutputArea", { hasText: "by the agent: 42" }).waitFor();
+    check("after Revert the file is as it was", readFileSync(file, "utf8") === saved);
+
+    await call("append_execute_code_cell", { notebook_path: "analysis.ipynb", cell_source: "print('once more')" });
+    await until("the agent's other cell is in the file", () => onDisk().length === 4);
+    await saveInstead();
+    await answer("Overwrite");
+    await until("JupyterLab has overwritten the file", () => onDisk().length === 3);
+    check("after Overwrite the file has what was typed", onDisk().includes(typed));
     await call("get_notebook_info", { notebook_path: "analysis.ipynb" });
   } finally {
     for (const end of stop.reverse()) await end();
