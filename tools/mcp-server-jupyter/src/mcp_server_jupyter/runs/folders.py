@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import posixpath
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,18 +19,29 @@ SENT, EXECUTED = "sent.ipynb", "notebook.ipynb"
 
 
 class Folders:
-    """The folders of all runs, below the root that the gateway's services work in. Blocking: for threads."""
+    """The folders of all runs, at or below the root that their services work in. Blocking: for threads.
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    Args:
+        root: the services'.
+        below: where under it the folders are.
+        kernels_in: the folder under the root that kernels run in; None, each in the folder of its run.
+    """
+
+    def __init__(self, root: Path, *, below: str = "", kernels_in: str | None = None) -> None:
+        self.root = root / below
+        self._below = below
+        self._kernels_in = kernels_in
 
     def of(self, run_id: str) -> Path:
         return self.root / run_id
 
-    @staticmethod
-    def path(run_id: str) -> str:
+    def path(self, run_id: str) -> str:
         """The executed notebook, as the contents name it."""
-        return f"{run_id}/{EXECUTED}"
+        return posixpath.join(self._below, run_id, EXECUTED)
+
+    def cwd(self, run_id: str) -> str:
+        """The folder that its kernel runs in, relative to the services' root."""
+        return posixpath.join(self._below, run_id) if self._kernels_in is None else self._kernels_in
 
     def make(self, run_id: str, sent: NotebookNode, executed: NotebookNode) -> None:
         """Write both notebooks, so that they outlive the process.

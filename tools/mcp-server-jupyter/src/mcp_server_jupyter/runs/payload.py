@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import keyword
 from collections.abc import Collection, Mapping
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidNotebook
-from ..notebooks import check_root, join_cell, kernelspec_name, language, new_id, node, valid_id
+from ..notebooks import check_root, is_skipped, join_cell, kernelspec_name, language, new_id, node, valid_id
 from .failures import refuse
 
 if TYPE_CHECKING:
@@ -25,6 +26,23 @@ class Sent:
 
     notebook: NotebookNode
     parameters: dict[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """What tells two requests apart: ids that were made up here do not."""
+        cells = [(*kind_and_source(cell), cell["metadata"]) for cell in self.notebook.cells]
+        text = json.dumps([cells, self.notebook.metadata, self.parameters], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def is_run(cell: NotebookNode) -> bool:
+    """Whether a run executes the cell."""
+    return cell.cell_type == "code" and bool(cell.source.strip()) and not is_skipped(cell)
+
+
+def kind_and_source(cell: NotebookNode) -> tuple[str, str]:
+    """What makes a cell the same as another."""
+    return cell.cell_type, cell.source
 
 
 def read_payload(body: Any) -> Sent:
