@@ -36,6 +36,8 @@ MOST_CELLS = 500
 MOST_READ = 200
 """Files that are read when a server starts, to find one that was moved."""
 MOST_BYTES = 20 * 2**20
+KNOW_SECONDS = 0.2
+"""How long after a change of ours a notebook is known by what is in it then."""
 
 
 class Moves:
@@ -101,11 +103,27 @@ class Moves:
         """Look at what other programs, or we, change."""
         if self._files is None:
             return
-        async for event in events:
-            if event.kind == "notebook.changed":
+        ours: set[str] = set()
+
+        async def know_soon(path: str) -> None:
+            await anyio.sleep(KNOW_SECONDS)
+            ours.discard(path)
+            if self._is_ours(path):
+                await self._know_anew(path)
+            else:
+                await self.look(path, remember=False)
+
+        async with anyio.create_task_group() as tasks:
+            async for event in events:
+                if event.kind != "notebook.changed":
+                    continue
                 path = event.data["notebook"]
+                if path in ours:
+                    continue
                 if self._is_ours(path):
-                    await self._know_anew(path)
+                    # Each call changes it several times.
+                    ours.add(path)
+                    tasks.start_soon(know_soon, path)
                 elif path in self._known or self._may_have_come(path):
                     await self.look(path, remember=False)
 

@@ -50,9 +50,9 @@ def differences(journal: Journal, path: str, notebook: NotebookNode) -> Differen
         cell = cells.get(cell_id)
         if cell is None:
             found.removed.append(cell_id)
-        elif cell.source is not stood.seen:
+        elif cell["source"] is not stood.seen:
             if text_hash(cell) == stood.text:
-                stood.seen = cell.source
+                stood.seen = cell["source"]
             else:
                 found.changed.append(cell_id)
     if found.removed:
