@@ -14,7 +14,7 @@ Rules every backend keeps (the contract suite in `tests/contract` checks them):
 from __future__ import annotations
 
 import shlex
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
@@ -395,6 +395,14 @@ class Entry:
     modified: float | None = None
 
 
+class Listing(list[Entry]):
+    """What `Contents.list` answers where it may be cut: `cut` says so, for people; it is "" for a whole one."""
+
+    def __init__(self, entries: Iterable[Entry], cut: str = "") -> None:
+        super().__init__(entries)
+        self.cut = cut
+
+
 Unless = Callable[["NotebookNode"], bool]
 
 
@@ -448,7 +456,7 @@ class Contents(AbstractAsyncContextManager["Contents", None], Protocol):
         """
 
     async def list(self, path: str = "", *, recursive: bool = False) -> Sequence[Entry]:
-        """Files below `path`, hidden ones and checkpoints left out, sorted by path."""
+        """Files below `path`, hidden ones and checkpoints left out, sorted by path; a `Listing` where it may be cut."""
 
     async def read(self, path: str) -> NotebookNode:
         """The notebook as it is now, a person's changes on disk included. Not to be changed: see `edit`.

@@ -39,7 +39,7 @@ def jupyter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jupyter]:
 
 def settings_for(jupyter: Jupyter, folder: Path) -> Settings:
     folder.mkdir(exist_ok=True)
-    return settings_of(folder, kernels="jupyter", jupyter_url=jupyter.url, jupyter_token=TOKEN)
+    return settings_of(folder, contents="files", kernels="jupyter", jupyter_url=jupyter.url, jupyter_token=TOKEN)
 
 
 @pytest.fixture
