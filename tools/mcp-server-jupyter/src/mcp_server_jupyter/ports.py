@@ -247,7 +247,11 @@ class Kernel(Protocol):
         """
 
     async def shutdown(self) -> None:
-        """End the process: a request first, then signals. Idempotent. Cancelled, it ends the process at once."""
+        """End the process: a request first, then signals. Idempotent. Cancelled, it ends the process at once.
+
+        Raises:
+            Unavailable, Unauthorized: whoever has the process does not end it; the kernel is as it was.
+        """
 
     async def wait_dead(self) -> Death:
         """Return when this epoch's process has ended unasked (not for `restart` or `shutdown`).
