@@ -144,4 +144,5 @@ def test_two_jupyters_do_not_share_a_state(tmp_path: Path) -> None:
     one, other = "http://one:8888/", "http://other:8888/"
     assert len({state(), state(jupyter_url=one), state(jupyter_url=other)}) == 3
     assert state(jupyter_url=one) == state(jupyter_url=one.rstrip("/"))
-    assert state() == state(jupyter_url=one, kernels="local")
+    assert state(jupyter_url=one) == state(jupyter_url=one, kernels="local")
+    assert state() == state(jupyter_url=one, kernels="local", contents="files")

@@ -14,7 +14,7 @@ Rules every backend keeps (the contract suite in `tests/contract` checks them):
 from __future__ import annotations
 
 import shlex
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
@@ -247,7 +247,11 @@ class Kernel(Protocol):
         """
 
     async def shutdown(self) -> None:
-        """End the process: a request first, then signals. Idempotent. Cancelled, it ends the process at once."""
+        """End the process: a request first, then signals. Idempotent. Cancelled, it ends the process at once.
+
+        Raises:
+            Unavailable, Unauthorized: whoever has the process does not end it; the kernel is as it was.
+        """
 
     async def wait_dead(self) -> Death:
         """Return when this epoch's process has ended unasked (not for `restart` or `shutdown`).
@@ -395,6 +399,14 @@ class Entry:
     modified: float | None = None
 
 
+class Listing(list[Entry]):
+    """What `Contents.list` answers where it may be cut: `cut` says so, for people; it is "" for a whole one."""
+
+    def __init__(self, entries: Iterable[Entry], cut: str = "") -> None:
+        super().__init__(entries)
+        self.cut = cut
+
+
 Unless = Callable[["NotebookNode"], bool]
 
 
@@ -448,7 +460,7 @@ class Contents(AbstractAsyncContextManager["Contents", None], Protocol):
         """
 
     async def list(self, path: str = "", *, recursive: bool = False) -> Sequence[Entry]:
-        """Files below `path`, hidden ones and checkpoints left out, sorted by path."""
+        """Files below `path`, hidden ones and checkpoints left out, sorted by path; a `Listing` where it may be cut."""
 
     async def read(self, path: str) -> NotebookNode:
         """The notebook as it is now, a person's changes on disk included. Not to be changed: see `edit`.

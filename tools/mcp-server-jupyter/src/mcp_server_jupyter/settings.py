@@ -55,8 +55,8 @@ class Settings:
     kernels: str = _setting("local", "Where code runs: the name of a kernels backend.", group="Backends")
     jupyter_url: str | None = _setting(
         None,
-        "Address of a Jupyter server, with its base URL and without a token: code runs in its kernels (`--kernels "
-        "jupyter`), and JUPYTER_TOKEN is the token for it.",
+        "Address of a Jupyter server, with its base URL and without a token: notebooks are its files and code runs in "
+        "its kernels (`--contents jupyter --kernels jupyter`), and JUPYTER_TOKEN is the token for it.",
         group="Backends",
     )
     jupyter_token: str | None = _setting(None, "Token for the Jupyter server.", group="Backends")
@@ -205,7 +205,7 @@ class Settings:
         from hashlib import blake2b  # noqa: PLC0415 - 2 ms that `--help` saves
 
         real = os.fsencode(os.path.realpath(self.root))
-        if self.kernels == "jupyter" and self.jupyter_url:
+        if "jupyter" in (self.kernels, self.contents) and self.jupyter_url:
             # Equal paths of two servers must not meet in one journal.
             real += b"\0" + self.jupyter_url.rstrip("/").encode()
         name = re.sub(r"[^A-Za-z0-9._-]+", "_", self.root.name)[:40] or "root"
@@ -255,7 +255,8 @@ def given_names(options: Mapping[str, Any], environ: Mapping[str, str] | None = 
 
 
 def _beside_jupyter(values: dict[str, Any], options: Mapping[str, Any], environ: Mapping[str, str]) -> None:
-    """What an address of a Jupyter means for other settings: where code runs, and whose token JUPYTER_TOKEN is."""
+    """What an address of a Jupyter means for other settings: whose notebooks and kernels, and whose JUPYTER_TOKEN."""
+    values.setdefault("contents", "jupyter")
     values.setdefault("kernels", "jupyter")
     if shared := environ.get("JUPYTER_TOKEN"):
         values.setdefault("jupyter_token", shared)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+import shutil
+from collections.abc import AsyncIterator, Callable, Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -11,22 +12,45 @@ from typing import Any
 import anyio
 import pytest
 
+from a_jupyter import TOKEN, Jupyter
 from mcp_server_jupyter import notebooks
 from mcp_server_jupyter.errors import AlreadyExists, InvalidRequest, NotFound, OutsideRoot
 from mcp_server_jupyter.settings import Settings
 
-BACKENDS = ("memory", "files", "live")
+# One Jupyter for all: those who need it run where it is.
+REMOTE = pytest.param("jupyter", marks=pytest.mark.xdist_group("jupyter-contents"))
+BACKENDS = ("memory", "files", "live", REMOTE)
 pytestmark = pytest.mark.anyio
 
 
-def open_backend(name: str, root: Path) -> Any:
+def open_backend(name: str, root: Path, **more: Any) -> Any:
     (point,) = entry_points(group="mcp_server_jupyter.contents", name=name)
-    return point.load()(Settings.load({"root": str(root)}, {}))
+    return point.load()(Settings.load({"root": str(root), **more}, {}))
+
+
+@pytest.fixture(scope="module")
+def jupyter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jupyter]:
+    server = Jupyter(tmp_path_factory.mktemp("jupyter"), "--ContentsManager.allow_hidden=True")
+    try:
+        yield server.start()
+    finally:
+        server.close()
 
 
 @pytest.fixture(params=BACKENDS)
-async def contents(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Any]:
-    async with open_backend(request.param, tmp_path) as opened:
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    """One that is not open yet, over nothing."""
+    if request.param != "jupyter":
+        return open_backend(request.param, tmp_path)
+    server = request.getfixturevalue("jupyter")
+    for each in server.root.iterdir():
+        shutil.rmtree(each) if each.is_dir() else each.unlink()
+    return open_backend("jupyter", tmp_path, jupyter_url=server.url, jupyter_token=TOKEN)
+
+
+@pytest.fixture
+async def contents(backend: Any) -> AsyncIterator[Any]:
+    async with backend as opened:
         yield opened
 
 
@@ -197,7 +221,13 @@ async def test_paths_no_disk_can_have_are_refused_by_everything_and_nothing_is_m
     assert await contents.list("", recursive=True) == []
 
 
-async def test_half_characters_in_cells_are_kept(contents: Any) -> None:
+async def test_half_characters_in_cells_are_kept_or_refused(contents: Any, request: pytest.FixtureRequest) -> None:
+    if "jupyter" in request.node.callspec.params.values():
+        # It writes files as UTF-8, which has none.
+        with pytest.raises(InvalidRequest, match="half a character"):
+            await create(contents, "a.ipynb", "x = '\ud800'")
+        assert await contents.list() == []
+        return
     await create(contents, "a.ipynb", "x = '\ud800'")
     async with contents.edit("a.ipynb") as notebook:
         notebooks.insert_cell(notebook, -1, notebooks.new_cell("code", "é \udfff"))
@@ -261,14 +291,13 @@ async def test_changes_are_told_once_each_and_slow_subscribers_do_not_pile_them_
     assert scope.cancelled_caught
 
 
-async def test_changes_end_with_the_backend(tmp_path: Path) -> None:
-    for backend in BACKENDS:
-        async with contextlib.AsyncExitStack() as stack:
-            contents = await stack.enter_async_context(open_backend(backend, tmp_path))
-            changes = contents.changes()
-            await stack.aclose()
-            with anyio.fail_after(60):
-                assert [path async for path in changes] == []
+async def test_changes_end_with_the_backend(backend: Any) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        contents = await stack.enter_async_context(backend)
+        changes = contents.changes()
+        await stack.aclose()
+        with anyio.fail_after(60):
+            assert [path async for path in changes] == []
 
 
 # ------------------------------------------------------------------ outputs of running cells

@@ -11,6 +11,7 @@ import click
 
 from .. import __version__
 from ..errors import JupyterMcpError
+from ..settings import given_names
 from . import servers
 from .options import (
     GroupedGroup,
@@ -87,6 +88,18 @@ def down(context: click.Context, /, **options: Any) -> None:
 @click.argument("source", metavar="NOTEBOOK", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("-p", "parameters", multiple=True, metavar="NAME=VALUE", help="A parameter; may be given again.")
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Execute a copy at this path.")
+@click.option(
+    "--each",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Execute it once for each line of this file, a JSON object of parameters, into --output-dir.",
+)
+@click.option(
+    "--output-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for the outputs of --each and their summary.jsonl. Given again, what is done there is not repeated.",
+)
+@click.option("--workers", type=click.IntRange(0), help="Of --each: notebooks that run at once; 0, the CPUs.")
+@click.option("--execution-timeout", type=click.FloatRange(0, min_open=True), help="Of --each: seconds for one set.")
 @with_settings("Root", "Backends", "Kernels", "Server")
 @click.pass_context
 def run(
@@ -96,13 +109,25 @@ def run(
     source: Path,
     parameters: tuple[str, ...],
     output: Path | None,
+    each: Path | None,
+    output_dir: Path | None,
     **options: Any,
 ) -> None:
     """Execute NOTEBOOK and write its outputs; exit code 1 when a cell fails."""
+    if (each is None) != (output_dir is None) or (each and output):
+        raise click.UsageError("--each and --output-dir go together, without --output.")
     source = source.resolve()
     if not (options["root"] or context.find_root().params.get("root") or source.is_relative_to(Path.cwd())):
         options["root"] = str(source.parent)
     settings = load_settings(context, {"log_level": "warning", **given(options)})
+    if each is not None and output_dir is not None:
+        has_limit = "execution_timeout" in given_names(options)
+        try:
+            fine = servers.run_sets(settings, source, each, output_dir.resolve(), parameters, has_limit=has_limit)
+        except KeyboardInterrupt:
+            click.echo("Interrupted. The same command goes on with the sets that are not done.", err=True)
+            sys.exit(130)
+        sys.exit(0 if fine else 1)
     fine = servers.run_notebook(settings, source, output and output.resolve(), parameters)
     sys.exit(0 if fine else 1)
 

@@ -211,6 +211,18 @@ def run_notebook(settings: Settings, source: Path, output: Path | None, paramete
         return bool(_in_services(apart, _run_notebook, source, output, parameters))
 
 
+def run_sets(
+    settings: Settings, source: Path, sets: Path, folder: Path, parameters: tuple[str, ...], *, has_limit: bool
+) -> bool:
+    """Execute a notebook once for each set of parameters in a file; whether all went well."""
+    from ..commands.run import batch_settings, parse_parameters, prepare_sets, private_state  # noqa: PLC0415
+    from ..runs.fan_out import output_folder  # noqa: PLC0415
+
+    found = prepare_sets(settings.root, source, sets, folder, parse_parameters(parameters))
+    with output_folder(folder), private_state(batch_settings(settings, has_limit=has_limit)) as apart:
+        return bool(_in_services(apart, _run_sets, source, found, folder))
+
+
 def examine(settings: Settings, check: str | None) -> bool:
     """Print what `doctor` finds; whether all is fine."""
     import anyio  # noqa: PLC0415
@@ -251,6 +263,12 @@ async def _run_notebook(services: Any, notebook: Path, output: Path | None, para
     values = parse_parameters(parameters)
     path = prepare(root, notebook, output)
     return await run_notebook(services, path, notebook.relative_to(root).as_posix(), values, click.echo)
+
+
+async def _run_sets(services: Any, source: Path, sets: Any, folder: Path) -> bool:
+    from ..commands.run import run_sets  # noqa: PLC0415
+
+    return await run_sets(services, source.relative_to(services.settings.root).as_posix(), sets, folder, click.echo)
 
 
 async def _count_kernels(services: Any) -> int:

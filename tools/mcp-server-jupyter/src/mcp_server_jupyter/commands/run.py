@@ -1,4 +1,4 @@
-"""`run NOTEBOOK`: execute a notebook from top to bottom through the same services, with parameters.
+"""`run NOTEBOOK`: execute a notebook from top to bottom through the same services, with parameters, once or for many.
 
 Parameters work as papermill's do: a cell tagged `injected-parameters` is put after the cell tagged `parameters`, or
 at the top when there is none, and takes the place of an earlier one.
@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import json
 import keyword
+import os
 import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,12 +27,18 @@ from ..notebooks import is_skipped
 from ..operations import Call, Caller
 from ..operations.bind import invoke
 from ..operations.interpreter import choose, folder_of
+from ..runs import open_runs
+from ..runs.fan_out import WORK, FanOut
+from ..runs.folders import Folders
 from ..runs.parameters import inject
+from ..runs.payload import whole
+from ..runs.sets import ParameterSet, read_sets
 from ..services import Services
 from ..settings import Settings
 
 _NAMES = {"true": True, "false": False, "null": None}
 _DAY = 86_400.0
+_FOR_EVER = 10**9
 _ORPHAN_HOURS = 0.01
 """Of a kernel whose `run` was killed: nobody will come for it."""
 
@@ -143,6 +151,61 @@ async def run_notebook(
         detail = await invoke(services, "get_execution", {"execution_id": bad["execution_id"]}, caller=Caller("run"))
         say(detail.text)
     return bad is None
+
+
+def prepare_sets(root: Path, notebook: Path, file: Path, folder: Path, common: Mapping[str, Any]) -> list[ParameterSet]:
+    """The sets of parameters in `file` for a notebook.
+
+    Raises:
+        NotFound, InvalidRequest: a file is not there, is not what it should be, or lies outside the root.
+    """
+    for path in (notebook, folder):
+        if not path.is_relative_to(root):
+            raise InvalidRequest(f"{path} is outside the root {root}.", hint="Give a --root that holds both.")
+    try:
+        found = json.loads(notebook.read_bytes())
+        text = file.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise NotFound(f"No file {error.filename}.") from error
+    except OSError as error:
+        raise InvalidRequest(f"{error.filename} cannot be read: {error.strerror}.") from error
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"{notebook} is no notebook, or {file} no UTF-8 text: {error}.") from error
+    return read_sets(text, whole(found), common)
+
+
+def batch_settings(settings: Settings, *, has_limit: bool) -> Settings:
+    """Settings for many runs that one call waits for: nothing is kept, and none is refused for want of room.
+
+    Args:
+        has_limit: whether somebody gave the seconds that a run may take; a day otherwise, as for a single one.
+    """
+    workers = settings.workers or os.cpu_count() or 1
+    return dataclasses.replace(
+        settings,
+        workers=workers,
+        queue=workers + 1,
+        max_kernels=max(settings.max_kernels, workers + 1),
+        execution_timeout=settings.execution_timeout if has_limit else _DAY,
+        keep_failed_seconds=0.0,
+        run_keep_hours=_FOR_EVER,
+        run_keep_megabytes=_FOR_EVER,
+        grace_seconds=0.0,
+    )
+
+
+async def run_sets(
+    services: Services, notebook: str, sets: Sequence[ParameterSet], folder: Path, say: Callable[[str], object]
+) -> bool:
+    """Execute a notebook once for each set into `folder`, which is this call's alone; True when all went well."""
+    cwd = folder_of(notebook)
+    choice = await choose(Call(services, Caller("run", answers_input=False)), cwd, sets[0].sent.notebook)
+    if choice.where:
+        say(f"on {choice}")
+    root = services.settings.root
+    folders = Folders(root, below=(folder / WORK).relative_to(root).as_posix(), kernels_in=cwd)
+    async with open_runs(services, folders) as runs:
+        return await FanOut(runs, sets, folder, choice.name, say).run()
 
 
 async def _report(

@@ -295,10 +295,35 @@ class Executions:
         self._tasks.start_soon(self.interrupt, execution)
 
     async def interrupt_session(self, session: Session) -> int:
-        """Interrupt what runs, be it somebody else's, and drop what waits; how many. A dead kernel is left."""
+        """Interrupt what runs, be it somebody else's, and drop what waits; how many. A dead kernel is left.
+
+        Raises:
+            Unavailable: the kernel cannot be reached; what waits has its turn as before.
+        """
         waiting = self.waiting(session)
+        if queue := self._queues.get(session.id):
+            # None of them begins in the place of what is interrupted.
+            queue.waiting.clear()
+        try:
+            await self._interrupt_kernel(session)
+        except JupyterMcpError:
+            if (running := self.running(session)) is not None:
+                running.interrupt_asked = False
+            self._put_back(session, waiting)
+            raise
         for execution in waiting:
-            await self.interrupt(execution)
+            await self._runner.finish(execution, "aborted", "Taken out of the queue before it ran.")
+        return len(waiting)
+
+    def _put_back(self, session: Session, waiting: Sequence[Execution]) -> None:
+        queue = self._queues.get(session.id)
+        if queue is not None:
+            queue.waiting.extendleft(reversed(waiting))
+            return
+        for execution in waiting:
+            self._append(session, execution)
+
+    async def _interrupt_kernel(self, session: Session) -> None:
         running = self.running(session)
         if running is not None:
             running.interrupt_asked = True
@@ -309,7 +334,6 @@ class Executions:
                 await kernel.interrupt(running.msg_id)
             if running is None or is_foreign:
                 await kernel.interrupt()
-        return len(waiting)
 
     async def send_input(self, execution: Execution, text: str) -> None:
         """Answer the `input()` a cell waits in.

@@ -396,9 +396,17 @@ class Sessions:
             session.failed = Death(None, f"its restart failed: {error.message}")
 
     async def shutdown(self, session: Session, by: str = "") -> None:
-        """End the kernel and forget the session. `by` is who asked."""
+        """End the kernel and forget the session. `by` is who asked.
+
+        Raises:
+            Unavailable, Unauthorized: whoever has the kernel does not end it; the session is as it was.
+        """
         if self._forget(session, f"was shut down by {by}" if by else "was shut down", by or None):
-            await self._shut_down(session, "shutdown", by)
+            try:
+                await self._shut_down(session, "shutdown", by)
+            except JupyterMcpError:
+                self._keep(session)
+                raise
 
     def _cull(self, session: Session, idle: str) -> None:
         # Forgotten at the very moment at which it was found idle: what comes now starts another one.
@@ -415,6 +423,20 @@ class Sessions:
                 self._gone[notebook] = session.lost(describe(death) if death else how, by=by)
         session.ending = session.ending or "shut down"
         return True
+
+    def _keep(self, session: Session) -> None:
+        """A kernel that could not be ended is the one of its notebooks still, unless they have another by now."""
+        if session.kernel.state == "dead" or session.id in self._sessions:
+            return
+        session.ending = ""
+        self._sessions[session.id] = session
+        for notebook in session.notebooks:
+            if notebook in self._notebooks:
+                session.leave(notebook)
+            else:
+                self._notebooks[notebook] = session.id
+                self._gone.pop(notebook, None)
+        self._start_watching(session)
 
     async def _shut_down(self, session: Session, kind: KernelEventKind, detail: str) -> None:
         await self._end(session)

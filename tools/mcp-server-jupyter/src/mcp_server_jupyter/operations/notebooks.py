@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from ..errors import InvalidRequest
 from ..journal import LastRun
 from ..notebooks import CellLine, find_cell, kernelspec_name, new_notebook, outline
+from ..ports import Listing
 from .call import Answer, Call, Param, Picture
 from .interpreter import choose, folder_of, interpreter_line
 from .kernels import unreachable
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
 async def list_notebooks(call: Call, path: str = "") -> Answer:
     """Every notebook below `path` (a folder relative to the root; absent, the root), with its kernel's state."""
     services = call.services
-    entries = [e for e in await services.contents.list(path, recursive=True) if e.kind == "notebook"]
-    lines = []
+    found = await services.contents.list(path, recursive=True)
+    entries = [e for e in found if e.kind == "notebook"]
+    lines = [found.cut] if isinstance(found, Listing) and found.cut else []
     for entry in entries:
         session = services.sessions.find(entry.path)
         mark = f"  kernel {session.kernel.state}" if session else ""
@@ -33,7 +35,7 @@ async def list_notebooks(call: Call, path: str = "") -> Answer:
             mark = "  kernel starting" if start.goes_on else "  kernel failed to start"
         default = "  (default)" if entry.path == call.default_notebook else ""
         lines.append(f"{entry.path}  {_size(entry.size)}{mark}{default}")
-    if not lines:
+    if not entries and not lines:
         return Answer("No notebooks yet. create_notebook makes one.", {"notebooks": []})
     text = numbered(lines, call.answers.max_chars, "give a path to see fewer.")
     return Answer(text, {"notebooks": [e.path for e in entries]})

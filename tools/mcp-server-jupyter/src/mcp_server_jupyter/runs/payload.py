@@ -59,7 +59,7 @@ def read_payload(body: Any) -> Sent:
             notebook = json.loads(notebook)
         except (ValueError, RecursionError) as error:
             raise refuse("invalid_notebook", "The notebook is a text that is not JSON.") from error
-    return Sent(whole(notebook), _checked_parameters(parameters))
+    return Sent(whole(notebook), checked_parameters(parameters))
 
 
 def _unwrapped(body: Any) -> dict[str, Any]:
@@ -83,7 +83,12 @@ def _unwrapped(body: Any) -> dict[str, Any]:
     return body
 
 
-def _checked_parameters(parameters: Any) -> dict[str, Any]:
+def checked_parameters(parameters: Any) -> dict[str, Any]:
+    """The values of parameters.
+
+    Raises:
+        Refused: invalid_parameters.
+    """
     if parameters is None:
         return {}
     if not isinstance(parameters, dict):

@@ -175,6 +175,17 @@ class Runs:
             await self.news(run_id)
         return row
 
+    async def settled(self, run_id: str) -> RunRow:
+        """The run once it has ended and no worker has to do with it any more: its folder is the caller's.
+
+        Raises:
+            Refused: not_found.
+        """
+        row = await self.wait(run_id)
+        while run_id in self._active:
+            await self.news(run_id)
+        return row
+
     async def cancel(self, run_id: str) -> RunRow:
         """End a run that has not ended; its kernel is gone afterwards.
 

@@ -13,10 +13,11 @@ import pytest
 
 from a_jupyter import TOKEN, Jupyter
 from execution.desk import Desk, open_desk, settings_of, shown
+from mcp_server_jupyter.backends.jupyter import kernel as kernel_module
 from mcp_server_jupyter.backends.jupyter.client import Client
 from mcp_server_jupyter.backends.jupyter.kernel import JupyterKernel
 from mcp_server_jupyter.backends.jupyter.kernels import JupyterKernels
-from mcp_server_jupyter.errors import JupyterMcpError, Unauthorized, Unavailable
+from mcp_server_jupyter.errors import JupyterMcpError, KernelDead, Unauthorized, Unavailable
 from mcp_server_jupyter.execution.execution import Execution
 from mcp_server_jupyter.operations import Answer
 from mcp_server_jupyter.ports import Channel, Kernel
@@ -39,7 +40,7 @@ def jupyter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jupyter]:
 
 def settings_for(jupyter: Jupyter, folder: Path) -> Settings:
     folder.mkdir(exist_ok=True)
-    return settings_of(folder, kernels="jupyter", jupyter_url=jupyter.url, jupyter_token=TOKEN)
+    return settings_of(folder, contents="files", kernels="jupyter", jupyter_url=jupyter.url, jupyter_token=TOKEN)
 
 
 @pytest.fixture
@@ -392,6 +393,125 @@ async def test_we_run_without_jupyter_and_nothing_is_given_up(tmp_path: Path) ->
             assert "3" in (await code(desk, "1 + 2")).text
     finally:
         jupyter.close()
+
+
+async def test_a_kernel_that_cannot_be_shut_down_is_its_notebooks_still_with_all_that_waits(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lost way to Jupyter is made up here: the very client of ours refuses to ask."""
+    await code(desk, "x = 6")
+    quick(desk)
+    running = await desk.call("append_execute_code_cell", cell_source=STUBBORN)
+    await until(lambda: has_begun(desk.execution(running)))
+    waiting = await desk.call("append_execute_code_cell", cell_source="x")
+    session = desk.services.sessions.find("a.ipynb")
+    with monkeypatch.context() as away:
+        away.setattr(Client, "call", unanswered)
+        with pytest.raises(Unavailable):
+            await desk.call("shutdown_kernel")
+
+    assert session is not None
+    assert desk.services.sessions.find("a.ipynb") is session
+    assert desk.execution(waiting) in desk.services.executions.waiting(session)
+    assert desk.services.executions.running(session) is desk.execution(running)
+    await desk.call("shutdown_kernel")
+    assert desk.services.sessions.find("a.ipynb") is None
+
+
+async def unanswered(*_: Any, **__: Any) -> Any:
+    raise Unavailable("Jupyter does not answer.")
+
+
+async def test_an_idle_kernel_that_cannot_be_shut_down_goes_on(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lost way to Jupyter is made up here, as above."""
+    await code(desk, "x = 6")
+    with monkeypatch.context() as away:
+        away.setattr(Client, "call", unanswered)
+        with pytest.raises(Unavailable):
+            await desk.call("shutdown_kernel")
+
+    assert "42" in (await code(desk, "x * 7")).text
+
+
+# ------------------------------------------------------------------ a Jupyter that is left alone
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels without work are left after a moment."""
+    monkeypatch.setattr(kernel_module, "_REST_SECONDS", 0.0)
+    monkeypatch.setattr(kernel_module, "_LOOK_SECONDS", 0.05)
+
+
+async def nobody_is_connected(api: Client) -> bool:
+    return all(not model["connections"] for model in await api.get("api/kernels"))
+
+
+async def test_a_kernel_without_work_is_left_alone_and_connected_again_for_the_next_cell(
+    desk: Desk, api: Client, hasty: None
+) -> None:
+    await code(desk, "x = 6")
+    await until(lambda: nobody_is_connected(api))
+    session = desk.services.sessions.find("a.ipynb")
+    assert session is not None
+    assert session.kernel.unreachable_since is None
+    assert session.kernel.state == "idle"
+
+    answer = await code(desk, "x * 7")
+
+    assert answer.data["status"] == "ok"
+    assert "42" in answer.text
+    assert "lost" not in answer.text
+
+
+async def test_a_cell_that_shows_nothing_for_long_is_work(
+    desk: Desk, hasty: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await code(desk, "1")
+    go = tmp_path / "go"
+    quick(desk)
+    source = f"import os, time\nwhile not os.path.exists({str(go)!r}): time.sleep(0.01)\nprint('all of it')"
+    answer = await desk.call("append_execute_code_cell", cell_source=source)
+    await until(lambda: has_begun(desk.execution(answer)))
+    kernel = desk.execution(answer).kernel
+    assert isinstance(kernel, JupyterKernel)
+    looked: list[bool] = []
+    judge = kernel._rest_if_unused
+    monkeypatch.setattr(kernel, "_rest_if_unused", lambda: looked.append((judge(), kernel.is_reached)[1]))
+    await until(lambda: seen(looked, 3))
+    go.touch()
+    told = await finished(desk, answer)
+
+    assert looked[:3] == [True, True, True]
+    assert told.data["status"] == "ok"
+    assert "all of it" in told.text
+
+
+async def seen(what: list[bool], times: int) -> bool:
+    return len(what) >= times
+
+
+async def test_what_became_of_a_kernel_that_was_left_alone_is_told_before_anything_runs(
+    desk: Desk, api: Client, hasty: None
+) -> None:
+    await code(desk, "x = 6")
+    await until(lambda: nobody_is_connected(api))
+    [session] = await api.get("api/sessions")
+    await api.call("DELETE", f"api/sessions/{session['id']}", seconds=PATIENCE)
+
+    with pytest.raises(KernelDead):
+        await desk.call("append_execute_code_cell", cell_source="x")
+
+
+async def test_a_restart_behind_our_back_is_told(desk: Desk, api: Client, hasty: None) -> None:
+    await code(desk, "x = 6")
+    await until(lambda: nobody_is_connected(api))
+    [kernel] = await api.get("api/kernels")
+    await api.call("POST", f"api/kernels/{kernel['id']}/restart", seconds=PATIENCE)
+    first = await code(desk, "x")
+
+    assert "restarted by somebody else" in first.text
+    assert (await code(desk, "1 + 1")).data["kernel_epoch"] == 2
 
 
 async def test_a_wrong_token_is_told_as_such_and_never_shown(jupyter: Jupyter, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ Source: jupyter-server docs, "The REST API".
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -94,6 +95,24 @@ class Client:
             Unauthorized: it refuses the token.
             NotFound, AlreadyExists, InvalidRequest, TooLarge, Unsupported: as it says.
         """
+        answer = await self.exchange(method, path, body, params=params, seconds=seconds)
+        try:
+            return json.loads(answer) if answer else None
+        except ValueError as error:
+            raise Unavailable(
+                f"What answers at {self.url} is no Jupyter server.", hint="Look at --jupyter-url."
+            ) from error
+
+    async def exchange(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        params: Mapping[str, str] | None = None,
+        seconds: float = _ANSWER_SECONDS,
+    ) -> bytes:
+        """One request; its answer as it came. A body of bytes is JSON already. Raises as `call` does."""
         import httpx2  # noqa: PLC0415
 
         if self._http is None:
@@ -102,18 +121,15 @@ class Client:
             response = await self._http.request(
                 method,
                 path,
-                json=body,
+                content=body if isinstance(body, bytes) or body is None else json.dumps(body).encode(),
+                headers=None if body is None else {"Content-Type": "application/json"},
                 params=dict(params or {}),
                 timeout=httpx2.Timeout(seconds, connect=_CONNECT_SECONDS),
             )
-            if response.is_success:
-                return response.json() if response.content else None
         except httpx2.HTTPError as error:
             raise self.away(error) from error
-        except ValueError as error:
-            raise Unavailable(
-                f"What answers at {self.url} is no Jupyter server.", hint="Look at --jupyter-url."
-            ) from error
+        if response.is_success:
+            return response.content
         raise self._refusal(response.status_code, _message(response))
 
     def away(self, error: Exception) -> Unavailable:

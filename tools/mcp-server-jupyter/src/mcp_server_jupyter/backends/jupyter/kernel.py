@@ -6,15 +6,16 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import anyio
 
 from ...errors import JupyterMcpError, KernelDead, KernelStartFailed, NotFound, Unavailable, Unsupported
 from ...ports import Channel, Death, KernelStats, Message, Replay
 from ..zmq.kernel import KernelOfRequests
+from ..zmq.request import Request
 from .client import START_SECONDS, Client, quoted
 from .known import Known, KnownKernels
 from .replay import replay
@@ -27,6 +28,7 @@ MEET_SECONDS = 60.0
 _SILENCE_SECONDS, _LONGEST_SILENCE = 5.0, 60.0
 _FOREIGN_AFTER = 1.0
 _LOOK_SECONDS = 5.0
+_REST_SECONDS = 60.0
 _RESTARTED = "restarted by somebody else"
 _DIED = "restarted by Jupyter, because it had died"
 LIMITED = (
@@ -138,6 +140,18 @@ class JupyterKernel(KernelOfRequests):
         return KernelStats(where=self._owner.client.where)
 
     # ------------------------------------------------------------------ life
+
+    def request(
+        self,
+        msg_type: str,
+        content: Mapping[str, Any],
+        *,
+        channel: Literal["shell", "control"] = "shell",
+        msg_id: str | None = None,
+    ) -> Request:
+        """See `ports.Kernel.request`. A kernel that was left alone is connected again."""
+        self._socket.wake()
+        return super().request(msg_type, content, channel=channel, msg_id=msg_id)
 
     def open(self) -> None:
         """Begin to be connected; it is as soon as that can be."""
@@ -296,6 +310,7 @@ class JupyterKernel(KernelOfRequests):
     def lost(self) -> None:
         """See `socket.Listener.lost`."""
         self._met.clear()
+        self._shared.cut_off()
 
     def gone(self, why: str) -> None:
         """See `socket.Listener.gone`."""
@@ -316,7 +331,7 @@ class JupyterKernel(KernelOfRequests):
         self._identified.set()
         self._shared.receive(channel, frames)
         if channel == "iopub" and not self._asked and b'"shutdown_reply"' in frames[0]:
-            self._run(self._look)
+            self._run(self.look)
 
     def _jupyter_says(self, header: dict[str, Any], frames: list[bytes]) -> None:
         """Jupyter itself speaks in our name: of the process, or of output that it drops."""
@@ -375,6 +390,8 @@ class JupyterKernel(KernelOfRequests):
         self._identified.clear()
         if self._socket.is_open:
             self._meet_soon()
+        else:
+            self._socket.wake()
 
     def _end(self, death: Death) -> None:
         if self._death is not None:
@@ -425,7 +442,7 @@ class JupyterKernel(KernelOfRequests):
                     await self._identified.wait()
                     return
             patience = min(2 * patience, _LONGEST_SILENCE)
-            await self._look()
+            await self.look()
             self._socket.reset()
 
     async def _judge_gap(self) -> None:
@@ -443,8 +460,9 @@ class JupyterKernel(KernelOfRequests):
         while True:
             await anyio.sleep(_LOOK_SECONDS)
             # Asked for nothing, a Jupyter counts as idle: whoever ends idle ones may do so.
+            self._rest_if_unused()
             if self._socket.is_open and self._shared.has_cells:
-                await self._look()
+                await self.look()
                 answered = await self._ask_who(patience)
                 patience = _SILENCE_SECONDS if answered else min(2 * patience, _LONGEST_SILENCE)
 
@@ -461,7 +479,15 @@ class JupyterKernel(KernelOfRequests):
             return True
         return False
 
-    async def _look(self) -> None:
+    def _rest_if_unused(self) -> None:
+        """Leave Jupyter after a while without work, so that it may count as idle."""
+        unused = time.monotonic() - self._socket.used_at
+        if self._socket.is_open and self._met.is_set() and self._shared.is_at_rest and unused > _REST_SECONDS:
+            # What it publishes to nobody meanwhile is not missed by a request of ours.
+            self._reached_at = None
+            self._socket.rest()
+
+    async def look(self) -> None:
         """Whether Jupyter has it still."""
         try:
             await self._owner.client.get(f"api/kernels/{quoted(self.id)}")

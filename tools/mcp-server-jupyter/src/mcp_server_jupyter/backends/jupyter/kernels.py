@@ -97,8 +97,15 @@ class JupyterKernels:
         session = _session_of(await self.client.get("api/sessions"), notebook)
         if session is None:
             self._resolved.pop(notebook, None)
+            await self._look_for(notebook)
             return None
         return await self._meet(session, notebook, epoch)
+
+    async def _look_for(self, notebook: str) -> None:
+        """Find out now whether the kernel that the notebook had is gone, where nobody listens to it."""
+        for kernel in list(self._kernels.values()):
+            if kernel.known.notebook == notebook and not kernel.is_reached and kernel.death is None:
+                await kernel.look()
 
     async def _meet(self, session: Json, notebook: str, epoch: int, *, is_ours: bool = False) -> JupyterKernel:
         model = session["kernel"]

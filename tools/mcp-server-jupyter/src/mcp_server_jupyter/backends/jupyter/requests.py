@@ -6,11 +6,11 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from ...errors import JupyterMcpError
+from ...errors import JupyterMcpError, KernelDead
 from ...ports import Channel, Message
 from ..zmq.codec import DELIMITER
 from ..zmq.dispatch import Dispatch
@@ -57,6 +57,7 @@ class SharedDispatch(Dispatch):
         self._with_kernel: Request | None = None
         self._taken_up: Request | None = None
         self._to_interrupt = ""
+        self._is_cut_off = False
 
     # ------------------------------------------------------------------ sending
 
@@ -81,7 +82,7 @@ class SharedDispatch(Dispatch):
 
     def pump(self) -> None:
         """Send the next cell if it is its turn."""
-        while self._held and self.state == "idle" and self._with_kernel is None:
+        while self._held and not self._is_cut_off and self.state == "idle" and self._with_kernel is None:
             msg_id, frames = self._held.popleft()
             request = self._requests.get(msg_id)
             if request is None:
@@ -94,6 +95,15 @@ class SharedDispatch(Dispatch):
                 continue
             self._with_kernel = request
             self._transmit("shell", frames, msg_id)
+
+    def cut_off(self) -> None:
+        """Send no cell until `meet` has heard from the kernel again: it may be busy by then, or another process."""
+        self._is_cut_off = True
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether nobody waits for anything, and the kernel does nothing."""
+        return self.state == "idle" and not self._requests
 
     def take_up(self, msg_id: str) -> None:
         """Listen to a cell that an earlier server sent; it is with the kernel until its end is heard."""
@@ -173,9 +183,11 @@ class SharedDispatch(Dispatch):
         """
         earlier, began = self._with_kernel, time.time()
         self.state = "starting" if self.state == "starting" else "busy"
-        async with aclosing(self.request("kernel_info_request", {})) as answer:
-            async for _ in answer:
-                pass
+        # What answers may turn out to be another process: that ends the question.
+        with suppress(KernelDead):
+            async with aclosing(self.request("kernel_info_request", {})) as answer:
+                async for _ in answer:
+                    pass
         if self._error is not None:
             return
         if earlier is not None and earlier is self._with_kernel:
@@ -184,6 +196,7 @@ class SharedDispatch(Dispatch):
             # Its end was missed: the kernel has answered what came after it.
             self.running = None
         self.state = "idle" if self.running is None else "busy"
+        self._is_cut_off = False
         self.pump()
 
     def probe(self) -> None:

@@ -55,6 +55,7 @@ class KernelSocket:
 
     def __init__(self, client: Client, kernel_id: str, identity: str, listener: Listener) -> None:
         self.unreachable_since: float | None = None
+        self.used_at = time.monotonic()
         self._client = client
         self._kernel_id = kernel_id
         self._identity = identity
@@ -62,6 +63,8 @@ class KernelSocket:
         self._outgoing: deque[bytes] = deque()
         self._more = asyncio.Event()
         self._connection: ClientConnection | None = None
+        self._is_resting = False
+        self._wanted = asyncio.Event()
 
     @property
     def is_open(self) -> bool:
@@ -69,8 +72,23 @@ class KernelSocket:
 
     def send(self, channel: Channel, frames: list[bytes]) -> None:
         """Send a message, now or once it is connected."""
+        self.used_at = time.monotonic()
         self._outgoing.append(pack(channel, frames))
         self._more.set()
+        self.wake()
+
+    def rest(self) -> None:
+        """Leave the server alone until there is something to send, or `wake`."""
+        self._is_resting = True
+        self._wanted.clear()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.transport.abort()
+
+    def wake(self) -> None:
+        """Be connected again, if it rests."""
+        self._is_resting = False
+        self._wanted.set()
 
     def reset(self) -> None:
         """End this connection and make another one."""
@@ -88,9 +106,13 @@ class KernelSocket:
                 self._listener.gone("is not there any more: it was shut down, or its Jupyter was started anew")
                 return
             except JupyterMcpError as error:
-                if self.unreachable_since is None:
+                if self.unreachable_since is None and not self._is_resting:
                     self.unreachable_since = time.time()
                     logger.warning("kernel %s cannot be reached: %s", self._kernel_id, error)
+            if self._is_resting:
+                await self._wanted.wait()
+                pause = _SHORTEST_PAUSE
+                continue
             if time.monotonic() - began > _LONGEST_PAUSE:
                 pause = _SHORTEST_PAUSE
             await asyncio.sleep(pause)
@@ -126,6 +148,7 @@ class KernelSocket:
     async def _use(self, connection: ClientConnection) -> None:
         self.unreachable_since = None
         self._connection = connection
+        self.used_at = time.monotonic()
         self._listener.opened()
         sending = asyncio.create_task(self._send_all(connection))
         acknowledge = _quickly(connection.transport)
@@ -133,13 +156,14 @@ class KernelSocket:
             while True:
                 data = await connection.recv(decode=False)
                 acknowledge()
+                self.used_at = time.monotonic()
                 message = unpack(data)
                 if message is not None:
                     self._listener.received(*message)
         finally:
             self._connection = None
             sending.cancel()
-            self.unreachable_since = time.time()
+            self.unreachable_since = None if self._is_resting else time.time()
             self._listener.lost()
             # Cancelled, a connection would not be closed: its own end waits for the other side.
             with anyio.CancelScope(shield=True):
@@ -151,7 +175,8 @@ class KernelSocket:
         # The reader notices as well, and tells.
         with suppress(ConnectionClosed):
             while True:
-                while self._outgoing:
+                # One that has been left takes nothing more with it.
+                while self._outgoing and self._connection is connection:
                     await connection.send(self._outgoing.popleft())
                 self._more.clear()
                 await self._more.wait()

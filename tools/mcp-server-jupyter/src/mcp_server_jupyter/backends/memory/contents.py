@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import posixpath
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path, PurePosixPath
 from types import TracebackType
@@ -12,12 +11,12 @@ from typing import TYPE_CHECKING
 import anyio
 
 from ... import notebooks
-from ...errors import AlreadyExists, InvalidRequest, NotFound, OutsideRoot
+from ...errors import AlreadyExists, NotFound
 from ...ports import Entry
 from ...settings import Settings
 from ..shared.changes import Changes
 from ..shared.edited_outputs import EditedOutputs
-from ..shared.paths import check_path
+from ..shared.paths import notebook_within, within
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -46,19 +45,7 @@ class MemoryContents:
         Raises:
             InvalidRequest, OutsideRoot
         """
-        if not path.strip():
-            raise InvalidRequest("The notebook's path is empty.", hint="Give a path relative to the root.")
-        name = self._below_root(path)
-        if not name.endswith(".ipynb"):
-            raise InvalidRequest(f"{path!r} is not a notebook.", hint="Notebooks end in .ipynb.")
-        return name
-
-    def _below_root(self, path: str) -> str:
-        check_path(path)
-        whole = posixpath.normpath(posixpath.join(self.root.as_posix(), path))
-        if not PurePosixPath(whole).is_relative_to(self.root.as_posix()):
-            raise OutsideRoot(f"{path!r} is outside the root folder.", hint="Give a path relative to the root.")
-        return posixpath.relpath(whole, self.root.as_posix())
+        return notebook_within(self.root, path)
 
     async def list(self, path: str = "", *, recursive: bool = False) -> Sequence[Entry]:
         """See `ports.Contents.list`.
@@ -66,7 +53,7 @@ class MemoryContents:
         Raises:
             NotFound, OutsideRoot
         """
-        folder = PurePosixPath(self._below_root(path))
+        folder = PurePosixPath(within(self.root, path))
         entries: dict[str, Entry] = {}
         for name in self._notebooks:
             place = PurePosixPath(name)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import posixpath
+from pathlib import Path, PurePosixPath
 
 from ...errors import InvalidRequest, NotFound, OutsideRoot
 
@@ -52,3 +53,30 @@ def below(root: Path, cwd: str) -> str:
         raise NotFound(f"There is no folder {cwd!r}.", hint="Give an existing folder relative to the root.")
     relative = folder.relative_to(root.resolve()).as_posix()
     return "" if relative == "." else relative
+
+
+def within(root: Path, path: str) -> str:
+    """A path relative to the root in its canonical spelling, by its text alone; "." is the root itself.
+
+    Raises:
+        InvalidRequest, OutsideRoot
+    """
+    check_path(path)
+    whole = posixpath.normpath(posixpath.join(root.as_posix(), path))
+    if not PurePosixPath(whole).is_relative_to(root.as_posix()):
+        raise OutsideRoot(f"{path!r} is outside the root folder.", hint="Give a path relative to the root.")
+    return posixpath.relpath(whole, root.as_posix())
+
+
+def notebook_within(root: Path, path: str) -> str:
+    """The same of a notebook.
+
+    Raises:
+        InvalidRequest, OutsideRoot
+    """
+    if not path.strip():
+        raise InvalidRequest("The notebook's path is empty.", hint="Give a path relative to the root.")
+    name = within(root, path)
+    if not name.endswith(".ipynb"):
+        raise InvalidRequest(f"{path!r} is not a notebook.", hint="Notebooks end in .ipynb.")
+    return name

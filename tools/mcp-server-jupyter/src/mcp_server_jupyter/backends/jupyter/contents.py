@@ -1,0 +1,196 @@
+"""Notebooks of a Jupyter server: its files, over its REST API."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.abc
+
+from ... import notebooks
+from ...errors import AlreadyExists, InvalidRequest, JupyterMcpError
+from ...ports import Entry
+from ...settings import Settings
+from ..shared.changes import Changes
+from ..shared.edited_outputs import EditedOutputs
+from ..shared.paths import notebook_within, within
+from .connect import open_client
+from .contents_api import ContentsApi
+from .contents_file import FileNotebook, Folder
+from .contents_format import require_whole
+from .contents_listing import list_entries
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+logger = logging.getLogger(__name__)
+
+_CACHE_BYTES = 256 * 2**20
+_CACHE_NOTEBOOKS = 128
+_LOOK_SECONDS = 2.0
+# Who asks for nothing lets a Jupyter count as idle: what nobody has used for so long is not looked at.
+_FOLLOWED_SECONDS = 60.0
+
+
+def open_contents(settings: Settings) -> JupyterContents:
+    """The backend `jupyter`: the notebooks of the Jupyter at `jupyter_url`."""
+    return JupyterContents(settings)
+
+
+class JupyterContents:
+    """`Contents` of one Jupyter server. A path that is absolute is one below `settings.root`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.root = Path(settings.root)
+        self.client = open_client(settings)
+        self._api = ContentsApi(self.client, settings.max_notebook_bytes)
+        self._open: OrderedDict[str, FileNotebook] = OrderedDict()
+        self._changes = Changes()
+        self._stack = contextlib.AsyncExitStack()
+        self._is_followed = False
+        self._tasks: anyio.abc.TaskGroup
+        self._folder: Folder
+
+    async def __aenter__(self) -> JupyterContents:
+        await self._stack.enter_async_context(self.client)
+        self._tasks = await self._stack.enter_async_context(anyio.create_task_group())
+        self._folder = Folder(self._api, self._tasks, self._changes.tell)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            with anyio.CancelScope(shield=True), contextlib.suppress(*((JupyterMcpError,) if error else ())):
+                await self.flush()
+        finally:
+            self._changes.close()
+            self._tasks.cancel_scope.cancel()
+            await self._stack.aclose()
+
+    # ----------------------------------------------------------------- the port
+
+    def resolve(self, path: str) -> str:
+        """See `ports.Contents.resolve`. Links are Jupyter's own business."""
+        return notebook_within(self.root, path)
+
+    async def list(self, path: str = "", *, recursive: bool = False) -> Sequence[Entry]:
+        """See `ports.Contents.list`. Folders are asked one by one: a big tree is cut after 500 of them, or 5 s.
+
+        Raises:
+            InvalidRequest, NotFound, OutsideRoot, Unavailable, Unauthorized
+        """
+        folder = within(self.root, path)
+        return await list_entries(self._api, "" if folder == "." else folder, recursive=recursive)
+
+    async def read(self, path: str) -> NotebookNode:
+        """See `ports.Contents.read`."""
+        async with self._using(path) as state:
+            return await state.read()
+
+    @contextlib.asynccontextmanager
+    async def edit(self, path: str, *, durable: bool = True, author: str = "") -> AsyncIterator[NotebookNode]:
+        """See `ports.Contents.edit`. It is durable once Jupyter has written it."""
+        async with self._using(path) as state, state.edit(durable=durable, author=author) as notebook:
+            yield notebook
+        self._changes.tell(state.name)
+
+    def outputs(self, path: str, cell_id: str) -> EditedOutputs:
+        """See `ports.Contents.outputs`."""
+        return EditedOutputs(self, path, cell_id)
+
+    async def flush(self, path: str | None = None, *, urgent: bool = True) -> None:
+        """See `ports.Contents.flush`.
+
+        Raises:
+            Conflict: a pending source change was given up for a person's.
+            NotFound: the file was deleted; pending outputs are gone with it.
+            JupyterMcpError: it cannot be written now; the change stays pending.
+        """
+        problems: list[JupyterMcpError] = []
+        if path is None:
+            states = list(self._open.values())
+        else:
+            name = self.resolve(path)
+            states = [self._open[name]] if name in self._open else []
+        for state in states:
+            try:
+                await (state.flush() if urgent else state.flushed())
+            except JupyterMcpError as problem:
+                problems.append(problem)
+        if problems:
+            raise problems[0]
+
+    async def check(self, path: str) -> None:
+        """See `ports.Contents.check`."""
+        name = self.resolve(path)
+        if not (await self._api.state(name)).is_writable:
+            raise InvalidRequest(f"{name!r} is read-only.", hint="Make it writable where Jupyter runs.")
+
+    async def create(self, path: str, notebook: NotebookNode) -> None:
+        """See `ports.Contents.create`."""
+        settled = notebooks.settle(notebook, ())
+        require_whole(notebooks.new_notebook(""), settled)
+        async with self._using(path) as state, state.editing:
+            name = state.name
+            if await self._api.is_there(name):
+                raise AlreadyExists(f"{name!r} exists already.", hint="Open it, or choose another name.")
+            with anyio.CancelScope(shield=True):
+                async with self._api.folders(name):
+                    await state.create(settled)
+        self._changes.tell(name)
+
+    def changes(self) -> AsyncIterator[str]:
+        """See `ports.Contents.changes`. Jupyter tells nobody: what was used within the last minute is looked at."""
+        if not self._is_followed:
+            self._is_followed = True
+            self._tasks.start_soon(self._follow)
+        return self._changes.subscribe()
+
+    async def _follow(self) -> None:
+        while True:
+            await anyio.sleep(_LOOK_SECONDS)
+            now = anyio.current_time()
+            for state in [each for each in self._open.values() if now - each.used_at < _FOLLOWED_SECONDS]:
+                try:
+                    await state.look()
+                except JupyterMcpError as error:
+                    logger.debug("whoever uses %s next is told: %s", state.name, error)
+                self._let_go(state)
+
+    # ----------------------------------------------------------------- what is open
+
+    @contextlib.asynccontextmanager
+    async def _using(self, path: str) -> AsyncIterator[FileNotebook]:
+        name = self.resolve(path)
+        state = self._open.get(name)
+        if state is None:
+            state = self._open[name] = FileNotebook(self._folder, name)
+            self._make_room(state)
+        self._open.move_to_end(name)
+        try:
+            yield state
+        finally:
+            self._let_go(state)
+
+    def _let_go(self, state: FileNotebook) -> None:
+        """Forget what turned out to be no notebook, or is none any more."""
+        if state.saved is None and not state.is_busy and self._open.get(state.name) is state:
+            del self._open[state.name]
+
+    def _make_room(self, latest: FileNotebook) -> None:
+        """Drop the notebooks used longest ago once they are too many, or too big together."""
+        total, count = sum(state.size for state in self._open.values()), len(self._open)
+        for state in list(self._open.values()):
+            if total <= _CACHE_BYTES and count <= _CACHE_NOTEBOOKS:
+                return
+            if state is latest or state.is_busy:
+                continue
+            total, count = total - state.size, count - 1
+            del self._open[state.name]
