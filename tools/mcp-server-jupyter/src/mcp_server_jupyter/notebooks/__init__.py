@@ -21,15 +21,17 @@ from .merge import align, merge
 from .metadata import is_skipped, kernelspec_name, language, may_raise
 from .nodes import diff, new_id, node, node_type, shallow
 from .outline import CellLine, outline, output_kinds
-from .shape import check_cell, check_root, join_cell, settle, valid_id
+from .shape import MAX_LEVELS, check_cell, check_levels, check_root, join_cell, settle, valid_id
 from .size import exceeds
 
 __all__ = [
     "CELL_TYPES",
+    "MAX_LEVELS",
     "CellLine",
     "align",
     "check_cell",
     "check_hash",
+    "check_levels",
     "check_root",
     "clear_outputs",
     "delete_cell",

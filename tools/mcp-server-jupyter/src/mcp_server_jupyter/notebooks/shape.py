@@ -44,6 +44,25 @@ _OTHER = "Name another file."
 _REPAIR = "Repair it by hand, or restore it from a checkpoint or git."
 
 
+MAX_LEVELS = 220
+"""A kernel's JSON is taken up to 200 levels. Much that walks notebooks takes two frames of Python a level."""
+
+
+def check_levels(value: Any) -> None:
+    """Check that lists and objects do not stand in each other too deeply: over `MAX_LEVELS`.
+
+    Raises:
+        InvalidNotebook
+    """
+    level = [value]
+    for _ in range(MAX_LEVELS + 1):
+        inner = (part for outer in level for part in (outer.values() if isinstance(outer, dict) else outer))
+        level = [part for part in inner if isinstance(part, dict | list)]
+        if not level:
+            return
+    raise InvalidNotebook(f"The file's JSON is nested too deeply, over {MAX_LEVELS} levels.", hint=_REPAIR)
+
+
 def check_cell(cell: Any, at: int | None = None) -> None:
     """Check one cell.
 

@@ -124,6 +124,7 @@ def _parse(data: bytes, text: str, previous: Document | None) -> Document:
     if len(root) != len(items):
         raise InvalidNotebook("The file names a part of the notebook twice.", hint="Repair it by hand.")
     if (type(root.get("nbformat")) is int and root["nbformat"] in (1, 2, 3)) or "worksheets" in root:
+        _check_levels(data, root)
         notebook, remembered = _old_format(text, root, previous), previous is not None
         return Document(notebook, data, (), b"", b"", Style(), _refuse_old(root), True, remembered)
     notebooks.check_root(root)
@@ -138,6 +139,8 @@ def _document(
     cut = data.__getitem__ if text.isascii() else lambda span: text[span].encode("utf-8")
     head = cut(slice(0, at))
     raws = [cut(slice(item.start, item.end)) for item in cells]
+    for item, raw in zip(cells, raws, strict=True):
+        _check_levels(raw, item.value)
     ends = [at, *(item.end for item in cells)]
     leads = [cut(slice(end, item.start)) for end, item in zip(ends, cells, strict=False)]
     values = [item.value for item in cells]
@@ -149,8 +152,15 @@ def _document(
     if previous is not None and same(previous.notebook.metadata, root["metadata"]):
         root["metadata"] = previous.notebook.metadata
     close, tail = cut(slice(at, tail_start)), cut(slice(tail_start, len(text)))
+    _check_levels(head + tail, {key: value for key, value in root.items() if key != "cells"})
     remembered = has_made_up and previous is not None
     return Document(root, head, tuple(pieces), close, tail, style, None, has_made_up, remembered)
+
+
+def _check_levels(raw: bytes, value: Any) -> None:
+    """Few values have brackets enough to be too deep: the others need not be walked."""
+    if raw.count(b"[") + raw.count(b"{") > notebooks.MAX_LEVELS:
+        notebooks.check_levels(value)
 
 
 def _identify(
