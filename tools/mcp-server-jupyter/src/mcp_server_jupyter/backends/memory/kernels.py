@@ -13,7 +13,9 @@ import threading
 import traceback
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from types import CodeType
 from typing import Any, Literal
 
 import anyio
@@ -172,7 +174,10 @@ class MemoryKernel:
             self.state = "busy"
             self._send(msg_id, "iopub", "status", {"execution_state": "busy"})
             if msg_type == "execute_request":
-                reply = await asyncio.to_thread(interpreter.execute, msg_id, content)
+                # Not in the thread: what two threads parse at once Python may take for a broken tree, see
+                # https://github.com/python/cpython/issues/106905.
+                cell = _Cell.of(content["code"])
+                reply = await asyncio.to_thread(interpreter.execute, msg_id, content, cell)
                 self._send(msg_id, "shell", "execute_reply", reply)
                 if reply["status"] == "error" and content.get("stop_on_error", True):
                     self._abort(queue)
@@ -264,7 +269,7 @@ class _Interpreter:
         self._wake = threading.Event()
         self._answers: list[str] = []
 
-    def execute(self, parent: str, content: Mapping[str, Any]) -> dict[str, Any]:
+    def execute(self, parent: str, content: Mapping[str, Any], cell: _Cell) -> dict[str, Any]:
         """One execute_request; what its reply says."""
         silent = bool(content.get("silent"))
         # Interruptible before anybody can know that the cell runs, as a kernel process is.
@@ -273,7 +278,7 @@ class _Interpreter:
             if not silent:
                 self.count += 1
                 self._publish(parent, "execute_input", {"code": content["code"], "execution_count": self.count})
-            self._run(parent, content["code"], silent, bool(content.get("allow_stdin")))
+            self._run(parent, cell, silent, bool(content.get("allow_stdin")))
         except KernelStopped:
             return {"status": "aborted"}
         except BaseException as error:  # noqa: BLE001  (whatever a cell raises is its result)
@@ -323,9 +328,9 @@ class _Interpreter:
         if interrupted:
             raise KeyboardInterrupt
 
-    def _run(self, parent: str, code: str, silent: bool, allow_stdin: bool) -> None:
-        tree = ast.parse(code)
-        last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+    def _run(self, parent: str, cell: _Cell, silent: bool, allow_stdin: bool) -> None:
+        if cell.error is not None:
+            raise cell.error
 
         def printed(*values: object, sep: str | None = " ", end: str | None = "\n", file: Any = None, **_: Any) -> None:
             name = "stderr" if file is sys.stderr else "stdout"
@@ -342,10 +347,10 @@ class _Interpreter:
 
         given = {"print": printed, "input": asked, "sleep": self._wait, _LOOK: self._look}
         self._namespace["__builtins__"] = {**vars(builtins), **given}
-        exec(compile(_Interruptible().visit(tree), "<cell>", "exec"), self._namespace)
+        exec(cell.body, self._namespace)
         self._look()
-        if last is not None and isinstance(last, ast.Expr):
-            value = eval(compile(ast.Expression(last.value), "<cell>", "eval"), self._namespace)
+        if cell.last is not None:
+            value = eval(cell.last, self._namespace)
             if value is not None and not silent:
                 result = {"data": {"text/plain": repr(value)}, "metadata": {}, "execution_count": self.count}
                 self._publish(parent, "execute_result", result)
@@ -366,6 +371,27 @@ class _Interpreter:
 
 class KernelStopped(BaseException):
     """Raised in a cell whose kernel is stopped."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Cell:
+    """A cell's code, ready to run: all but its last expression, that, or what is wrong with it."""
+
+    body: CodeType | str = ""
+    last: CodeType | None = None
+    error: Exception | None = None
+
+    @classmethod
+    def of(cls, source: str) -> _Cell:
+        try:
+            tree = ast.parse(source)
+            last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+            body = compile(_Interruptible().visit(tree), "<cell>", "exec")
+            if not isinstance(last, ast.Expr):
+                return cls(body)
+            return cls(body, compile(ast.Expression(last.value), "<cell>", "eval"))
+        except Exception as error:  # noqa: BLE001  (what Python cannot read is the cell's result)
+            return cls(error=error)
 
 
 _LOOK = "__look_for_interrupt__"
