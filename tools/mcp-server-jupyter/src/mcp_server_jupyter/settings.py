@@ -21,6 +21,8 @@ from . import __version__
 from .errors import InvalidRequest
 
 PREFIX = "MCP_JUPYTER_"
+RUN_INSTANCE = re.compile(r"run-[0-9a-f]{10}")
+"""The installations of the command `run`: each run has one of its own, which nobody comes back to."""
 LogLevel = Literal["debug", "info", "warning", "error"]
 Transport = Literal["stdio", "streamable-http"]
 KernelAccess = Literal["direct", "port-forward"]

@@ -478,6 +478,35 @@ async def test_two_runs_beside_a_server_wait_for_nobody_and_leave_nothing(
     assert await run(mine, "print('mine')") == "mine\n"
 
 
+async def test_what_a_killed_run_left_goes_once_its_kernel_has_ended_and_it_says_nothing_more(
+    pods: Pods, lab: Lab, settings: Settings
+) -> None:
+    assert pods.cluster is not None
+    mine = await start(pods)
+    kinds = (*KERNELS_OWN, "configmaps", "leases")
+    before = {kind: {*lab.fake.objects[kind]} for kind in kinds}
+    with private_state(settings) as own:
+        async with leading(lab, own) as killed:
+            kernel = await start(killed)
+            left = {kind: {name: lab.fake.objects[kind][name] for name in lab.fake.objects[kind]} for kind in kinds}
+            sweep = Sweep(pods.cluster, lambda: {mine.id: 1})
+            assert [await sweep.once(), await sweep.once()] == [[], []]
+            assert await run(kernel, "print('goes on')") == "goes on\n"
+    # As if it had been killed instead, and its kernel had then ended by itself.
+    for kind, objects in left.items():
+        for name in objects.keys() - before[kind]:
+            one = {**objects[name], "status": {"phase": "Succeeded"}} if kind == "pods" else objects[name]
+            lab.fake.put(kind, one, "ADDED")
+    assert await sweep.once() == []
+    [lease] = [lab.fake.objects["leases"][name] for name in lab.fake.objects["leases"].keys() - before["leases"]]
+    lab.fake.put("leases", {**lease, "spec": {**lease["spec"], "renewTime": "it lives"}}, "MODIFIED")
+    assert await sweep.once() == []
+    removed = await sweep.once()
+    assert lease["metadata"]["name"] in removed
+    assert {kind: {*lab.fake.objects[kind]} for kind in kinds} == before
+    assert await run(mine, "print('here')") == "here\n"
+
+
 # --------------------------------------------------------------------------- warm ones
 
 

@@ -43,7 +43,7 @@ class Cluster:
         self.pods = Pods(api, objects.selector(own.instance))
         self.lease = Lease(
             api,
-            f"mcp-server-jupyter-{own.instance}"[:253],
+            objects.lease_name(own.instance),
             own.identity,
             labels=objects.labels(own.instance),
             owners=own.owners,

@@ -84,6 +84,11 @@ def labels(instance: str) -> dict[str, str]:
     return {**MANAGED_BY, INSTANCE_LABEL: instance}
 
 
+def lease_name(instance: str) -> str:
+    """The Lease of an installation: at most the 253 characters that a name may have."""
+    return f"mcp-server-jupyter-{instance}"[:253]
+
+
 def selector(instance: str, **more: str) -> str:
     """The label selector for an installation's objects."""
     return ",".join(f"{name}={value}" for name, value in {**labels(instance), **more}.items())

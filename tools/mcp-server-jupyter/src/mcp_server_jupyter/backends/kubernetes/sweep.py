@@ -1,4 +1,4 @@
-"""What belongs to nobody any more: left by a start that was cut short, by an earlier generation, by another version."""
+"""What belongs to nobody any more: left by a cut start, an earlier generation, another version, a run."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import anyio
 from ...errors import JupyterMcpError
 from . import objects
 from .cluster import Cluster
+from .left_runs import left_by_runs
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ class Sweep:
     def __init__(self, cluster: Cluster, generations: Callable[[], Mapping[str, int]]) -> None:
         self._cluster = cluster
         self._generations = generations
-        self._suspects: set[tuple[str, str, str]] = set()
+        self._suspects: set[tuple[str, str, str, str]] = set()
 
     async def run(self) -> None:
         """Sweep every minute, for ever. A cluster that does not answer is swept later."""
@@ -42,20 +43,21 @@ class Sweep:
 
     async def once(self) -> list[str]:
         """One look; the names of what was deleted."""
-        found = set()
+        found: set[tuple[str, str, str, str]] = set()
         for resource in ("secrets", "services", "pods"):
             listing = await self._cluster.api.list(resource, labels=self._selector("kernel"))
             found |= {_key(resource, one) for one in listing.items if self._is_nobodys(resource, one)}
         found |= await self._old_code()
+        found |= await left_by_runs(self._cluster)
         doomed, self._suspects = found & self._suspects, found
         # The anchors first: the cluster removes what they own.
-        for resource, name, uid in sorted(doomed, key=lambda key: (key[0] != "secrets", key)):
+        for resource, name, uid, _ in sorted(doomed, key=lambda key: (key[0] != "secrets", key)):
             logger.warning("removing the %s %s, which belongs to no kernel", resource.removesuffix("s"), name)
             try:
                 await self._cluster.api.delete(resource, name, uid=uid)
             except JupyterMcpError as error:
                 logger.warning("%s %s stays for now: %s", resource, name, error)
-        return [name for _, name, _ in sorted(doomed)]
+        return [name for _, name, _, _ in sorted(doomed)]
 
     def _selector(self, role: str) -> str:
         return objects.selector(self._cluster.own.instance, **{objects.ROLE_LABEL: role})
@@ -67,7 +69,7 @@ class Sweep:
             return True
         return resource == "pods" and labels.get(objects.GENERATION_LABEL) != str(generation)
 
-    async def _old_code(self) -> set[tuple[str, str, str]]:
+    async def _old_code(self) -> set[tuple[str, str, str, str]]:
         """The agents of other versions, once no pod has them mounted."""
         listing = await self._cluster.api.list("configmaps", labels=self._selector("agent"))
         current = self._cluster.code_name
@@ -80,6 +82,6 @@ class Sweep:
         return {_key("configmaps", one) for one in listing.items if one["metadata"]["name"] not in mounted | {current}}
 
 
-def _key(resource: str, obj: Json) -> tuple[str, str, str]:
+def _key(resource: str, obj: Json) -> tuple[str, str, str, str]:
     metadata = obj["metadata"]
-    return resource, metadata["name"], metadata["uid"]
+    return resource, metadata["name"], metadata["uid"], ""
