@@ -20,6 +20,10 @@ test("two windows show one notebook's runs, and the second inherits it", async (
   await other.shows("from the first");
   await other.run(1);
   await window.shows("from the second");
+  for (const shown of [window, other]) {
+    await shown.ran(0);
+    await shown.ran(1);
+  }
   await window.picture("two-windows");
   await window.save();
   await window.close();

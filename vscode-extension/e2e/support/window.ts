@@ -177,6 +177,26 @@ export class Window {
     });
   }
 
+  /** Wait until a cell is marked as run to its end without an error: a tick and its count. */
+  async ran(index: number, seconds = 60): Promise<void> {
+    const cell = this.cell(index);
+    await until(`cell ${index} is marked as run`, async () => {
+      if ((await cell.locator(".codicon-notebook-state-success").count()) === 0) return false;
+      return /\d/.test(await cell.locator(".execution-count-label").first().innerText());
+    }, { seconds });
+  }
+
+  /** Put another text into a cell. */
+  async replace(index: number, text: string): Promise<void> {
+    await this.cell(index).locator(".monaco-editor .view-lines").first().click();
+    await this.page.keyboard.press("Control+A");
+    await this.page.keyboard.press("Delete");
+    // Pasted: what is typed gets brackets and quotes closed by the editor.
+    await this.page.evaluate((value) => navigator.clipboard.writeText(value), text);
+    await this.page.keyboard.press("Control+V");
+    await until("the cell has the text", async () => (await this.source(index)) === text);
+  }
+
   /** Save, again if a run that ends meanwhile changes the notebook once more. */
   async save(): Promise<void> {
     await until(
@@ -238,6 +258,9 @@ export class Window {
 
   /** Keep a picture, for a person to look at. */
   async picture(name: string): Promise<void> {
+    // What the mouse is over has a hint, which would lie over the cell's marks.
+    await this.page.mouse.move(640, 700);
+    await this.page.locator(".workbench-hover-container:visible").waitFor({ state: "hidden" });
     mkdirSync(shots, { recursive: true });
     await this.page.screenshot({ path: path.join(shots, `${name}.png`) });
   }

@@ -5,8 +5,7 @@ import { probe } from "../python/find";
 import { isolated, run } from "../python/process";
 import type { Installation } from "../python/installation";
 import { type Client, Refused } from "../server/client";
-import type { JsonObject, Kernel } from "../server/protocol";
-import { InOrder } from "../server/order";
+import type { JsonObject, Kernel, Submitted } from "../server/protocol";
 import type { RootServer } from "../server/root";
 import type { Choice } from "./controllers";
 import type { Documents } from "./documents";
@@ -14,13 +13,14 @@ import type { SharedDocument } from "./document";
 import { cellType, ownId, toMetadata } from "./nbformat";
 import { docCell } from "./document";
 import type { Runs } from "./runs";
+import { Submissions } from "./submissions";
 
 const { t } = vscode.l10n;
 const START_PAUSE = 500;
 
 /** Running, stopping and choosing kernels, for whoever asks in this window. */
 export class Kernels {
-  private readonly orders = new WeakMap<vscode.NotebookDocument, InOrder>();
+  private readonly asked = new WeakMap<vscode.NotebookDocument, Submissions>();
 
   constructor(
     private readonly installation: Installation,
@@ -41,20 +41,21 @@ export class Kernels {
    * @throws Problem, Cancelled, Refused; then nothing runs.
    */
   async run(cells: readonly vscode.NotebookCell[], notebook: vscode.NotebookDocument, choice: Choice): Promise<void> {
-    const order = this.orders.get(notebook) ?? new InOrder();
-    this.orders.set(notebook, order);
-    await order.do(() => this.submit(cells, notebook, choice));
+    const asked = this.asked.get(notebook) ?? new Submissions(t("Cancelled."));
+    this.asked.set(notebook, asked);
+    await asked.do((signal) => this.submit(cells, notebook, choice, signal));
   }
 
-  private async submit(cells: readonly vscode.NotebookCell[], notebook: vscode.NotebookDocument, choice: Choice): Promise<void> {
+  private async submit(cells: readonly vscode.NotebookCell[], notebook: vscode.NotebookDocument, choice: Choice, signal: AbortSignal): Promise<void> {
     await this.setUp();
+    signal.throwIfAborted();
     const code = cells.filter((cell) => cellType(docCell(cell)) === "code" && cell.document.getText().trim() !== "");
     if (code.length === 0) return;
-    if (notebook.isUntitled) await this.runUntitled(code, notebook, choice);
-    else await this.runShared(code, notebook, choice);
+    if (notebook.isUntitled) await this.runUntitled(code, notebook, choice, signal);
+    else await this.runShared(code, notebook, choice, signal);
   }
 
-  private async runShared(cells: readonly vscode.NotebookCell[], notebook: vscode.NotebookDocument, choice: Choice): Promise<void> {
+  private async runShared(cells: readonly vscode.NotebookCell[], notebook: vscode.NotebookDocument, choice: Choice, signal: AbortSignal): Promise<void> {
     const shared = await this.documents.share(notebook);
     if (shared === undefined) return;
     const { server } = shared;
@@ -62,17 +63,20 @@ export class Kernels {
     await shared.setShared(true);
     await shared.flush();
     shared.touched();
+    signal.throwIfAborted();
     await this.fit(shared, client, choice);
     const asked = cells.map((cell) => ({ cell_id: shared.idOf(cell), source: source(cell) }));
-    const answer = await this.joined(() => client.execute({ notebook_path: shared.path, cells: asked, stop_on_error: true }));
+    const answer = await this.joined(() => client.execute({ notebook_path: shared.path, cells: asked, stop_on_error: true }), signal);
     for (const { cell_id, execution_id } of answer.executions) {
       const cell = cells[asked.findIndex((one) => one.cell_id === cell_id)];
       if (cell !== undefined) this.runs.submitted(server, execution_id, cell);
     }
+    await stopIfAsked(client, answer, signal);
   }
 
   /** A start that takes longer than an answer goes on by itself: the same request joins it, until the person gives up. */
-  private async joined<T>(ask: () => Promise<T>): Promise<T> {
+  private async joined<T>(ask: () => Promise<T>, signal: AbortSignal): Promise<T> {
+    signal.throwIfAborted();
     const isStarting = (error: unknown): error is Refused => error instanceof Refused && error.code === "kernel_starting";
     try {
       return await ask();
@@ -80,7 +84,7 @@ export class Kernels {
       if (!isStarting(error)) throw error;
     }
     return await vscode.window.withProgress({ location: vscode.ProgressLocation.Notification, title: t("The kernel is starting"), cancellable: true }, async (progress, token) => {
-      while (!token.isCancellationRequested) {
+      while (!token.isCancellationRequested && !signal.aborted) {
         try {
           return await ask();
         } catch (error) {
@@ -94,7 +98,7 @@ export class Kernels {
   }
 
   /** Without a file there is no path: the cells are code for a kernel that the first save binds to the file. */
-  private async runUntitled(cells: readonly vscode.NotebookCell[], notebook: vscode.NotebookDocument, choice: Choice): Promise<void> {
+  private async runUntitled(cells: readonly vscode.NotebookCell[], notebook: vscode.NotebookDocument, choice: Choice, signal: AbortSignal): Promise<void> {
     const server = this.documents.serverOf(notebook);
     const client = await server.ready();
     let kernelId = this.documents.untitledKernel(notebook);
@@ -104,13 +108,14 @@ export class Kernels {
     }
     const id = kernelId;
     const asked = cells.map((cell, at) => ({ cell_id: ownId(cell.metadata) ?? `cell-${String(at)}`, source: source(cell) }));
-    const answer = await this.joined(() => client.execute({ kernel_id: id, cells: asked, stop_on_error: true }));
+    const answer = await this.joined(() => client.execute({ kernel_id: id, cells: asked, stop_on_error: true }), signal);
     // What was starting has another id once it is there.
     this.documents.setUntitledKernel(notebook, server, answer.kernel_id);
     answer.executions.forEach(({ execution_id }, at) => {
       const cell = cells[at];
       if (cell !== undefined) this.runs.submitted(server, execution_id, cell);
     });
+    await stopIfAsked(client, answer, signal);
   }
 
   /** The notebook's kernel is the one chosen: started where there is none, another where another was chosen. */
@@ -177,7 +182,11 @@ export class Kernels {
     return kernel === undefined || server.root !== root ? undefined : { server, kernel };
   }
 
+  /** Stop what runs, and what waits for a kernel that starts; the start itself goes on. */
   async interrupt(notebook: vscode.NotebookDocument): Promise<string> {
+    const hasStopped = this.asked.get(notebook)?.stop() ?? false;
+    const state = this.kernelOf(notebook)?.kernel.state;
+    if (hasStopped && (state === undefined || state === "starting")) return t("Cancelled.");
     return await this.perform(notebook, "interrupt_kernel");
   }
 
@@ -202,6 +211,11 @@ export class Kernels {
     if (shared === undefined) throw new Problem(t("Save the notebook first: a kernel is bound to a file."));
     await (await shared.server.ready()).bind(shared.path, kernelId);
   }
+}
+
+/** It was stopped while the server took it. */
+async function stopIfAsked(client: Client, { kernel_id }: Submitted, signal: AbortSignal): Promise<void> {
+  if (signal.aborted) await client.perform("interrupt_kernel", { kernel_id }, { timeout: 60_000 });
 }
 
 function fits(kernel: Kernel, choice: Choice): boolean {

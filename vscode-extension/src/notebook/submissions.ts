@@ -1,0 +1,39 @@
+import { Cancelled } from "../errors";
+import { InOrder } from "../server/order";
+
+/** What a person has asked to run in one notebook and no kernel has taken yet: one after the other, until it is stopped. */
+export class Submissions {
+  private readonly order = new InOrder();
+  private readonly waiting = new Set<AbortController>();
+
+  constructor(private readonly words: string) {}
+
+  /**
+   * Do this after what was asked for before.
+   *
+   * @param work has to look at the signal before every step that can still be left undone.
+   * @throws Cancelled at once when it is stopped, whatever the work waits for.
+   */
+  async do(work: (signal: AbortSignal) => Promise<void>): Promise<void> {
+    const stop = new AbortController();
+    const { signal } = stop;
+    this.waiting.add(stop);
+    const done = this.order.do(async () => {
+      signal.throwIfAborted();
+      await work(signal);
+    });
+    const stopped = new Promise<never>((_, reject) => signal.addEventListener("abort", () => reject(signal.reason as Cancelled)));
+    try {
+      await Promise.race([done, stopped]);
+    } finally {
+      this.waiting.delete(stop);
+    }
+  }
+
+  /** Stop all that waits; whether anything did. */
+  stop(): boolean {
+    const stopped = [...this.waiting];
+    for (const one of stopped) one.abort(new Cancelled(this.words));
+    return stopped.length > 0;
+  }
+}
