@@ -111,7 +111,10 @@ def _schemas() -> dict[str, Any]:
     notebook = {
         "type": "object",
         "required": ["cells"],
-        "properties": {"cells": {"type": "array", "items": {"type": "object"}}, "metadata": {"type": "object"}},
+        "properties": {
+            "cells": {"type": "array", "items": {"$ref": "#/components/schemas/Cell"}},
+            "metadata": {"type": "object"},
+        },
         "description": "nbformat 4; what is absent of format, ids, metadata and outputs is added.",
     }
     wrapped = {
@@ -126,6 +129,14 @@ def _schemas() -> dict[str, Any]:
     }
     when = {"type": ["number", "null"]}
     return {
+        "Cell": {
+            "type": "object",
+            "properties": {
+                "cell_type": {"enum": ["code", "markdown", "raw"]},
+                "source": {"type": ["string", "array"], "items": {"type": "string"}},
+                "metadata": {"type": "object", "properties": {"tags": {"type": "array", "items": {"type": "string"}}}},
+            },
+        },
         "Notebook": notebook,
         "Payload": {
             "anyOf": [
