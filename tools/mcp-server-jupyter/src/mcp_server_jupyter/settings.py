@@ -131,6 +131,15 @@ class Settings:
         12.0, "Hours a kernel may outlive its server before it ends itself.", group="Kernels"
     )
     fast_kernels: bool = _setting(True, "Start Python kernels with the settings that answer fastest.", group="Kernels")
+    fork_kernels: bool = _setting(
+        True,
+        "Fork Python kernels from a process that has imported ipykernel, where that is safe; docs/kernels.md says "
+        "where.",
+        group="Kernels",
+    )
+    preload: tuple[str, ...] = _setting(
+        (), "Modules (comma separated) that forked kernels have imported already, e.g. pandas.", group="Kernels"
+    )
     kernel_profiles: Path | None = _setting(
         None, "YAML file of the ways to start a kernel pod; absent, `python3` in the kernel image.", group="Kubernetes"
     )

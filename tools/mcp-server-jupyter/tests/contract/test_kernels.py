@@ -12,8 +12,10 @@ import pytest
 
 from a_jupyter import TOKEN, Jupyter
 from fake_cluster import Pods, PodsHere
+from forked_kernels import ForkedKernels
 from mcp_server_jupyter.backends import local, memory
 from mcp_server_jupyter.backends.jupyter.kernels import JupyterKernels
+from mcp_server_jupyter.backends.local.forking.fitness import is_possible_here
 from mcp_server_jupyter.errors import KernelDead, NotFound, OutsideRoot, Unavailable
 from mcp_server_jupyter.ports import Kernel, Kernels, Message
 from mcp_server_jupyter.settings import Settings
@@ -46,9 +48,18 @@ def jupyter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jupyter]:
         server.close()
 
 
-@pytest.fixture(params=["memory", "local", "pods", REMOTE])
+FORKED = pytest.param("forked", marks=pytest.mark.skipif(not is_possible_here(), reason="nothing is forked here"))
+
+
+@pytest.fixture(params=["memory", "local", FORKED, "pods", REMOTE])
 async def kernels(request: pytest.FixtureRequest, settings: Settings) -> AsyncIterator[Kernels]:
-    backends = {"memory": memory.open_kernels, "local": local.open_kernels, "pods": PodsHere, "jupyter": JupyterKernels}
+    backends = {
+        "memory": memory.open_kernels,
+        "local": local.open_kernels,
+        "forked": ForkedKernels,
+        "pods": PodsHere,
+        "jupyter": JupyterKernels,
+    }
     if request.param == "jupyter":
         settings = replace(settings, jupyter_url=request.getfixturevalue("jupyter").url, jupyter_token=TOKEN)
     async with backends[request.param](settings) as opened:

@@ -20,7 +20,8 @@ from ..zmq.dispatch import Dispatch
 from ..zmq.kernel import FAST_ARGUMENTS, START_SECONDS, DispatchedKernel, dead_as, fast_request
 from ..zmq.wire import Wire
 from . import kernelspecs, recorder
-from .process import KernelProcess, Launch, kill_leftover, read_death
+from .forking.forks import Forks, Line
+from .process import KernelProcess, Launch, kill_leftover, read_death, write_order
 from .replay import replay
 from .system import below, clean, connection, disk, environment, is_free, remove, remove_sockets
 from .watch import resident_bytes
@@ -45,6 +46,9 @@ class Owner(Protocol):
     def descriptors(self) -> int | None:
         """The soft limit of open files that kernels get."""
 
+    @property
+    def forks(self) -> Forks: ...
+
     def require_room(self) -> None:
         """Raise `Unavailable` if one more living kernel would be too many."""
 
@@ -62,6 +66,7 @@ class LocalKernel(DispatchedKernel):
         self._record = dict(record)
         self._wire: Wire | None = None
         self._process: KernelProcess | None = None
+        self._line: Line | None = None
 
     @property
     def id(self) -> str:
@@ -125,17 +130,26 @@ class LocalKernel(DispatchedKernel):
             NotFound, KernelStartFailed
             Unavailable: the record could not be written, or there was no descriptor left.
         """
+        suspect: Line | None = None
         for attempt in range(3):
             with disk("The kernel's record cannot be written"):
-                ports = await self._begin_once(epoch)
+                ports = await self._begin_once(epoch, may_fork=suspect is None)
             if ports is None:
+                if self._line is not None:
+                    self._line.succeeded()
+                elif suspect is not None:
+                    suspect.blame()
                 return
+            if self._line is not None:
+                # Spawned, it says itself what is wrong, if anything is.
+                suspect = self._line
+                await self._kill()
             # A kernel that got none of its ports died because somebody else was faster: take others.
-            if attempt == 2 or all(map(is_free, ports)):
+            elif attempt == 2 or all(map(is_free, ports)):
                 raise self._start_failed("The kernel ended while it was starting")
             self._disconnect(lambda: KernelDead("The kernel did not start.", reason="no port"))
 
-    async def _begin_once(self, epoch: int) -> list[int] | None:
+    async def _begin_once(self, epoch: int, *, may_fork: bool) -> list[int] | None:
         recipe = await self._find()
         info, ports = connection(self.id, epoch, self.name, ipc=recipe.is_ipykernel)
         self._save(recipe, epoch, info)
@@ -151,7 +165,9 @@ class LocalKernel(DispatchedKernel):
             descriptors=self._owner.descriptors,
         )
         env = recipe.environment(environment(self._record["env"]))
-        self._process = KernelProcess.launch(self.folder, order, env, self._exited)
+        write_order(self.folder, order)
+        self._line = self._owner.forks.line(recipe, env) if may_fork else None
+        self._process = await self._forked(Path(order.cwd)) or KernelProcess.launch(self.folder, env, self._exited)
         self._begun()
         try:
             self._connect(info)
@@ -171,6 +187,14 @@ class LocalKernel(DispatchedKernel):
             await self._kill()
             raise
         return None
+
+    async def _forked(self, cwd: Path) -> KernelProcess | None:
+        """The kernel's process, forked; None if it is to be spawned."""
+        forked = await self._line.fork(self.folder, cwd) if self._line is not None else None
+        if forked is None:
+            self._line = None
+            return None
+        return KernelProcess.forked(self.folder, forked, self._exited)
 
     async def _find(self) -> kernelspecs.Recipe:
         return await anyio.to_thread.run_sync(kernelspecs.find, self.name, self._owner.settings.root)

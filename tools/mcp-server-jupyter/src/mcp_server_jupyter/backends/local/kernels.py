@@ -22,6 +22,7 @@ from ...settings import Settings
 from ..shared.descriptors import require_descriptors
 from ..zmq.sockets import Sockets
 from . import kernelspecs
+from .forking.forks import Forks
 from .interpreters import LocalInterpreters
 from .kernel import RECORD, LocalKernel
 from .process import kill_leftover
@@ -49,6 +50,7 @@ class LocalKernels(LocalInterpreters):
         self._kernels: dict[str, LocalKernel] = {}
         self._released = False
         self._sockets = Sockets(settings.max_kernels)
+        self._forks = Forks(settings)
         # Starting is CPU-bound: more at once than this only makes each of them later.
         self._starting = asyncio.Semaphore(2 * (os.cpu_count() or 1))
 
@@ -61,6 +63,11 @@ class LocalKernels(LocalInterpreters):
     def descriptors(self) -> int | None:
         """See `kernel.Owner.descriptors`."""
         return self._sockets.descriptors
+
+    @property
+    def forks(self) -> Forks:
+        """See `kernel.Owner.forks`."""
+        return self._forks
 
     async def __aenter__(self) -> LocalKernels:
         with disk("The folder of the kernels' records cannot be made"):
@@ -82,6 +89,7 @@ class LocalKernels(LocalInterpreters):
                         tasks.start_soon(kernel.shutdown)
             for kernel in list(self._kernels.values()):
                 await kernel.discard()
+            await self._forks.close()
         self._sockets.close()
 
     async def specs(self) -> Sequence[Kernelspec]:

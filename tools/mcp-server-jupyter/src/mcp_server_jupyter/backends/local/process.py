@@ -21,6 +21,7 @@ from ...errors import KernelStartFailed, Unsupported
 from ...ports import Death
 from ..zmq.kernel import named
 from . import recorder
+from .forking.client import Forked
 from .watch import Watch, exit_code, is_same
 
 SEGMENTS, SEGMENT_BYTES = 8, 32 << 20
@@ -79,23 +80,21 @@ class KernelProcess:
     def launch(
         cls,
         folder: Path,
-        order: Launch,
         env: Mapping[str, str],
         on_exit: Callable[[KernelProcess, Death], None],
     ) -> KernelProcess:
-        """Spawn the recorder, which spawns the kernel. FOLDER holds connection.json already.
+        """Spawn the recorder, which spawns the kernel. FOLDER holds connection.json and launch.json already.
 
         Raises:
             KernelStartFailed: the system refused a new process.
             Unsupported: this system has no POSIX processes.
-            OSError: the order could not be written, or there is no descriptor left.
+            OSError: there is no descriptor left.
         """
         if sys.platform == "win32":
             raise Unsupported(
                 "Kernels cannot be started here: this system has no POSIX processes.",
                 hint="Run the server in WSL, or use --kernels jupyter with a Jupyter server.",
             )
-        recorder.write_json(str(folder / recorder.LAUNCH), {**asdict(order), "path": _zmq_path()})
         read, write = os.pipe()
         try:
             pid = _spawn(folder, env, write)
@@ -114,6 +113,28 @@ class KernelProcess:
             process.end_recorder()
             process._recorder_ended()
             raise
+        return process
+
+    @classmethod
+    def forked(cls, folder: Path, waiting: Forked, on_exit: Callable[[KernelProcess, Death], None]) -> KernelProcess:
+        """Let a recorder begin that a fork server has forked. FOLDER holds connection.json and launch.json already.
+
+        Raises:
+            OSError: there is no descriptor left. The recorder ends.
+        """
+        process = cls(folder, waiting.recorder, on_exit)
+        process._listen(waiting.status)
+        try:
+            process._watch(waiting.recorder, process._recorder_ended)
+        except OSError:
+            process.forget()
+            raise
+        # Told after the watch was set: the watched process is the one that was meant. One that has ended hears nothing.
+        if recorder.birth(waiting.recorder) == waiting.born:
+            with suppress(OSError):
+                os.write(waiting.status, b"!")
+        else:
+            process.loop.call_soon(process._recorder_ended)
         return process
 
     @classmethod
@@ -157,6 +178,9 @@ class KernelProcess:
             data = os.read(self._status, 4096)
         except BlockingIOError:
             return
+        except ConnectionResetError:
+            # A recorder that was killed before it has read what it was told.
+            data = b""
         *lines, self._text = (self._text + data).split(b"\n")
         for line in lines:
             told = json.loads(line)
@@ -242,6 +266,15 @@ class KernelProcess:
             except OSError:
                 continue
         return text[-_LOG_TAIL:].strip()
+
+
+def write_order(folder: Path, order: Launch) -> None:
+    """Write what a recorder is to do.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    recorder.write_json(str(folder / recorder.LAUNCH), {**asdict(order), "path": _zmq_path()})
 
 
 def read_death(folder: Path) -> Death | None:

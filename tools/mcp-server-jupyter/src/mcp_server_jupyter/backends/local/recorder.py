@@ -9,8 +9,10 @@ kernel's pid (or why there is none) and then that it is recording.
 
 It needs the standard library, `shared/recording.py` and zmq only, and imports zmq after the kernel process has been
 started, so that the kernel's start is not delayed. Several functions of this module are also the reader's side, for
-the server.
+the server. A fork server runs it without a program of its own, in the kernel's interpreter: Python 3.9 or newer.
 """
+
+from __future__ import annotations
 
 import json
 import os
@@ -131,12 +133,7 @@ class Recorder:
         me = os.getpid()
         self.pid = os.fork()
         if self.pid == 0:
-            try:
-                self._become_kernel(output_write, die_with_parent, me)
-            except OSError as error:
-                os.write(failed_write, f"{error.errno} {error.filename or ''}".encode())
-            finally:
-                os._exit(127)
+            self.become_kernel(output_write, failed_write, die_with_parent, me)
         os.close(output_write)
         os.close(failed_write)
         os.set_blocking(self.output, False)
@@ -151,12 +148,24 @@ class Recorder:
             number, _, name = reason.partition(" ")
             os.write(self.log_file(), f"{name}: {os.strerror(int(number))}\n".encode())
 
-    def _become_kernel(self, output: int, die_with_parent: Any, parent: int) -> None:
+    def become_kernel(self, output: int, failed: int, die_with_parent: Any, parent: int) -> None:
+        """In the kernel's process: run its program, or say on `failed` why that cannot be."""
+        try:
+            self.prepare_kernel(output, die_with_parent, parent)
+            environment = dict(os.environ, JPY_PARENT_PID=str(parent))
+            os.execvpe(self.launch["argv"][0], self.launch["argv"], environment)
+        except OSError as error:
+            os.write(failed, f"{error.errno} {error.filename or ''}".encode())
+        finally:
+            os._exit(127)
+
+    def prepare_kernel(self, output: int, die_with_parent: Any, parent: int) -> None:
+        """What a kernel's process is before its program begins: session, signals, limits, folder, standard streams."""
         os.setsid()
         if die_with_parent is not None:
             die_with_parent()
             if os.getppid() != parent:
-                return
+                os._exit(127)
         # What is ignored here, or was where the server was started, the kernel would inherit.
         for number in signal.valid_signals():
             if callable(signal.getsignal(number)) or signal.getsignal(number) is signal.SIG_IGN:
@@ -173,8 +182,6 @@ class Recorder:
         null = os.open(os.devnull, os.O_RDONLY)
         for target, source in ((0, null), (1, output), (2, output)):
             os.dup2(source, target)
-        environment = dict(os.environ, JPY_PARENT_PID=str(parent))
-        os.execvpe(self.launch["argv"][0], self.launch["argv"], environment)
 
     def log_file(self) -> int:
         """The open file of what the kernel prints; rotated, so that two files of bounded size are kept."""
