@@ -30,7 +30,7 @@ class Figure:
 def figures(samples: Samples) -> list[Figure]:
     """Every figure that these samples have."""
     found: list[Figure] = []
-    for part in (_ratios, _large, _outputs, _cold, _sizes, _robustness, _fleet, _memory, _session):
+    for part in (_ratios, _large, _outputs, _cold, _sizes, _robustness, _fleet, _memory, _gateway, _session):
         found += part(samples)
     return found
 
@@ -140,6 +140,29 @@ def _memory(samples: Samples) -> list[Figure]:
     for scenario in ("memory", "fleet memory"):
         for what, sizes in samples.get(scenario, {}).items():
             found.append(Figure(f"peak {scenario}, {what}", max(sizes) / 2**20, "MiB"))
+    return found
+
+
+def _gateway(samples: Samples) -> list[Figure]:
+    found = []
+    if one := samples.get("run"):
+        found.append(_ratio("a run of 10 cells / nbclient's", one["gateway"], one["nbclient"], 1.2))
+    if several := samples.get("runs"):
+        ours, theirs = median(several["gateway"]), median(several["papermill"])
+        detail = f"20 in {ours:.1f} s, papermill one after the other {theirs:.1f} s"
+        found.append(Figure("20 runs, throughput / papermill's", theirs / ours, "x", 2.0, True, detail))
+    if sizes := samples.get("runs memory"):
+        grown = (sizes["after as many again"][0] - sizes["after"][0]) / 2**20
+        detail = ", ".join(f"{what} {size[0] / 2**20:.0f} MiB" for what, size in sizes.items())
+        found.append(Figure("gateway's memory, grown over 50 runs at once after 50", grown, "MiB", 10.0, detail=detail))
+    if queue := samples.get("queue"):
+        count = queue["count"][0]
+        memory = ", ".join(f"{what} {size[0] / 2**20:.0f} MiB" for what, size in samples["queue memory"].items())
+        detail = f"{count:.0f} queued in {queue['accepted'][0]:.1f} s, done after {queue['total'][0]:.1f} s; {memory}"
+        found.append(
+            Figure("queue of runs without a kernel's cost", count / queue["total"][0], "runs/s", detail=detail)
+        )
+        found.append(Figure("GET /runs/ID meanwhile, p99", percentile(queue["looks"], 99) * 1000, "ms"))
     return found
 
 

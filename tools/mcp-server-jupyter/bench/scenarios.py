@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from . import notebooks
+from .gateway import runs
 from .pipe import Spawned, spawn
 from .quiet import Quiet
 from .raw import Answer, Raw, raw_kernel
@@ -34,10 +35,11 @@ class Plan:
     few: int = 10
     kernels: int = 50
     at_once: int = 20
+    queued: int = 1000
     quiet: Quiet = field(default_factory=Quiet)
 
 
-QUICK = Plan(rounds=5, few=2, kernels=8, at_once=5, quiet=Quiet(0))
+QUICK = Plan(rounds=5, few=2, kernels=8, at_once=5, queued=50, quiet=Quiet(0))
 
 
 async def warm(folder: Path, plan: Plan) -> Samples:
@@ -271,6 +273,7 @@ SCENARIOS: Mapping[str, Callable[[Path, Plan], Awaitable[Samples]]] = {
     "many": many,
     "fleet": fleet,
     "session": analysis,
+    "gateway": runs,
 }
 
 
