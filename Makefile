@@ -72,6 +72,10 @@ e2e: env-dev ## Drive the packaged extension in a real VS Code, in headless Chro
 e2e-full: env-dev ## The same with what takes longer or is not yet even: every command, two windows, upgrades
 	@$(EXTENSION)/scripts/with-node npm run --silent e2e-full
 
+.PHONY: e2e-jupyter
+e2e-jupyter: env-dev ## Run the tests against real Jupyters with live documents, installed in the user's cache; ARGS go to pytest
+	@cd $(PACKAGE) && .venv/bin/python -m pytest -c tests/e2e/jupyter/pytest.ini tests/e2e/jupyter $(ARGS)
+
 .PHONY: bench
 bench: env-dev ## Measure against the raw kernel round trip; ARGS=--quick for a smoke run
 	@cd $(PACKAGE) && .venv/bin/python -m bench $(ARGS)

@@ -34,14 +34,20 @@ Held.launch_instance(sys.argv[1:])
 
 
 class Jupyter:
-    """`jupyter server` over a folder. A socket that never listens keeps its port: nobody else can be given it."""
+    """`jupyter server` over a folder. A socket that never listens keeps its port: nobody else can be given it.
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    Args:
+        python: whose jupyter-server it is.
+        extensions: it loads those that are installed beside it.
+    """
+
+    def __init__(self, folder: Path, *options: str, python: str = sys.executable, extensions: bool = False) -> None:
         self.root = folder / "notebooks"
         self.root.mkdir(parents=True, exist_ok=True)
         self.log = folder / "jupyter.log"
         self._folder = folder
-        self._options = options
+        self._python = python
+        self._options = options if extensions else ("--ServerApp.jpserver_extensions={}", *options)
         self._port = socket.socket()
         self._port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         self._port.bind(("127.0.0.1", 0))
@@ -54,12 +60,12 @@ class Jupyter:
     def start(self) -> Jupyter:
         own = {
             name: str(self._folder / name.lower())
-            for name in ("JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "IPYTHONDIR")
+            for name in ("JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR")
         }
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [
-                    sys.executable,
+                    self._python,
                     "-c",
                     _SERVE,
                     "--ServerApp.ip=127.0.0.1",
@@ -68,11 +74,11 @@ class Jupyter:
                     f"--ServerApp.root_dir={self.root}",
                     "--ServerApp.open_browser=False",
                     "--ServerApp.allow_root=True",
-                    "--ServerApp.jpserver_extensions={}",
                     "--KernelRestarter.time_to_dead=0.5",
                     "--KernelManager.shutdown_wait_time=1",
                     *self._options,
                 ],
+                cwd=self._folder,
                 stdout=log,
                 stderr=log,
                 env={**os.environ, **own, "PYTHONWARNINGS": "default"},

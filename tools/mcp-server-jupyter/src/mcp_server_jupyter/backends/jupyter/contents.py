@@ -1,4 +1,4 @@
-"""Notebooks of a Jupyter server: its files, over its REST API."""
+"""Notebooks of a Jupyter server: live documents where it has them, else its files over its REST API."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 import anyio
 import anyio.abc
 
 from ... import notebooks
-from ...errors import AlreadyExists, InvalidRequest, JupyterMcpError
+from ...errors import AlreadyExists, InvalidNotebook, InvalidRequest, JupyterMcpError, NotFound
 from ...ports import Entry
 from ...settings import Settings
 from ..shared.changes import Changes
@@ -25,10 +26,13 @@ from .contents_api import ContentsApi
 from .contents_file import FileNotebook, Folder
 from .contents_format import require_whole
 from .contents_listing import list_entries
+from .rooms.connection import find_room
+from .rooms.notebook import RoomNotebook
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
+OpenNotebook = FileNotebook | RoomNotebook
 logger = logging.getLogger(__name__)
 
 _CACHE_BYTES = 256 * 2**20
@@ -50,7 +54,8 @@ class JupyterContents:
         self.root = Path(settings.root)
         self.client = open_client(settings)
         self._api = ContentsApi(self.client, settings.max_notebook_bytes)
-        self._open: OrderedDict[str, FileNotebook] = OrderedDict()
+        self._open: OrderedDict[str, OpenNotebook] = OrderedDict()
+        self._opening: WeakValueDictionary[str, anyio.Lock] = WeakValueDictionary()
         self._changes = Changes()
         self._stack = contextlib.AsyncExitStack()
         self._is_followed = False
@@ -144,6 +149,8 @@ class JupyterContents:
             with anyio.CancelScope(shield=True):
                 async with self._api.folders(name):
                     await state.create(settled)
+            # From now on it may be a live document.
+            self._open.pop(name, None)
         self._changes.tell(name)
 
     def changes(self) -> AsyncIterator[str]:
@@ -167,24 +174,58 @@ class JupyterContents:
     # ----------------------------------------------------------------- what is open
 
     @contextlib.asynccontextmanager
-    async def _using(self, path: str) -> AsyncIterator[FileNotebook]:
-        name = self.resolve(path)
-        state = self._open.get(name)
-        if state is None:
-            state = self._open[name] = FileNotebook(self._folder, name)
-            self._make_room(state)
-        self._open.move_to_end(name)
+    async def _using(self, path: str) -> AsyncIterator[OpenNotebook]:
+        state = await self._state(self.resolve(path))
         try:
             yield state
         finally:
             self._let_go(state)
 
-    def _let_go(self, state: FileNotebook) -> None:
+    async def _state(self, name: str) -> OpenNotebook:
+        async with self._opening.setdefault(name, anyio.Lock()):
+            state = self._open.get(name)
+            if state is None or not state.is_known or self._is_old(state):
+                state = self._open[name] = await self._opened(name, state)
+                self._make_room(state)
+            self._open.move_to_end(name)
+            return state
+
+    def _is_old(self, state: OpenNotebook) -> bool:
+        """Whether it was long ago that Jupyter had no live documents."""
+        if isinstance(state, RoomNotebook) or state.is_busy:
+            return False
+        return anyio.current_time() - state.opened_at > _FOLLOWED_SECONDS
+
+    async def _opened(self, name: str, former: OpenNotebook | None) -> OpenNotebook:
+        address = None
+        with contextlib.suppress(NotFound, InvalidNotebook):
+            await self._api.state(name)
+            address = await find_room(self.client, name)
+        if address is not None:
+            return RoomNotebook(self._folder, name, address, self._moved)
+        if isinstance(former, FileNotebook):
+            former.opened_at = anyio.current_time()
+            return former
+        return FileNotebook(self._folder, name)
+
+    def _moved(self, state: RoomNotebook, name: str) -> None:
+        """Jupyter has another path for a notebook that is open."""
+        former = state.name
+        if self._open.get(former) is state:
+            del self._open[former]
+        if (other := self._open.get(name)) is not None:
+            other.leave()
+        state.name = name
+        self._open[name] = state
+        self._changes.tell(former)
+        self._changes.tell(name)
+
+    def _let_go(self, state: OpenNotebook) -> None:
         """Forget what turned out to be no notebook, or is none any more."""
-        if state.saved is None and not state.is_busy and self._open.get(state.name) is state:
+        if not state.is_known and not state.is_busy and self._open.get(state.name) is state:
             del self._open[state.name]
 
-    def _make_room(self, latest: FileNotebook) -> None:
+    def _make_room(self, latest: OpenNotebook) -> None:
         """Drop the notebooks used longest ago once they are too many, or too big together."""
         total, count = sum(state.size for state in self._open.values()), len(self._open)
         for state in list(self._open.values()):
@@ -193,4 +234,5 @@ class JupyterContents:
             if state is latest or state.is_busy:
                 continue
             total, count = total - state.size, count - 1
+            state.leave()
             del self._open[state.name]

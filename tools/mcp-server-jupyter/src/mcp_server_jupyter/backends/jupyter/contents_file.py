@@ -19,7 +19,7 @@ import anyio.to_thread
 from ... import notebooks
 from ...errors import Conflict, InvalidNotebook, JupyterMcpError, NotFound, Unavailable
 from .contents_api import INLINE_BYTES, ContentsApi, notebook_body
-from .contents_format import Document, parse, render, require_whole, same
+from .contents_format import Document, parse, render, require_editable, require_whole, same
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -62,7 +62,7 @@ class FileNotebook:
         self.writing = anyio.Lock()
         self.saved: Document | None = None
         self.notebook: NotebookNode | None = None
-        self.used_at = 0.0
+        self.used_at = self.opened_at = anyio.current_time()
         self._folder = folder
         self._problems: list[JupyterMcpError] = []
         self._in_background = False
@@ -73,6 +73,11 @@ class FileNotebook:
     @property
     def is_dirty(self) -> bool:
         return self.saved is not None and self.notebook is not self.saved.notebook
+
+    @property
+    def is_known(self) -> bool:
+        """Whether there is such a notebook, as far as it is known."""
+        return self.saved is not None
 
     @property
     def is_busy(self) -> bool:
@@ -163,6 +168,9 @@ class FileNotebook:
         if was_there:
             self._folder.tell(self.name)
 
+    def leave(self) -> None:
+        """Nobody uses this any more."""
+
     def _wake(self, error: JupyterMcpError | None = None) -> None:
         attempt, self._next = self._next, _Attempt()
         attempt.error = error
@@ -178,8 +186,7 @@ class FileNotebook:
             # What waits to be written is looked at when that happens.
             before = self.notebook if self.is_dirty and not durable else await self._looked()
             assert before is not None
-            assert self.saved is not None
-            self.saved.require_editable()
+            require_editable(before)
             copy = notebooks.shallow(before, cells=list(before.cells))
             copy["metadata"] = notebooks.shallow(before.metadata)
             yield copy

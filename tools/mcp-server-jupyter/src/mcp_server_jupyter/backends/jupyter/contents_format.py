@@ -23,23 +23,12 @@ class Document:
     Attributes:
         version: see `contents_api.State`.
         untrusted: cells that Jupyter does not trust, with their outputs.
-        refusal: why it can be read, but not edited.
     """
 
     notebook: NotebookNode
     version: str
     size: int = 0
     untrusted: Mapping[str, Any] | None = None
-    refusal: str | None = None
-
-    def require_editable(self) -> None:
-        """Refuse what can be read only.
-
-        Raises:
-            InvalidNotebook
-        """
-        if self.refusal is not None:
-            raise InvalidNotebook(self.refusal, hint=_CONVERT)
 
 
 def parse(content: Mapping[str, Any], previous: NotebookNode | None, version: str, size: int) -> Document:
@@ -65,14 +54,20 @@ def parse(content: Mapping[str, Any], previous: NotebookNode | None, version: st
         for cell, is_trusted in zip(cells, trusted, strict=True)
         if cell.cell_type == "code" and not is_trusted and cell.outputs
     }
-    return Document(notebook, version, size, untrusted, _refusal(notebook))
+    return Document(notebook, version, size, untrusted)
 
 
-def _refusal(notebook: NotebookNode) -> str | None:
+def require_editable(notebook: NotebookNode) -> None:
+    """Refuse what can be read only.
+
+    Raises:
+        InvalidNotebook
+    """
     original = notebook.metadata.get("orig_nbformat", notebook.get("orig_nbformat", 4))
     if isinstance(original, int) and original < 4:
-        return f"The notebook's file has the old format {original}: it can be read, but not edited."
-    return None
+        raise InvalidNotebook(
+            f"The notebook's file has the old format {original}: it can be read, but not edited.", hint=_CONVERT
+        )
 
 
 def _without_trust(cell: NotebookNode) -> NotebookNode:

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from ...errors import Unavailable
 
 COMMAND = 'pip install "mcp-server-jupyter[jupyter]"'
-_MODULES = ("httpx2", "websockets")
+_MODULES = ("httpx2", "pycrdt", "websockets")
 
 
 def require_extra() -> None:

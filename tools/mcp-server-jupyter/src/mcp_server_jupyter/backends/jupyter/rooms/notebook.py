@@ -1,0 +1,411 @@
+"""One notebook that is a live document: what `contents_file.FileNotebook` is for a file.
+
+The room is the authority. An edit is one transaction in our replica; it is durable once the room has it. The file is
+written by the room, at our `save` message; until it is seen to hold our edits, these are kept as intents: a room that
+was built anew, or overwritten with the file, gets them again, cell by cell.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import anyio
+
+from .... import notebooks
+from ....errors import InvalidNotebook, JupyterMcpError, NotFound, Unavailable
+from ..contents_file import Folder
+from ..contents_format import require_editable, require_whole
+from .connection import Address, Connection, find_room, path_of
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+logger = logging.getLogger(__name__)
+
+_JOIN_SECONDS = 15.0
+_SAVE_SECONDS = 1.0
+_RETRY_SECONDS = 0.5
+_FLUSH_SECONDS = 20.0
+_LOOK_SECONDS = 2.0
+IDLE_SECONDS = 60.0
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
+
+Moved = Callable[["RoomNotebook", str], None]
+"""Called with a notebook and the path that its file has now."""
+
+
+@dataclass(eq=False)
+class Intent:
+    """An edit that the file is not known to hold: what it began with, and what it led to.
+
+    `is_answered` once whoever made it has been told that it is made.
+    """
+
+    before: NotebookNode
+    after: NotebookNode
+    is_answered: bool
+
+
+class RoomNotebook:
+    """One notebook in its room."""
+
+    def __init__(self, folder: Folder, name: str, address: Address, moved: Moved) -> None:
+        self.name = name
+        self.editing = anyio.Lock()
+        self.used_at = anyio.current_time()
+        self._is_gone = False
+        self._folder = folder
+        self._address = address
+        self._moved = moved
+        self._connection: Connection | None = None
+        self._scope = anyio.CancelScope()
+        self._news = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._unsaved: list[Intent] = []
+        self._in_save: list[Intent] = []
+        self._made = self._saved = 0
+        self._is_saving = False
+        self._looked_at = self.used_at
+        self._problem: JupyterMcpError | None = None
+        self._clashes: list[JupyterMcpError] = []
+        folder.tasks.start_soon(self._live)
+
+    @property
+    def intents(self) -> list[Intent]:
+        """What a room that was built anew must be given again, in its order."""
+        return [*self._in_save, *self._unsaved]
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether somebody uses it now, or the file lacks something of ours."""
+        return self.editing.locked() or bool(self.intents)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it is still in its room."""
+        return not self._is_gone
+
+    @property
+    def size(self) -> int:
+        return 0
+
+    def leave(self) -> None:
+        """Leave the room; nobody uses this any more."""
+        self._is_gone = True
+        self._scope.cancel()
+        self._tell()
+
+    # ------------------------------------------------------------------ being in the room
+
+    async def _live(self) -> None:
+        """Be in the room until it is left: each time with a new replica, which gets what the file lacks."""
+        pause = _SHORTEST_PAUSE
+        with self._scope:
+            while not self._is_gone:
+                connection = Connection(self._folder.api.client, self._address, self._changed)
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(connection.run)
+                    if await _first(connection):
+                        pause = _SHORTEST_PAUSE
+                        self._enter(connection)
+                        tasks.start_soon(self._leave_when_idle)
+                    await connection.closed.wait()
+                    tasks.cancel_scope.cancel()
+                self._connection, self._problem = None, connection.problem
+                self._is_gone = isinstance(connection.problem, NotFound | InvalidNotebook)
+                self._tell()
+                await anyio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+                # A Jupyter that was started anew may have given the file another id.
+                with contextlib.suppress(JupyterMcpError):
+                    self._address = await find_room(self._folder.api.client, self.name) or self._address
+
+    async def _leave_when_idle(self) -> None:
+        """Rooms that somebody is in are kept, and their servers count as used."""
+        while True:
+            left = self.used_at + IDLE_SECONDS - anyio.current_time()
+            if left <= 0 and not self.is_busy:
+                self.leave()
+            await anyio.sleep(max(_RETRY_SECONDS, left))
+
+    def _enter(self, connection: Connection) -> None:
+        for intent in self.intents:
+            self._clashes += connection.replica.apply_again(intent.before, intent.after)
+        self._connection, self._problem = connection, None
+        if self.intents:
+            self._save_soon()
+        self._folder.tell(self.name)
+        self._tell()
+
+    def _changed(self) -> None:
+        connection = self._connection
+        path = None if connection is None else connection.replica.state.get("path")
+        if isinstance(path, str) and path and path != self.name:
+            self._moved(self, path)
+        self._folder.tell(self.name)
+
+    def _tell(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()
+
+    async def _joined(self) -> Connection:
+        """The connection, once it has what the room has.
+
+        Raises:
+            Unavailable, NotFound, InvalidNotebook
+        """
+        with anyio.move_on_after(_JOIN_SECONDS):
+            while not self._is_gone:
+                if self._connection is not None and self._connection.is_open:
+                    return self._connection
+                await self._news.wait()
+            raise self._problem or NotFound(f"There is no notebook {self.name!r} any more.", hint="List the notebooks.")
+        raise self._problem or Unavailable(
+            f"The live document of {self.name!r} does not answer.", hint="Look at Jupyter, then try again."
+        )
+
+    # ------------------------------------------------------------------ reading and editing
+
+    async def read(self) -> NotebookNode:
+        """See `ports.Contents.read`."""
+        return (await self._used()).replica.snapshot()
+
+    async def _used(self) -> Connection:
+        self.used_at = anyio.current_time()
+        if self.used_at - self._looked_at > _LOOK_SECONDS:
+            await self.look()
+        return await self._joined()
+
+    async def look(self) -> None:
+        """See whether the file is still where it was.
+
+        Raises:
+            Unavailable, Unauthorized
+        """
+        self._looked_at = anyio.current_time()
+        try:
+            await self._folder.api.state(self.name)
+        except NotFound:
+            path = await path_of(self._folder.api.client, self._address)
+            if path is not None and path != self.name:
+                self._moved(self, path)
+            else:
+                self._problem = None
+                self.leave()
+                self._folder.tell(self.name)
+
+    @contextlib.asynccontextmanager
+    async def edit(self, *, durable: bool, author: str) -> AsyncIterator[NotebookNode]:
+        """See `ports.Contents.edit`."""
+        async with self.editing:
+            connection = await self._used()
+            before = connection.replica.snapshot()
+            require_editable(before)
+            copy = notebooks.shallow(before, cells=list(before.cells))
+            copy["metadata"] = notebooks.shallow(before.metadata)
+            yield copy
+            after = notebooks.settle(copy, before.cells)
+            require_whole(before, after)
+            if author:
+                connection.present(user=_user(author))
+            with anyio.CancelScope(shield=durable):
+                await self._apply(before, after, durable=durable)
+
+    async def _apply(self, before: NotebookNode, after: NotebookNode, *, durable: bool) -> None:
+        connection = await self._joined()
+        now = connection.replica.snapshot()
+        connection.replica.apply(before, after)
+        wanted = connection.replica.snapshot()
+        if wanted is now:
+            return
+        intent = self._intend(connection, Intent(now, wanted, is_answered=not durable))
+        if not durable:
+            return
+        try:
+            try:
+                await connection.confirmed()
+            except Unavailable:
+                # It is an intent: the next connection brings it to the room.
+                connection = await self._rejoined(connection)
+                await connection.confirmed()
+        except JupyterMcpError:
+            self._withdraw(intent)
+            connection.reset()
+            raise
+        intent.is_answered = True
+
+    def _withdraw(self, intent: Intent) -> None:
+        """Whoever made it is told that it is not made."""
+        for waiting in (self._in_save, self._unsaved):
+            if intent in waiting:
+                waiting.remove(intent)
+
+    async def _rejoined(self, former: Connection) -> Connection:
+        with anyio.move_on_after(_JOIN_SECONDS):
+            while self._connection in (former, None) and not self._is_gone:
+                await self._news.wait()
+            return await self._joined()
+        raise Unavailable(
+            f"Jupyter went away while {self.name!r} was changed: nobody knows whether it was.",
+            hint="Read the notebook again before you repeat the change.",
+        )
+
+    def _intend(self, connection: Connection, intent: Intent) -> Intent:
+        self._made += 1
+        if "hash" not in connection.replica.state:
+            # Nobody could tell from the room whether it was overwritten.
+            connection.replica.was_overwritten = True
+        last = self._unsaved[-1] if self._unsaved else None
+        if last is not None and last.is_answered and intent.is_answered and last.after is intent.before:
+            last.after = intent.after
+            intent = last
+        else:
+            self._unsaved.append(intent)
+        self._save_soon()
+        return intent
+
+    async def create(self, notebook: NotebookNode) -> None:
+        """Rooms are of notebooks that are there."""
+        raise NotFound(f"{self.name!r} was deleted meanwhile.", hint="Try again.")
+
+    # ------------------------------------------------------------------ the file
+
+    def _save_soon(self) -> None:
+        if not self._is_saving:
+            self._is_saving = True
+            self._folder.tasks.start_soon(self._keep_saving)
+
+    async def _keep_saving(self) -> None:
+        pause = _SAVE_SECONDS
+        try:
+            while self.intents and not self._is_gone:
+                with anyio.move_on_after(pause):
+                    await self._hurry.wait()
+                self._hurry.clear()
+                pause = _SAVE_SECONDS
+                try:
+                    await self._save()
+                except JupyterMcpError as error:
+                    self._problem = error
+                    pause = _RETRY_SECONDS
+                    logger.debug("the room of %s was not saved: %s", self.name, error)
+                self._tell()
+        finally:
+            self._is_saving = False
+
+    async def _save(self) -> None:
+        """Have the room write the file, and see whether it holds what we have done.
+
+        Raises:
+            Unavailable, NotFound
+        """
+        made = self._made
+        self._in_save, self._unsaved = self.intents, []
+        connection = await self._joined()
+        await connection.confirmed()
+        if connection.address.can_save:
+            await self._have_saved(connection)
+        else:
+            await self._look_for(connection.replica.snapshot())
+        intents, self._in_save = self._in_save, []
+        self._problem = None
+        if connection.replica.was_overwritten:
+            connection.replica.was_overwritten = False
+            self._bring_again(connection, intents)
+        self._saved = made
+
+    async def _have_saved(self, connection: Connection) -> None:
+        status = await connection.save()
+        if status != "success":
+            raise Unavailable(f"Jupyter has not saved {self.name!r}: {status}.", hint="Look at its log.")
+        # What the room tells of its file comes before this answer.
+        await connection.confirmed()
+        state = await self._folder.api.state(self.name)
+        if connection.replica.state.get("hash") != state.version:
+            raise Unavailable(
+                f"The file of {self.name!r} is not what its live document has saved.", hint="It is saved again soon."
+            )
+
+    def _bring_again(self, connection: Connection, intents: list[Intent]) -> None:
+        """The room was overwritten with a file that somebody else had changed."""
+        for intent in intents:
+            now = connection.replica.snapshot()
+            if _is_lost(intent, now):
+                self._clashes += connection.replica.apply_again(intent.before, intent.after)
+                brought = connection.replica.snapshot()
+                if brought is not now:
+                    self._intend(connection, Intent(now, brought, is_answered=True))
+
+    async def _look_for(self, wanted: NotebookNode) -> None:
+        """Read the file of a room that saves in its own time.
+
+        Raises:
+            Unavailable: it has not yet.
+        """
+        content, _ = await self._folder.api.load(self.name)
+        there = {cell.get("id"): _text(cell.get("source")) for cell in content.get("cells", ())}
+        if there != {cell["id"]: cell.source for cell in wanted.cells}:
+            raise Unavailable(f"Jupyter has not saved {self.name!r} yet.", hint="It does so in its own time.")
+
+    async def flush(self) -> None:
+        """Return once the file holds what was changed before, and say what went wrong.
+
+        Raises:
+            Unavailable, Conflict, NotFound
+        """
+        self._hurry.set()
+        await self.flushed()
+
+    async def flushed(self) -> None:
+        """The same, in its own time."""
+        wanted = self._made
+        with anyio.move_on_after(_FLUSH_SECONDS) as scope:
+            while self._saved < wanted and not self._is_gone:
+                await self._news.wait()
+        if self._saved < wanted:
+            if self._is_gone:
+                self._saved = self._made
+                raise NotFound(
+                    f"{self.name!r} was deleted; what had not been saved yet is gone with it.",
+                    hint="Create the notebook again, or go on with another.",
+                )
+            assert scope.cancelled_caught
+            raise self._problem or Unavailable(f"{self.name!r} was not saved in time.", hint="It is tried again.")
+        problems, self._clashes = self._clashes, []
+        if problems:
+            raise problems[0]
+
+
+async def _first(connection: Connection) -> bool:
+    """Whether it is joined, before it ends."""
+    joined = asyncio.ensure_future(connection.joined.wait())
+    closed = asyncio.ensure_future(connection.closed.wait())
+    try:
+        await asyncio.wait({joined, closed}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        joined.cancel()
+        closed.cancel()
+    return connection.is_open
+
+
+def _is_lost(intent: Intent, now: NotebookNode) -> bool:
+    """Whether nothing of an edit is there: every cell that it changed is as it was before it."""
+    before, after = ({cell["id"]: cell for cell in each.cells} for each in (intent.before, intent.after))
+    there = {cell["id"]: cell for cell in now.cells}
+    changed = [each for each in {**before, **after} if before.get(each) != after.get(each)]
+    return bool(changed) and all(there.get(each) == before.get(each) for each in changed)
+
+
+def _user(author: str) -> dict[str, str]:
+    name = author.partition("#")[0] or "agent"
+    initials = name[:2].upper()
+    return {"username": name, "name": name, "display_name": name, "initials": initials, "color": "#8250df"}
+
+
+def _text(source: object) -> object:
+    return "".join(source) if isinstance(source, list) else source
