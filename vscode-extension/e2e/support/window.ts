@@ -151,6 +151,19 @@ export class Window {
     });
   }
 
+  /** Choose a kernel in the editor's picker, which asks for the extension first where several have some. */
+  async choose(kernel: string, extension: string): Promise<void> {
+    const wanted = this.rows().filter({ hasText: kernel }).first();
+    const other = this.rows().filter({ hasText: "Select Another Kernel" }).first();
+    const source = this.rows().filter({ hasText: extension }).first();
+    await this.command("Notebook: Select Notebook Kernel");
+    for (const step of [other, source]) {
+      await wanted.or(other).or(source).first().waitFor();
+      if (!(await wanted.isVisible()) && (await step.isVisible())) await step.click();
+    }
+    await wanted.click();
+  }
+
   /** Wait until the folder's server is there for this window. */
   async connected(seconds = 60): Promise<void> {
     await until("the status tells of the kernel", async () => /: (no kernel|idle|busy|kernel died|input for|an agent asks)/.test(await this.status()), { seconds });
@@ -186,15 +199,18 @@ export class Window {
     }, { seconds });
   }
 
-  /** Put another text into a cell. */
+  /** Put another text into a cell; again if the editor was just loading it anew. */
   async replace(index: number, text: string): Promise<void> {
-    await this.cell(index).locator(".monaco-editor .view-lines").first().click();
-    await this.page.keyboard.press("Control+A");
-    await this.page.keyboard.press("Delete");
-    // Pasted: what is typed gets brackets and quotes closed by the editor.
-    await this.page.evaluate((value) => navigator.clipboard.writeText(value), text);
-    await this.page.keyboard.press("Control+V");
-    await until("the cell has the text", async () => (await this.source(index)) === text);
+    const editor = this.cell(index).locator(".monaco-editor .view-lines").first();
+    await until("the cell has the text", async () => {
+      if ((await this.source(index)) === text) return true;
+      await editor.click();
+      await this.page.keyboard.press("Control+A");
+      // Pasted: brackets and quotes that are typed are closed by the editor.
+      await this.page.evaluate((value) => navigator.clipboard.writeText(value), text);
+      await this.page.keyboard.press("Control+V");
+      return false;
+    }, { every: 1000 });
   }
 
   /** Save, again if a run that ends meanwhile changes the notebook once more. */
