@@ -62,6 +62,8 @@ class Jupyter:
             name: str(self._folder / name.lower())
             for name in ("JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR")
         }
+        for folder in own.values():
+            os.makedirs(folder, exist_ok=True)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [

@@ -66,9 +66,11 @@ def code_cell(cell_id: str, source: str, **more: Any) -> dict[str, Any]:
 
 
 def write(jupyter: Jupyter, *cells: dict[str, Any], name: str = "a.ipynb", minor: int = 5) -> None:
-    """As another program does."""
+    """As another program does: a new file in the place of the old one."""
     notebook = {"nbformat": 4, "nbformat_minor": minor, "metadata": {}, "cells": list(cells)}
-    (jupyter.root / name).write_text(json.dumps(notebook))
+    draft = jupyter.root / f"{name}.draft"
+    draft.write_text(json.dumps(notebook))
+    draft.replace(jupyter.root / name)
 
 
 def on_disk(jupyter: Jupyter, name: str = "a.ipynb") -> dict[str, Any]:

@@ -27,6 +27,16 @@ def collaboration(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jupyter]
         server.close()
 
 
+@pytest.fixture(scope="session")
+def documents(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jupyter]:
+    """jupyter-server-documents, which jupyter-ai 3 brings along."""
+    server = started("documents", tmp_path_factory.mktemp("documents"))
+    try:
+        yield server
+    finally:
+        server.close()
+
+
 @pytest.fixture
 def jupyter(collaboration: Jupyter) -> Jupyter:
     """It with nothing in it that an earlier test has made."""

@@ -19,7 +19,7 @@ import anyio
 from .... import notebooks
 from ....errors import InvalidNotebook, JupyterMcpError, NotFound, Unavailable
 from ..contents_file import Folder
-from ..contents_format import require_editable, require_whole
+from ..contents_format import parse, require_editable, require_whole
 from .connection import Address, Connection, find_room, path_of
 
 if TYPE_CHECKING:
@@ -347,9 +347,9 @@ class RoomNotebook:
         Raises:
             Unavailable: it has not yet.
         """
-        content, _ = await self._folder.api.load(self.name)
-        there = {cell.get("id"): _text(cell.get("source")) for cell in content.get("cells", ())}
-        if there != {cell["id"]: cell.source for cell in wanted.cells}:
+        content, state = await self._folder.api.load(self.name)
+        file = parse(content, wanted, state.version, state.size).notebook
+        if [_content(cell) for cell in file.cells] != [_content(cell) for cell in wanted.cells]:
             raise Unavailable(f"Jupyter has not saved {self.name!r} yet.", hint="It does so in its own time.")
 
     async def flush(self) -> None:
@@ -407,5 +407,5 @@ def _user(author: str) -> dict[str, str]:
     return {"username": name, "name": name, "display_name": name, "initials": initials, "color": "#8250df"}
 
 
-def _text(source: object) -> object:
-    return "".join(source) if isinstance(source, list) else source
+def _content(cell: NotebookNode) -> tuple[str, str, str]:
+    return cell["id"], cell.source, notebooks.outputs_mark(cell)
