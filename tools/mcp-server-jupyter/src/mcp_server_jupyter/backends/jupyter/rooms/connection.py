@@ -94,6 +94,7 @@ class Connection:
         self._numbers = itertools.count(1)
         self._presence: dict[str, Any] = {"autosave": False}
         self._clock = 0
+        self._others: set[int] = set()
         self._connection: ClientConnection | None = None
 
     @property
@@ -182,6 +183,8 @@ class Connection:
                 self._synced()
         elif message[0] == RAW:
             self._told(message)
+        elif message[0] == AWARENESS:
+            self._met(message)
 
     def _synced(self) -> None:
         if not self.joined.is_set():
@@ -250,8 +253,22 @@ class Connection:
         if self.is_open:
             self._outgoing.put_nowait(self._awareness(self._presence))
 
+    def _met(self, message: bytes) -> None:
+        """Somebody tells of themselves: whoever has just come has not heard of us."""
+        from pycrdt import Decoder, read_message  # noqa: PLC0415
+
+        decoder = Decoder(read_message(message[1:]))
+        others = set()
+        for _ in range(decoder.read_var_uint()):
+            others.add(decoder.read_var_uint())
+            decoder.read_var_uint()
+            decoder.read_var_string()
+        if self.joined.is_set() and not others <= {*self._others, self.replica.doc.client_id}:
+            self._outgoing.put_nowait(self._awareness(self._presence))
+        self._others |= others
+
     async def _stay_aware(self) -> None:
-        """Who came after us has not heard of us."""
+        """Others forget whom they have not heard of for half a minute."""
         while True:
             await asyncio.sleep(AWARE_SECONDS)
             self._outgoing.put_nowait(self._awareness(self._presence))

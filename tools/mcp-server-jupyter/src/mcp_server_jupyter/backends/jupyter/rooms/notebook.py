@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import anyio
@@ -21,6 +20,7 @@ from ....errors import InvalidNotebook, JupyterMcpError, NotFound, Unavailable
 from ..contents_file import Folder
 from ..contents_format import parse, require_editable, require_whole
 from .connection import Address, Connection, find_room, path_of
+from .intents import Intent, is_lost, same_content
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -33,22 +33,13 @@ _RETRY_SECONDS = 0.5
 _FLUSH_SECONDS = 20.0
 _LOOK_SECONDS = 2.0
 IDLE_SECONDS = 60.0
+# Browsers draw what they are sent, and keep it.
+BYTES_A_SECOND = 1_000_000
+_LONGEST_PACE = 2.0
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
 
 Moved = Callable[["RoomNotebook", str], None]
 """Called with a notebook and the path that its file has now."""
-
-
-@dataclass(eq=False)
-class Intent:
-    """An edit that the file is not known to hold: what it began with, and what it led to.
-
-    `is_answered` once whoever made it has been told that it is made.
-    """
-
-    before: NotebookNode
-    after: NotebookNode
-    is_answered: bool
 
 
 class RoomNotebook:
@@ -68,9 +59,9 @@ class RoomNotebook:
         self._hurry = asyncio.Event()
         self._unsaved: list[Intent] = []
         self._in_save: list[Intent] = []
-        self._made = self._saved = 0
+        self._made = self._saved = self._missed = 0
         self._is_saving = False
-        self._looked_at = self.used_at
+        self._looked_at = self._free_at = self.used_at
         self._problem: JupyterMcpError | None = None
         self._clashes: list[JupyterMcpError] = []
         folder.tasks.start_soon(self._live)
@@ -190,11 +181,14 @@ class RoomNotebook:
         self._looked_at = anyio.current_time()
         try:
             await self._folder.api.state(self.name)
+            self._missed = 0
         except NotFound:
             path = await path_of(self._folder.api.client, self._address)
+            self._missed += 1
             if path is not None and path != self.name:
                 self._moved(self, path)
-            else:
+            elif path is None or self._missed > 1:
+                # Jupyter moves a file first, and then says so.
                 self._problem = None
                 self.leave()
                 self._folder.tell(self.name)
@@ -202,6 +196,8 @@ class RoomNotebook:
     @contextlib.asynccontextmanager
     async def edit(self, *, durable: bool, author: str) -> AsyncIterator[NotebookNode]:
         """See `ports.Contents.edit`."""
+        if not durable:
+            await self._paced()
         async with self.editing:
             connection = await self._used()
             before = connection.replica.snapshot()
@@ -216,10 +212,18 @@ class RoomNotebook:
             with anyio.CancelScope(shield=durable):
                 await self._apply(before, after, durable=durable)
 
+    async def _paced(self) -> None:
+        """Wait as long as what was sent keeps those busy who are in the room; what comes meanwhile goes together."""
+        left = self._free_at - anyio.current_time()
+        if left > 0:
+            await anyio.sleep(min(left, _LONGEST_PACE))
+
     async def _apply(self, before: NotebookNode, after: NotebookNode, *, durable: bool) -> None:
         connection = await self._joined()
         now = connection.replica.snapshot()
+        sent = connection.replica.sent
         connection.replica.apply(before, after)
+        self._free_at = max(self._free_at, anyio.current_time()) + (connection.replica.sent - sent) / BYTES_A_SECOND
         wanted = connection.replica.snapshot()
         if wanted is now:
             return
@@ -335,7 +339,7 @@ class RoomNotebook:
         """The room was overwritten with a file that somebody else had changed."""
         for intent in intents:
             now = connection.replica.snapshot()
-            if _is_lost(intent, now):
+            if is_lost(intent, now):
                 self._clashes += connection.replica.apply_again(intent.before, intent.after)
                 brought = connection.replica.snapshot()
                 if brought is not now:
@@ -349,7 +353,7 @@ class RoomNotebook:
         """
         content, state = await self._folder.api.load(self.name)
         file = parse(content, wanted, state.version, state.size).notebook
-        if [_content(cell) for cell in file.cells] != [_content(cell) for cell in wanted.cells]:
+        if not same_content(file, wanted):
             raise Unavailable(f"Jupyter has not saved {self.name!r} yet.", hint="It does so in its own time.")
 
     async def flush(self) -> None:
@@ -393,19 +397,7 @@ async def _first(connection: Connection) -> bool:
     return connection.is_open
 
 
-def _is_lost(intent: Intent, now: NotebookNode) -> bool:
-    """Whether nothing of an edit is there: every cell that it changed is as it was before it."""
-    before, after = ({cell["id"]: cell for cell in each.cells} for each in (intent.before, intent.after))
-    there = {cell["id"]: cell for cell in now.cells}
-    changed = [each for each in {**before, **after} if before.get(each) != after.get(each)]
-    return bool(changed) and all(there.get(each) == before.get(each) for each in changed)
-
-
 def _user(author: str) -> dict[str, str]:
     name = author.partition("#")[0] or "agent"
     initials = name[:2].upper()
     return {"username": name, "name": name, "display_name": name, "initials": initials, "color": "#8250df"}
-
-
-def _content(cell: NotebookNode) -> tuple[str, str, str]:
-    return cell["id"], cell.source, notebooks.outputs_mark(cell)

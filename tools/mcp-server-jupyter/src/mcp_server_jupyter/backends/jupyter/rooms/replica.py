@@ -28,6 +28,7 @@ class Replica:
         changed: called when others have changed it.
 
     Attributes:
+        sent: bytes of our updates so far.
         was_overwritten: Jupyter has put the file's content into the room since this was set to False.
     """
 
@@ -41,6 +42,7 @@ class Replica:
         self._send = send
         self._changed = changed
         self.was_overwritten = False
+        self.sent = 0
         self._is_remote = self._has_news = False
         self._touched: set[int] = set()
         self._known: dict[str, NotebookNode] = {}
@@ -74,6 +76,7 @@ class Replica:
         if self._is_remote:
             self._has_news = True
         else:
+            self.sent += len(event.update)
             self._send(event.update)
 
     def _cells_changed(self, events: list[Any]) -> None:
