@@ -20,6 +20,7 @@ EXTENSION := vscode-extension
 node = $(EXTENSION)/scripts/with-node $(1) || [ $$? -eq 77 ]
 
 -include deploy/testcluster/Makefile.inc
+-include deploy/compose/Makefile.inc
 
 .PHONY: help
 help: ## List the targets
@@ -86,10 +87,11 @@ demo: env-run ## Let a client work through the sample analysis; writes ROOT/anal
 	@$(BIN)/python $(PACKAGE)/scripts/demo.py $(ROOT) $(ARGS)
 
 .PHONY: package
-package: env-dev ## Build the wheel and the extension's packages into DIST (default: ./dist); without npm the wheel alone
+package: env-dev ## Build the wheel, its bundle for Claude Desktop and the extension's packages into DIST (default: ./dist); without npm not the last
 	@$(EXTENSION)/scripts/with-node npm run --silent package -- $(abspath $(DIST)) || { [ $$? -eq 77 ] && \
 	python=$$($(PACKAGE)/scripts/find-python) && poetry=$$("$$python" $(PACKAGE)/scripts/bootstrap.py poetry) && \
 	"$$poetry" -m poetry --no-interaction --project $(PACKAGE) build --format wheel --output $(abspath $(DIST)); }
+	@$(BIN)/python $(PACKAGE)/scripts/mcpb.py $(abspath $(DIST))
 
 .PHONY: image-context
 image-context: ## Fill DIST/image with what the images of deploy/docker are made from: the wheel and the locked versions

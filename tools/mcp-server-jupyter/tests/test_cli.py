@@ -130,6 +130,19 @@ def test_a_configuration_for_every_client_starts_this_very_server(tmp_path: Path
     assert started.returncode == 0, started.stderr
 
 
+def test_a_configuration_for_a_container_has_the_form_of_other_servers_guides(tmp_path: Path) -> None:
+    ended = run(tmp_path, "config", "claude-desktop", "--docker", "--notebook=a.ipynb")
+    entry = json.loads(ended.stdout)["mcpServers"]["jupyter"]
+    host = "localhost" if sys.platform == "linux" else "host.docker.internal"
+    network = ["--network=host"] if sys.platform == "linux" else []
+    values = [f"ROOM_URL=http://{host}:8888", "ROOM_TOKEN=changeme", "ROOM_ID=a.ipynb"]
+    values += [f"RUNTIME_URL=http://{host}:8888", "RUNTIME_TOKEN=changeme"]
+    variables = [word for value in values for word in ("-e", value)]
+    image = f"mcp-server-jupyter/server:{__version__}"
+    assert entry == {"command": "docker", "args": ["run", "-i", "--rm", *network, *variables, image, "--embedded"]}
+    assert run(tmp_path, "config", "claude-desktop", "--docker", "--http").returncode == 2
+
+
 @pytest.mark.parametrize("client", sorted(set(cli.CLIENTS) - {"claude-desktop"}))
 def test_a_configuration_for_a_running_server_holds_its_address_and_a_token_for_it_alone(client: str) -> None:
     text = json.dumps(config.http_config(client, "http://127.0.0.1:4040/mcp", "the-token"))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import sys
 from typing import Any
 
+from .. import __version__
 from ..errors import InvalidRequest
 from ..settings import Settings
 from ..tokens import client_token
@@ -32,6 +34,32 @@ def stdio_config(client: str, settings: Settings, command: str | None = None) ->
     if command is None:
         arguments = ["-m", "mcp_server_jupyter", *arguments]
     entry: dict[str, Any] = {"command": command or sys.executable, "args": arguments}
+    if client == "vscode":
+        entry = {"type": "stdio", **entry}
+    return _wrapped(client, entry)
+
+
+def docker_config(client: str, settings: Settings) -> dict[str, Any]:
+    """Start the server in a container, for the notebooks and kernels of a Jupyter on this machine."""
+    url = settings.jupyter_url or "http://localhost:8888"
+    network = ["--network=host"]
+    if sys.platform != "linux":
+        # There a container's network is that of a virtual machine.
+        network, url = [], re.sub(r"//(localhost|127\.0\.0\.1)\b", "//host.docker.internal", url)
+    token = settings.jupyter_token or "changeme"
+    given = {
+        "ROOM_URL": url,
+        "ROOM_TOKEN": token,
+        "ROOM_ID": settings.notebook or "notebook.ipynb",
+        "RUNTIME_URL": url,
+        "RUNTIME_TOKEN": token,
+    }
+    variables = [word for name, value in given.items() for word in ("-e", f"{name}={value}")]
+    image = f"mcp-server-jupyter/server:{__version__}"
+    entry: dict[str, Any] = {
+        "command": "docker",
+        "args": ["run", "-i", "--rm", *network, *variables, image, "--embedded"],
+    }
     if client == "vscode":
         entry = {"type": "stdio", **entry}
     return _wrapped(client, entry)
