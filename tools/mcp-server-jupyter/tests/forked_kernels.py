@@ -40,11 +40,9 @@ def line_of(kernels: LocalKernels, env: Mapping[str, str] | None = None) -> Line
 async def ready_line(kernels: LocalKernels) -> Line:
     """The same, with a fork server that is ready."""
     line = line_of(kernels)
-    line.launch()
     with anyio.fail_after(60):
-        # One whose module is refused is followed by another.
-        while not await server_of(line).is_ready_by(float("inf")):
-            assert not line.unfit
+        await line.come_up()
+    assert server_of(line).ready.result(), line.unfit
     return line
 
 

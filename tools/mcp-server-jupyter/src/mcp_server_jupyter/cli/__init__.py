@@ -147,7 +147,8 @@ def gateway(context: click.Context, /, **options: Any) -> None:
 def doctor(context: click.Context, /, *, check: str | None, **options: Any) -> None:
     """Say what works here, what does not, and what to do about it; exit code 1 when something does not.
 
-    CHECK looks at one thing more closely: `doctor kubernetes` at the cluster that kernels are to run in.
+    CHECK looks at one thing more closely: `doctor kubernetes` at the cluster that kernels are to run in, `doctor forks`
+    at which kernels are forked and what they may have preloaded.
     """
     settings = load_settings(context, {"log_level": "error", **given(options)})
     sys.exit(0 if servers.examine(settings, check) else 1)

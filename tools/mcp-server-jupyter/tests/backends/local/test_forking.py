@@ -22,6 +22,7 @@ from forked_kernels import ForkedKernels, descriptors, fork_servers, is_forked, 
 from local_kernels import content, ignored, is_gone, kernelspec, printed, processes, run, until
 from mcp_server_jupyter.backends.local import LocalKernels, open_kernels
 from mcp_server_jupyter.backends.local.forking import client, forks
+from mcp_server_jupyter.backends.local.forking.doctor import examine, often_imported
 from mcp_server_jupyter.backends.local.forking.fitness import is_possible_here, why_spawned
 from mcp_server_jupyter.backends.local.kernel import LocalKernel
 from mcp_server_jupyter.backends.local.kernelspecs import Recipe
@@ -398,6 +399,15 @@ async def test_a_module_that_is_preloaded_is_there_at_once(settings: Settings, m
         assert await told(await kernels.start("python3"), "import json, heavy; print(json.dumps(heavy.at))") == "edited"
 
 
+async def test_a_log_that_a_preloaded_module_keeps_is_the_notebooks(settings: Settings, modules: Path) -> None:
+    (modules / "logs.py").write_text("import logging, sys\nhandler = logging.StreamHandler(sys.stdout)\n")
+    async with ForkedKernels(dataclasses.replace(settings, preload=("logs",))) as kernels:
+        assert line_of(kernels).refused == {}
+        kernel = await kernels.start("python3")
+        code = "import logging, logs; logging.root.addHandler(logs.handler); logging.warning('hot')"
+        assert printed(await run(kernel, code)) == "hot\n"
+
+
 REFUSED = {
     "a thread": (
         "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()",
@@ -407,6 +417,7 @@ REFUSED = {
     "a process": ("import subprocess\nkept = subprocess.Popen(['true'])", "it starts a process"),
     "a word": ("print('hello')", "it prints or warns while it is imported"),
     "a warning": ("import warnings\nwarnings.warn('old')", "it prints or warns while it is imported"),
+    "the shell": ("import IPython\nIPython.get_ipython()", "it asks for the notebook's shell while it is imported"),
     "an error": ("1 / 0", "its import fails (ZeroDivisionError: division by zero)"),
     "an exit": ("import sys\nsys.exit(1)", "its import ends the process"),
     "a crash": ("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)", "its import ends the process"),
@@ -458,6 +469,47 @@ async def test_a_matplotlibrc_beside_the_notebook_is_read(settings: Settings) ->
         assert (is_forked(kernel), await told(kernel, code)) == (True, 1.5)
 
 
+DATA = """
+%matplotlib inline
+import json, warnings
+import matplotlib, matplotlib.pyplot as plt, numpy as np, pandas as pd
+frame = pd.DataFrame({"word": list("abcab"), "number": range(5)})
+means = frame.groupby("word").number.mean()
+means.plot();
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    pd.Series([1.0, 2.0]).corr(pd.Series([1.0, 1.0]))
+print(json.dumps([
+    {name: repr(matplotlib.rcParams[name]) for name in matplotlib.rcParams},
+    plt.get_backend(),
+    repr(plt._REPL_DISPLAYHOOK),
+    means.to_dict(),
+    str(frame.dtypes),
+    {name: repr(value) for name, value in pd.options.d["display"].items() if not isinstance(value, dict)},
+    [str(each.message) for each in caught],
+    np.linalg.inv(np.eye(300) * 2).sum(),
+    sorted(repr(each) for each in warnings.filters),
+]))
+"""
+
+
+async def test_pandas_and_matplotlib_are_the_same_when_they_are_preloaded(settings: Settings) -> None:
+    preload = ("pandas", "matplotlib.pyplot")
+    async with open_kernels(dataclasses.replace(settings, preload=preload)) as kernels:
+        spawned = await kernels.start("python3")
+        line = await ready_line(kernels)
+        assert line.refused == {}
+        forked = await kernels.start("python3")
+        assert (is_forked(spawned), is_forked(forked)) == (False, True)
+        found, expected = await told(forked, DATA), await told(spawned, DATA)
+        for one, other in zip(found, expected, strict=True):
+            assert one == other
+        shown = [await run(kernel, "means.plot();") for kernel in (spawned, forked)]
+    for messages in shown:
+        [picture] = [message for message in messages if message.msg_type == "display_data"]
+        assert "image/png" in picture.content["data"]
+
+
 # --------------------------------------------------------------------------- which are not forked
 
 PLAIN = ("/usr/bin/python3", "-m", "ipykernel_launcher", "-f", "{connection_file}")
@@ -507,3 +559,45 @@ async def test_an_interpreter_whose_ipykernel_cannot_be_imported_is_said_to_be_u
         await until(lambda: line.unfit != "")
     assert line.unfit.startswith("its ipykernel cannot be imported")
     assert [each.levelno for each in caplog.records if each.name == forks.__name__] == [logging.WARNING]
+
+
+# --------------------------------------------------------------------------- what doctor says of it
+
+
+def notebook(path: Path, source: str) -> None:
+    cells = [{"cell_type": "markdown", "source": "import nothing"}, {"cell_type": "code", "source": source}]
+    path.write_text(json.dumps({"cells": cells}))
+
+
+async def test_doctor_says_which_kernels_are_forked_and_what_cannot_be_preloaded(
+    settings: Settings, modules: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (modules / "bad.py").write_text("print('hello')\n")
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    kernelspec(tmp_path, "own", ["/usr/bin/ark"], language="R")
+    found = [each async for each in examine(dataclasses.replace(settings, preload=("bad", "json")))]
+    texts = {each.text: each.fine for each in found}
+    version = sys.version.split()[0]
+    assert texts[f"Kernels of python3 are forked from Python {version} at {sys.executable}, with json"]
+    assert not texts["bad cannot be preloaded: it prints or warns while it is imported"]
+    plain = "its command is no plain `python -m ipykernel_launcher -f {connection_file}`"
+    assert texts[f"Kernels of own are spawned: {plain}"]
+    assert fork_servers() == []
+
+
+async def test_doctor_says_that_forking_is_switched_off(settings: Settings) -> None:
+    [found] = [each async for each in examine(dataclasses.replace(settings, fork_kernels=False))]
+    assert found.text == "No kernel is forked: it is switched off"
+
+
+def test_modules_that_most_notebooks_import_are_proposed(settings: Settings) -> None:
+    root = settings.root
+    (root / "mine.py").write_text("")
+    notebook(root / "a.ipynb", "import pandas as pd\nfrom sklearn.linear_model import Ridge\nimport json, mine")
+    notebook(root / "b.ipynb", "%matplotlib inline\n  import pandas\nimport mine\nimport rare")
+    (root / ".hidden").mkdir()
+    notebook(root / ".hidden" / "c.ipynb", "import hidden")
+    assert often_imported(root) == ["pandas", "sklearn.linear_model", "rare"]
+    (root / "broken.ipynb").write_text("{")
+    notebook(root / "d.ipynb", "x = 'import pandas'\nimport pandas")
+    assert often_imported(root) == ["pandas"]

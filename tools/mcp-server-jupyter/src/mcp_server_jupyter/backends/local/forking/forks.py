@@ -45,13 +45,18 @@ class Line:
         self.refused: dict[str, str] = {}
         self.unfit = ""
 
+    @property
+    def is_given_up(self) -> bool:
+        """Whether its kernels are spawned for good."""
+        return bool(self.unfit) or self._failures >= _MOST_FAILURES
+
     def begin(self) -> None:
         """Have a fork server a moment later: the first kernel is to be there before."""
         self._later(_PAUSE_SECONDS, self.launch)
 
     async def fork(self, folder: Path, cwd: Path) -> Forked | None:
         """Fork a recorder for a kernel's folder; None if the kernel is to be spawned."""
-        if self.unfit or self._failures >= _MOST_FAILURES:
+        if self.is_given_up:
             return None
         self._later(_IDLE_SECONDS, self.rest)
         server = await self._current()
@@ -91,6 +96,14 @@ class Line:
             self._failed(f"it could not be started: {error.strerror}")
         else:
             self._living.add(self.server)
+
+    async def come_up(self) -> None:
+        """Start a fork server if there is none, and wait until one is ready or no other follows it."""
+        self.launch()
+        server = None
+        while self.server is not None and self.server is not server:
+            server = self.server
+            await asyncio.wait([server.ready])
 
     def rest(self) -> None:
         """Have none for a while."""

@@ -62,89 +62,6 @@ class Become(BaseException):
         self.argv = list(argv)
 
 
-class Unfit(Exception):
-    """This process cannot be forked safely, or not after that import."""
-
-
-# --------------------------------------------------------------------------- what a process has that a fork has not
-
-
-def _threads() -> int:
-    return len(os.listdir("/proc/self/task"))
-
-
-def _has_threads() -> bool:
-    """Whether there is a thread that a fork would lose. Pools that prepare for a fork (OpenBLAS) end theirs for it."""
-    if _threads() == 1:
-        return False
-    pid = os.fork()
-    if pid == 0:
-        os._exit(0)
-    os.waitpid(pid, 0)
-    return _threads() > 1
-
-
-def _has_children() -> bool:
-    try:
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return False
-    return True
-
-
-def _descriptors() -> dict[str, str]:
-    found = {}
-    for number in os.listdir("/proc/self/fd"):
-        try:
-            found[number] = os.readlink(f"/proc/self/fd/{number}")
-        except FileNotFoundError:
-            # Of the listing itself.
-            continue
-    return found
-
-
-class Loader:
-    """Imports modules, and refuses what would not be the same in a fork."""
-
-    def __init__(self) -> None:
-        self.before = _descriptors()
-        self.printed = os.fstat(2).st_size
-        self.namespace = {"__name__": "__main__"}
-
-    def load(self, name: str) -> None:
-        """Import a module as a cell would.
-
-        Raises:
-            Unfit: it cannot be imported, or leaves something behind that a fork does not have.
-        """
-        if not all(part.isidentifier() for part in name.split(".")):
-            raise Unfit("it is no name of a module")
-        try:
-            # So that its warnings are of __main__, as a cell's are.
-            exec(f"import {name}", self.namespace)
-        except Exception as error:  # noqa: BLE001 - whatever a module raises
-            raise Unfit(f"its import fails ({type(error).__name__}: {error})") from None
-        except SystemExit:
-            raise Unfit("its import ends the process") from None
-        self.check()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        if os.fstat(2).st_size > self.printed:
-            raise Unfit("it prints or warns while it is imported")
-
-    def check(self) -> None:
-        """Raise `Unfit` if this process has what a fork would lose or share."""
-        if _has_threads():
-            raise Unfit("it starts a thread")
-        if _has_children():
-            raise Unfit("it starts a process")
-        opened = [target for number, target in _descriptors().items() if self.before.get(number) != target]
-        if opened:
-            raise Unfit(f"it opens {', '.join(sorted(opened))}")
-        if sys.gettrace() is not None or sys.getprofile() is not None:
-            raise Unfit("it traces the program")
-
-
 # --------------------------------------------------------------------------- before the first fork
 
 
@@ -165,19 +82,18 @@ def _forget_the_way_here() -> None:
     sys.path_importer_cache.pop(_HERE, None)
 
 
-def _recorder() -> Any:
-    """The recorder's module, without a trace in the search path or among the modules."""
+def _plain(folder: str, name: str) -> Any:
+    """The module of a plain file, without a trace in the search path or among the modules."""
     path, modules = list(sys.path), set(sys.modules)
-    spec = importlib.util.spec_from_file_location("recorder", os.path.join(_LOCAL, "recorder.py"))
+    spec = importlib.util.spec_from_file_location(name, os.path.join(folder, f"{name}.py"))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    for name in set(sys.modules) - modules:
-        if name == "recording":
-            del sys.modules[name]
-    for folder in set(sys.path) - set(path):
-        sys.path_importer_cache.pop(folder, None)
+    if "recording" in set(sys.modules) - modules:
+        del sys.modules["recording"]
+    for added in set(sys.path) - set(path):
+        sys.path_importer_cache.pop(added, None)
     sys.path[:] = path
     return module
 
@@ -207,7 +123,7 @@ def _changed(path: str) -> int:
         return 0
 
 
-def _prepare(order: dict[str, Any], tell: Any) -> tuple[str, dict[str, Any]]:
+def _prepare(order: dict[str, Any], tell: Any, loading: Any) -> tuple[str, dict[str, Any]]:
     """Import everything; the launcher's file, and what the server is told.
 
     Raises:
@@ -215,8 +131,8 @@ def _prepare(order: dict[str, Any], tell: Any) -> tuple[str, dict[str, Any]]:
         SystemExit: a module cannot be preloaded, which has been told.
     """
     if sys.implementation.name != "cpython":
-        raise Unfit(f"its interpreter is {sys.implementation.name}")
-    loader = Loader()
+        raise loading.Unfit(f"its interpreter is {sys.implementation.name}")
+    loader = loading.Loader()
     # The folders, before anything is read from them: what is installed meanwhile counts as a change.
     stamps = _stamps()
     for name in _KERNELS:
@@ -224,14 +140,14 @@ def _prepare(order: dict[str, Any], tell: Any) -> tuple[str, dict[str, Any]]:
             importlib.import_module(name)
         except ImportError as error:
             if name == "ipykernel.kernelapp":
-                raise Unfit(f"its ipykernel cannot be imported ({error})") from None
+                raise loading.Unfit(f"its ipykernel cannot be imported ({error})") from None
     import zmq  # noqa: PLC0415 - the kernel's own
 
     if not hasattr(zmq, "EVENT_HANDSHAKE_SUCCEEDED"):
-        raise Unfit("its pyzmq is too old")
+        raise loading.Unfit("its pyzmq is too old")
     launcher = importlib.util.find_spec("ipykernel_launcher")
     if launcher is None or launcher.origin is None:
-        raise Unfit("it has no ipykernel_launcher")
+        raise loading.Unfit("it has no ipykernel_launcher")
     loader.check()
     loader.printed = os.fstat(2).st_size
     # ipykernel sets it before a cell can import matplotlib.
@@ -242,11 +158,11 @@ def _prepare(order: dict[str, Any], tell: Any) -> tuple[str, dict[str, Any]]:
         tell({"importing": name})
         try:
             loader.load(name)
-        except Unfit as why:
+        except loading.Unfit as why:
             tell({"refused": name, "why": str(why)})
             raise SystemExit(0) from None
     if not given and os.environ.pop("MPLBACKEND", None) not in (None, _INLINE):
-        raise Unfit("a preloaded module sets MPLBACKEND")
+        raise loading.Unfit("a preloaded module sets MPLBACKEND")
     stamps = {**_stamps(), **stamps}
     names = sorted({name.partition(".")[0] for name in sys.modules})
     return launcher.origin, {"version": sys.version.split()[0], "stamps": stamps, "modules": names}
@@ -356,9 +272,9 @@ def _serve(control: socket.socket, recorder: Any, title: Title) -> None:
         try:
             if os.fork() == 0:
                 _record(recorder, title, handlers, json.loads(data)["folder"], sockets[0])
-        except OSError as error:
+        except OSError:
             # Without memory or processes: the socket's end says that nothing came of it.
-            os.write(2, f"fork: {error}\n".encode())
+            pass
         for descriptor in sockets:
             os.close(descriptor)
 
@@ -383,6 +299,8 @@ def main() -> Become:
     order = json.loads(sys.argv[1])
     control = socket.socket(fileno=3)
 
+    loading = _plain(_HERE, "loading")
+
     def tell(what: dict[str, Any]) -> None:
         control.send(json.dumps(what).encode())
 
@@ -391,18 +309,19 @@ def main() -> Become:
         title.set([sys.executable, __file__])
         # What a module reads from the current folder while it is imported is no kernel's.
         os.chdir("/")
-        recorder = _recorder()
+        recorder = _plain(_LOCAL, "recorder")
         recorder.recording.parent_death_signal()()
         if os.getppid() != order["parent"]:
             raise SystemExit(0)
-        launcher, told = _prepare(order, tell)
+        launcher, told = _prepare(order, tell, loading)
         _freeze()
         tell({"ready": told})
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1)
+        os.dup2(null, 2)
         os.close(null)
         _serve(control, recorder, title)
-    except Unfit as why:
+    except loading.Unfit as why:
         tell({"unfit": str(why)})
     except Become as become:
         os.environ["JPY_PARENT_PID"] = str(become.parent)
