@@ -99,9 +99,10 @@ async def gateway(folder: Path, *options: str) -> AsyncIterator[Gateway]:
 class Others:
     """nbclient and papermill, imported once."""
 
-    def __init__(self, process: asyncio.subprocess.Process, source: Path) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, source: Path, log: Path) -> None:
         self._process = process
         self._source = source
+        self._log = log
 
     async def run(self, how: str, times: int) -> float:
         assert self._process.stdin is not None
@@ -111,19 +112,20 @@ class Others:
         while answer := await self._process.stdout.readline():
             if answer.startswith(b"took "):
                 return float(answer.split()[1])
-        raise RuntimeError(f"{how} has ended")
+        raise RuntimeError(f"{how} has ended: {self._log.read_text()[-500:]}")
 
 
 @asynccontextmanager
 async def others(folder: Path, notebook: Any) -> AsyncIterator[Others]:
     """Their process, until the end of the context."""
     source = notebooks.write(folder / "others.ipynb", notebook)
-    pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", _OTHERS, stdin=pipe, stdout=pipe, stderr=asyncio.subprocess.DEVNULL
-    )
+    pipe, log = asyncio.subprocess.PIPE, folder / "others.log"
+    with log.open("wb") as file:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", _OTHERS, stdin=pipe, stdout=pipe, stderr=file
+        )
     try:
-        yield Others(process, source)
+        yield Others(process, source, log)
     finally:
         process.kill()
         await process.wait()
