@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -26,10 +27,16 @@ from mcp_server_jupyter.backends.local.forking.doctor import examine, often_impo
 from mcp_server_jupyter.backends.local.forking.fitness import is_possible_here, why_spawned
 from mcp_server_jupyter.backends.local.kernel import LocalKernel
 from mcp_server_jupyter.backends.local.kernelspecs import Recipe
+from mcp_server_jupyter.folders import runtime_folder
 from mcp_server_jupyter.ports import Death, Kernelspec
 from mcp_server_jupyter.settings import Settings
 
 pytestmark = [pytest.mark.anyio, pytest.mark.skipif(not is_possible_here(), reason="nothing is forked here")]
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return dataclasses.replace(settings, fork_kernels=True)
 
 
 @pytest.fixture
@@ -601,3 +608,39 @@ def test_modules_that_most_notebooks_import_are_proposed(settings: Settings) -> 
     (root / "broken.ipynb").write_text("{")
     notebook(root / "d.ipynb", "x = 'import pandas'\nimport pandas")
     assert often_imported(root) == ["pandas"]
+
+
+# --------------------------------------------------------------------------- many
+
+
+# By hand: FORK_STARTS=500 pytest -m long -k ends_leave
+STARTS = int(os.environ.get("FORK_STARTS", "60"))
+
+
+@pytest.mark.long
+async def test_many_starts_and_ends_leave_no_process_no_descriptor_and_no_socket(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    place = tempfile.TemporaryDirectory(prefix="run-", dir="/tmp")
+    request.addfinalizer(place.cleanup)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", place.name)
+    async with ForkedKernels(settings) as kernels:
+        server = server_of(line_of(kernels))
+        await (await kernels.start("python3")).shutdown()
+        before = len(os.listdir("/proc/self/fd"))
+
+        async def one() -> None:
+            kernel = await kernels.start("python3")
+            assert is_forked(kernel)
+            await kernel.shutdown()
+
+        for _ in range(STARTS // 4):
+            async with anyio.create_task_group() as tasks:
+                for _ in range(4):
+                    tasks.start_soon(one)
+        await until(lambda: processes(settings) == [])
+        await until(lambda: len(os.listdir("/proc/self/fd")) == before)
+        await until(lambda: psutil.Process(server.pid).children() == [])
+        assert len(descriptors(server.pid)) == 1
+        assert os.listdir(runtime_folder()) == []
+    assert fork_servers() == []
