@@ -30,7 +30,7 @@ class Figure:
 def figures(samples: Samples) -> list[Figure]:
     """Every figure that these samples have."""
     found: list[Figure] = []
-    for part in (_ratios, _large, _outputs, _cold, _sizes, _robustness, _fleet, _memory, _gateway, _session):
+    for part in (_ratios, _large, _outputs, _cold, _forked, _sizes, _robustness, _fleet, _memory, _gateway, _session):
         found += part(samples)
     return found
 
@@ -95,6 +95,22 @@ def _cold(samples: Samples) -> list[Figure]:
             found.append(Figure(f"spawn to tools/list, {where}", median(seconds), "s", target))
         if result := samples.get("spawn to result"):
             found.append(_ratio(f"spawn to first result, {where}", result[name], result["raw"], None))
+    return found
+
+
+def _forked(samples: Samples) -> list[Figure]:
+    found = []
+    targets = {"fork": ("start to first result", 0.25), "fork with data": ("the same, pandas and matplotlib", 0.1)}
+    for name, (title, target) in targets.items():
+        if seconds := samples.get(name):
+            found.append(_ratio(f"forked kernel, {title} / plain", seconds["forked"], seconds["plain"], target))
+    if sizes := samples.get("fork memory"):
+        forked, plain = sizes["forked"][0], sizes["plain"][0]
+        detail = f"{forked / 2**20:.0f} / {plain / 2**20:.0f} MiB (PSS), with recorders and fork server"
+        found.append(Figure("ten forked kernels, memory / plain", forked / plain, "x", 0.55, detail=detail))
+    if once := samples.get("fork at once"):
+        name = f"{once['wanted'][0]:.0f} notebooks at once, forked kernels"
+        found.append(Figure(name, once["seconds"][0], "s", 2.0))
     return found
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from . import notebooks
+from . import forks, notebooks
 from .gateway import runs
 from .pipe import Spawned, spawn
 from .quiet import Quiet
@@ -168,6 +168,11 @@ async def cold(folder: Path, plan: Plan) -> Samples:
     }
 
 
+async def forked(folder: Path, plan: Plan) -> Samples:
+    """Kernels that are forked, beside plain ones."""
+    return await forks.measure(_folder(folder, "forked"), plan.few, plan.at_once, plan.quiet)
+
+
 async def killed(folder: Path, plan: Plan) -> Samples:
     """A kernel of ours is killed while its cell runs: from the kill to the answer."""
     seconds = []
@@ -269,6 +274,7 @@ async def analysis(folder: Path, plan: Plan) -> Samples:
 SCENARIOS: Mapping[str, Callable[[Path, Plan], Awaitable[Samples]]] = {
     "warm": warm,
     "spawn": cold,
+    "forked": forked,
     "killed": killed,
     "many": many,
     "fleet": fleet,

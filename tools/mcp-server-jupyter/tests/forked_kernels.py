@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import anyio
 
@@ -13,10 +14,14 @@ from mcp_server_jupyter.backends.local.forking.client import ForkServer
 from mcp_server_jupyter.backends.local.forking.forks import Line
 from mcp_server_jupyter.backends.local.kernelspecs import find
 from mcp_server_jupyter.backends.local.system import environment
+from mcp_server_jupyter.settings import Settings
 
 
 class ForkedKernels(LocalKernels):
     """Has a fork server of the kernelspec `python3` that is ready."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(replace(settings, fork_kernels=True))
 
     async def __aenter__(self) -> ForkedKernels:
         await super().__aenter__()

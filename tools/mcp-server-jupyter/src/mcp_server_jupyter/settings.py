@@ -132,7 +132,7 @@ class Settings:
     )
     fast_kernels: bool = _setting(True, "Start Python kernels with the settings that answer fastest.", group="Kernels")
     fork_kernels: bool = _setting(
-        True,
+        False,
         "Fork Python kernels from a process that has imported ipykernel, where that is safe; docs/kernels.md says "
         "where.",
         group="Kernels",

@@ -16,7 +16,9 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 
+from forked_kernels import ready_line
 from http_app import App, open_app
+from mcp_server_jupyter.backends.local.forking.fitness import is_possible_here
 from mcp_server_jupyter.commands.run import run_notebook
 from mcp_server_jupyter.outputs import STATE_MIME
 from parity.notebooks import NOTEBOOKS, Parity, Way
@@ -127,9 +129,16 @@ async def theirs(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Thei
     await kernel.close()
 
 
-@pytest.fixture(scope="module")
-async def ours(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[OurKernels]:
-    async with open_app(tmp_path_factory.mktemp("ours"), kernels="local") as app:
+FORKED = pytest.mark.skipif(not is_possible_here(), reason="nothing is forked here")
+
+
+@pytest.fixture(scope="module", params=["spawned", pytest.param("forked", marks=[pytest.mark.long, FORKED])])
+async def ours(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[OurKernels]:
+    is_forked = request.param == "forked"
+    folder = tmp_path_factory.mktemp(request.param)
+    async with open_app(folder, kernels="local", fork_kernels=is_forked, preload="pandas" if is_forked else "") as app:
+        if is_forked:
+            await ready_line(app.services.kernels)
         yield OurKernels(app)
 
 

@@ -32,7 +32,9 @@ _IMPORT = re.compile(r"^[ \t]*(?:import|from)[ \t]+([A-Za-z_][\w.]*)", re.MULTIL
 async def examine(settings: Settings) -> AsyncIterator[Finding]:
     """Try a fork server of each interpreter; nothing else runs, no kernel is started."""
     if not settings.fork_kernels:
-        yield Finding(True, "No kernel is forked: it is switched off", "Leave out --no-fork-kernels to have it.")
+        yield Finding(
+            True, "No kernel is forked: it is switched off", "Start the server with --fork-kernels to have it."
+        )
         return
     environments = await LocalInterpreters(settings.root).environments()
     specs = await anyio.to_thread.run_sync(kernelspecs.listing, settings.root, environments)

@@ -296,6 +296,8 @@ def main() -> Become:
     """Serve. Returns in a kernel's process only, and without anything of this one."""
     _forget_the_way_here()
     _as_python_starts()
+    # What the server was started with, and lets its children have.
+    _close_all_but(3)
     order = json.loads(sys.argv[1])
     control = socket.socket(fileno=3)
 
