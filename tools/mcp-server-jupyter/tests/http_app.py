@@ -17,7 +17,8 @@ import httpx2
 
 from mcp_server_jupyter.doors.http.app import create_http
 from mcp_server_jupyter.doors.mcp.server import create_mcp
-from mcp_server_jupyter.services import Services, open_services
+from mcp_server_jupyter.places import Places, open_places
+from mcp_server_jupyter.services import open_services
 from mcp_server_jupyter.settings import Settings
 
 COMMAND = [sys.executable, "-m", "mcp_server_jupyter"]
@@ -39,7 +40,9 @@ INITIALIZE = {
 
 def clean_environment() -> dict[str, str]:
     """This process's environment without any setting of ours, but for this: servers end with their last client."""
-    foreign = {"ROOM_ID", "PORT", "JUPYTER_TOKEN", "TRANSPORT"}
+    foreign = {"PORT", "JUPYTER_TOKEN", "TRANSPORT"} | {
+        f"{side}_{what}" for side in ("ROOM", "RUNTIME") for what in ("URL", "TOKEN", "ID")
+    }
     own = {k: v for k, v in os.environ.items() if not k.startswith("MCP_JUPYTER_") and k not in foreign}
     return {**own, "MCP_JUPYTER_LINGER_MINUTES": "0"}
 
@@ -47,9 +50,10 @@ def clean_environment() -> dict[str, str]:
 class App:
     """The HTTP app over services of its own, with a client that holds the token."""
 
-    def __init__(self, app: Any, services: Services) -> None:
+    def __init__(self, app: Any, places: Places) -> None:
         self.app = app
-        self.services = services
+        self.places = places
+        self.services = places.home
 
     def client(self, *, token: str | None = TOKEN, address: str = "127.0.0.1", base: str = BASE) -> httpx2.AsyncClient:
         transport = httpx2.ASGITransport(app=self.app, client=(address, 50000), raise_app_exceptions=False)
@@ -64,10 +68,10 @@ async def open_app(folder: Path, *, token: str | None = TOKEN, **options: Any) -
     state = folder / "state"
     state.mkdir(exist_ok=True)
     given = {"root": root, "state_dir": state, "kernels": "memory", "rate_limit": 0, **options}
-    async with open_services(Settings.load(given, environ={})) as services:
-        app = create_http(services, create_mcp(services), token, port=PORT)
+    async with open_services(Settings.load(given, environ={})) as services, open_places(services) as places:
+        app = create_http(places, create_mcp(places), token, port=PORT)
         async with app.router.lifespan_context(app):
-            yield App(app, services)
+            yield App(app, places)
 
 
 def notebook(*sources: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mcp_server_jupyter.errors import InvalidRequest
-from mcp_server_jupyter.settings import PREFIX, Settings, remote_jupyter
+from mcp_server_jupyter.settings import PREFIX, Address, Settings
 
 
 def load(options: dict[str, Any] | None = None, **environ: str) -> Settings:
@@ -107,9 +107,36 @@ def test_no_two_settings_share_a_variable() -> None:
     assert len(names) == len(set(names))
 
 
-def test_variables_that_name_another_jupyter_are_found() -> None:
-    given = {"ROOM_URL": "http://localhost:8888", "RUNTIME_URL": "", "ROOM_ID": "a.ipynb"}
-    assert remote_jupyter(given) == ["ROOM_URL"]
+@pytest.mark.parametrize("name", ["ROOM_URL", "RUNTIME_URL", f"{PREFIX}JUPYTER_URL"])
+def test_one_address_of_a_jupyter_stands_for_notebooks_and_kernels(name: str) -> None:
+    settings = Settings.load({}, {name: "http://one:8888", "JUPYTER_TOKEN": "theirs"})
+
+    assert settings.room == settings.runtime == Address("http://one:8888", "theirs")
+    assert (settings.kernels, settings.token) == ("jupyter", None)
+
+
+def test_notebooks_and_kernels_may_be_at_two_jupyters_each_with_its_own_token() -> None:
+    given = {
+        "ROOM_URL": "http://one:8888",
+        "ROOM_TOKEN": "first",
+        "RUNTIME_URL": "http://two:8888",
+        "RUNTIME_TOKEN": "second",
+    }
+    settings = Settings.load({}, given)
+
+    assert (settings.room, settings.runtime) == (
+        Address("http://one:8888", "first"),
+        Address("http://two:8888", "second"),
+    )
+    assert "first" not in repr(settings.room)
+
+
+def test_a_token_is_for_no_other_address_than_its_own() -> None:
+    given = {"ROOM_URL": "http://one:8888", "ROOM_TOKEN": "first", "RUNTIME_URL": "http://two:8888"}
+    alone = {"RUNTIME_URL": "http://two:8888/", "RUNTIME_TOKEN": "second"}
+
+    assert Settings.load({}, given).runtime == Address("http://two:8888")
+    assert Settings.load({}, alone).room == Address("http://two:8888/", "second")
 
 
 def test_the_address_of_a_jupyter_says_where_code_runs_and_whose_the_token_is() -> None:
@@ -145,4 +172,6 @@ def test_two_jupyters_do_not_share_a_state(tmp_path: Path) -> None:
     assert len({state(), state(jupyter_url=one), state(jupyter_url=other)}) == 3
     assert state(jupyter_url=one) == state(jupyter_url=one.rstrip("/"))
     assert state(jupyter_url=one) == state(jupyter_url=one, kernels="local")
-    assert state() == state(jupyter_url=one, kernels="local", contents="files")
+    assert state(jupyter_url=one) == state(room_url=one) == state(runtime_url=one)
+    assert state(jupyter_url=one) != state(jupyter_url=one, runtime_url=other)
+    assert state() == state(jupyter_url=one, contents="files", kernels="local")

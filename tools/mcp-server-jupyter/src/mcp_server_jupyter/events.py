@@ -62,6 +62,11 @@ class Events:
             for listener in list(self._listeners.values()):
                 listener(event)
 
+    def pass_on(self, event: Event) -> None:
+        """Tell what was published elsewhere."""
+        for listener in list(self._listeners.values()):
+            listener(event)
+
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Call `listener` with every event from now on; it must neither wait nor raise.
 

@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
+    from .settings import Settings
+
 Channel = Literal["shell", "iopub", "stdin", "control"]
 KernelState = Literal["starting", "idle", "busy", "dead"]
 
@@ -353,6 +355,28 @@ class Kernels(AbstractAsyncContextManager["Kernels", None], Protocol):
         Adopted kernels are also left when an exception ends the context: a server that fails to start takes nobody's
         variables with it.
         """
+
+
+@runtime_checkable
+class Joinable(Protocol):
+    """What `Kernels` offer besides that are others' as well: a notebook can be given a kernel that they started."""
+
+    async def join(self, notebook: str, kernel_id: str) -> None:
+        """Make a kernel that is there the notebook's, for everybody; `of_notebook` answers it from now on.
+
+        Raises:
+            NotFound: there is no such kernel.
+            AlreadyExists: the notebook has another one.
+            Unavailable, Unauthorized
+        """
+
+
+@runtime_checkable
+class Renewable(Protocol):
+    """What a backend offers besides that somebody else's server is reached through, by credentials that may change."""
+
+    def renew(self, settings: Settings) -> None:
+        """Use the credentials of these settings from now on; they name the same server. Nothing that runs is cut."""
 
 
 @runtime_checkable

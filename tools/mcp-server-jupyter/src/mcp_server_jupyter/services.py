@@ -14,7 +14,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 
-from .errors import InvalidRequest, JupyterMcpError, NotFound, Unavailable
+from .errors import InvalidRequest, JupyterMcpError, NotFound, Unauthorized, Unavailable
 from .events import Events
 from .execution.agents import Agents
 from .execution.edit import Edit, journaled_edit
@@ -34,6 +34,7 @@ FIRST_PRUNE_SECONDS = 30.0
 PRUNE_SECONDS = 3600.0
 CALM_SECONDS = 1.0
 LEAD_SECONDS = 20.0
+_AGAIN_SECONDS = 5.0
 SUPERSEDED = 75
 """Exit code of a server whose kernels another one has taken: `EX_TEMPFAIL` of sysexits.h."""
 
@@ -171,12 +172,14 @@ async def open_services_over(
         try:
             await moves.find()
             if settings.notebook:
-                await _open_default(services, settings.notebook)
+                services.connect(settings.notebook)
             stack.callback(editors.listen(partial(_keep_leases, journal)))
             async with editors.recovering(journal.leases()):
                 unsaved = await recover(opened_contents, editors, kernels, journal, sessions, executions)
             for each in unsaved:
                 tasks.start_soon(each.confirm, opened_contents, journal)
+            if settings.notebook:
+                await _open_default(services, tasks)
         except BaseException:
             # Kernels that an earlier server left are as they were: a start that fails takes nothing from anybody.
             with anyio.CancelScope(shield=True):
@@ -222,16 +225,39 @@ async def _follow(moves: Moves, events: Events) -> None:
         await moves.follow(subscription)
 
 
-async def _open_default(services: Services, notebook: str) -> None:
-    """Make the configured notebook the default, and an empty one if it is not there."""
-    services.connect(notebook)
-    path = services.path(None)
+async def _open_default(services: Services, tasks: Tasks) -> None:
+    """Make the configured notebook an empty one if it is not there; where nobody answers yet, as soon as they do."""
+    try:
+        await _make_default(services)
+    except (Unavailable, Unauthorized) as error:
+        if not services.settings.jupyters:
+            raise
+        logger.warning("the default notebook is not open yet: %s", error)
+        tasks.start_soon(_make_default_later, services)
+
+
+async def _make_default_later(services: Services) -> None:
+    while True:
+        await anyio.sleep(_AGAIN_SECONDS)
+        try:
+            return await _make_default(services)
+        except Unavailable:
+            continue
+        except JupyterMcpError as error:
+            logger.warning("the default notebook is not open: %s", error)
+            return None
+
+
+async def _make_default(services: Services) -> None:
+    path, runtime = services.path(None), services.settings.runtime_id
     try:
         present = await services.contents.list(path.rpartition("/")[0])
     except NotFound:
         present = ()
     if not any(entry.path == path for entry in present):
         await services.contents.create(path, new_notebook(services.settings.kernel_name))
+    if runtime and services.sessions.find(path) is None:
+        await services.sessions.choose(path, runtime)
 
 
 async def _close(services: Services) -> None:

@@ -21,11 +21,27 @@ from . import __version__
 from .errors import InvalidRequest
 
 PREFIX = "MCP_JUPYTER_"
+JUPYTER = "jupyter"
 RUN_INSTANCE = re.compile(r"run-[0-9a-f]{10}")
 """The installations of the command `run`: each run has one of its own, which nobody comes back to."""
 LogLevel = Literal["debug", "info", "warning", "error"]
+_ADDRESSES = ("jupyter_url", "room_url", "runtime_url")
+_TOKENS = ("jupyter_token", "room_token", "runtime_token")
 Transport = Literal["stdio", "streamable-http"]
 KernelAccess = Literal["direct", "port-forward"]
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A Jupyter server and the token for it, which is never shown."""
+
+    url: str
+    token: str | None = dataclasses.field(default=None, repr=False)
+
+    @property
+    def name(self) -> str:
+        """The same for every spelling of one address."""
+        return self.url.rstrip("/")
 
 
 def _setting(default: Any, text: str, *aliases: str, group: str) -> Any:
@@ -62,6 +78,35 @@ class Settings:
         group="Backends",
     )
     jupyter_token: str | None = _setting(None, "Token for the Jupyter server.", group="Backends")
+    room_url: str | None = _setting(
+        None,
+        "Address of the Jupyter server whose notebooks are meant, where it is not --jupyter-url; alone, of its "
+        "kernels as well.",
+        "ROOM_URL",
+        group="Backends",
+    )
+    room_token: str | None = _setting(None, "Token for --room-url.", "ROOM_TOKEN", group="Backends")
+    runtime_url: str | None = _setting(
+        None,
+        "Address of the Jupyter server whose kernels are meant, where it is not --jupyter-url; alone, of its "
+        "notebooks as well.",
+        "RUNTIME_URL",
+        group="Backends",
+    )
+    runtime_token: str | None = _setting(None, "Token for --runtime-url.", "RUNTIME_TOKEN", group="Backends")
+    runtime_id: str | None = _setting(
+        None,
+        "Id of the kernel that the default notebook is to run on, one that is there.",
+        "RUNTIME_ID",
+        group="Kernels",
+    )
+    start_new_runtime: bool = _setting(
+        True,
+        "Start a kernel for a notebook that has none when a cell of it is run; otherwise only where start_kernel or a "
+        "person does.",
+        "START_NEW_RUNTIME",
+        group="Kernels",
+    )
     kernel_name: str = _setting("python3", "Kernelspec for notebooks that name none.", group="Kernels")
     python: str | None = _setting(
         None,
@@ -216,11 +261,35 @@ class Settings:
         from hashlib import blake2b  # noqa: PLC0415 - 2 ms that `--help` saves
 
         real = os.fsencode(os.path.realpath(self.root))
-        if "jupyter" in (self.kernels, self.contents) and self.jupyter_url:
-            # Equal paths of two servers must not meet in one journal.
-            real += b"\0" + self.jupyter_url.rstrip("/").encode()
+        # Equal paths of two servers must not meet in one journal.
+        for name in sorted({address.name for address in self.jupyters}):
+            real += b"\0" + name.encode()
         name = re.sub(r"[^A-Za-z0-9._-]+", "_", self.root.name)[:40] or "root"
         return self.state_dir / "roots" / f"{name}-{blake2b(real, digest_size=6).hexdigest()}"
+
+    @property
+    def room(self) -> Address | None:
+        """The Jupyter that notebooks are at, if one is named."""
+        url = self.room_url or self.jupyter_url or self.runtime_url
+        return None if url is None else Address(url, self._token_for(url))
+
+    @property
+    def runtime(self) -> Address | None:
+        """The Jupyter that kernels are at, if one is named."""
+        url = self.runtime_url or self.jupyter_url or self.room_url
+        return None if url is None else Address(url, self._token_for(url))
+
+    @property
+    def jupyters(self) -> tuple[Address, ...]:
+        """Those that are worked in: the one of the notebooks, then the one of the kernels."""
+        used = ((self.contents, self.room), (self.kernels, self.runtime))
+        return tuple(address for backend, address in used if backend == JUPYTER and address is not None)
+
+    def _token_for(self, url: str) -> str | None:
+        """A token goes to the address that it was given with; `jupyter_token` to any that came without one."""
+        named = ((self.room_url, self.room_token), (self.runtime_url, self.runtime_token))
+        given = (token for address, token in named if address and token and Address(address).name == Address(url).name)
+        return next(given, self.jupyter_token)
 
     @classmethod
     def load(cls, options: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None) -> Settings:
@@ -238,7 +307,7 @@ class Settings:
                 given = _from_environ(field, environ)
             if given is not None:
                 values[field.name] = _convert(field.name, given, hints[field.name])
-        if values.get("jupyter_url"):
+        if any(values.get(name) for name in _ADDRESSES):
             _beside_jupyter(values, options or {}, environ)
         values["root"] = Path(values.get("root") or Path.cwd()).expanduser().resolve()
         for name in ("state_dir", "kernel_profiles"):
@@ -247,12 +316,6 @@ class Settings:
         settings = cls(**values)
         _check(settings)
         return settings
-
-
-def remote_jupyter(environ: Mapping[str, str] | None = None) -> list[str]:
-    """Variables of other servers' guides that name another Jupyter. None of our backends connects to one."""
-    environ = os.environ if environ is None else environ
-    return [name for name in ("ROOM_URL", "RUNTIME_URL") if environ.get(name)]
 
 
 def given_names(options: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> frozenset[str]:
@@ -267,8 +330,8 @@ def given_names(options: Mapping[str, Any], environ: Mapping[str, str] | None = 
 
 def _beside_jupyter(values: dict[str, Any], options: Mapping[str, Any], environ: Mapping[str, str]) -> None:
     """What an address of a Jupyter means for other settings: whose notebooks and kernels, and whose JUPYTER_TOKEN."""
-    values.setdefault("contents", "jupyter")
-    values.setdefault("kernels", "jupyter")
+    values.setdefault("contents", JUPYTER)
+    values.setdefault("kernels", JUPYTER)
     if shared := environ.get("JUPYTER_TOKEN"):
         values.setdefault("jupyter_token", shared)
         if options.get("token") is None and not environ.get(f"{PREFIX}TOKEN"):
@@ -317,25 +380,46 @@ def _check(settings: Settings) -> None:
             raise InvalidRequest(
                 f"Setting {name!r} cannot be {getattr(settings, name)}.", hint="Ports go from 0 to 65535."
             )
-    _check_address(settings.jupyter_url)
+    for name in _ADDRESSES:
+        if (url := getattr(settings, name)) is not None:
+            check_address(f"Setting {name!r}", url)
+    for name in _TOKENS:
+        if (token := getattr(settings, name)) is not None:
+            check_token(f"Setting {name!r}", token)
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
         if isinstance(value, int | float) and not 0 <= value < math.inf:
             raise InvalidRequest(f"Setting {field.name!r} cannot be {value}.", hint="Give a number from 0 on.")
 
 
-def _check_address(url: str | None) -> None:
-    if url is None:
-        return
+def check_address(name: str, url: str) -> None:
+    """Whether an address of a Jupyter can be one.
+
+    Raises:
+        InvalidRequest: it is none, or it holds more than an address; it is not repeated.
+    """
     try:
         parts = urlsplit(url)
         is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        is_address = is_address and _is_plain(url)
     except ValueError:
         is_address = False
     if not is_address:
-        raise InvalidRequest("Setting 'jupyter_url' is no address.", hint="Write it as http://host:8888/.")
+        raise InvalidRequest(f"{name} is no address.", hint="Write it as http://host:8888/.")
     if parts.query or parts.fragment or "@" in parts.netloc:
         # It is shown and written down: a token in it would be, too.
-        raise InvalidRequest(
-            "Setting 'jupyter_url' holds more than an address.", hint="Give the token by --jupyter-token instead."
-        )
+        raise InvalidRequest(f"{name} holds more than an address.", hint="Give the token by itself, not in it.")
+
+
+def check_token(name: str, token: str) -> None:
+    """Whether a token can be one: it goes into a header.
+
+    Raises:
+        InvalidRequest: it cannot; it is not repeated.
+    """
+    if not _is_plain(token):
+        raise InvalidRequest(f"{name} holds characters that no token has.", hint="Give it as it was made.")
+
+
+def _is_plain(text: str) -> bool:
+    return text.isascii() and text.isprintable() and " " not in text

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import click
 
 from ..errors import InvalidRequest
-from ..settings import PREFIX, Settings, given_names, remote_jupyter
+from ..settings import PREFIX, Settings, given_names
 
 Command = Callable[..., Any]
 
@@ -83,8 +83,6 @@ def load_settings(context: click.Context, options: Mapping[str, Any], *, make_ro
     merged = merged_options(context, options)
     if make_root:
         _make_root(merged.get("root") or os.environ.get(f"{PREFIX}ROOT"))
-    for name in remote_jupyter():
-        click.echo(f"Warning: {name} is not used: this server works in its own notebooks and kernels.", err=True)
     return Settings.load(merged)
 
 

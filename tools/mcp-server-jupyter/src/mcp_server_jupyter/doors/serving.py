@@ -19,8 +19,9 @@ from mcp.server import MCPServer
 
 from ..operations import Caller
 from ..ownership import Held, owned, wait_until_free
+from ..places import Places, open_places
 from ..ports import Kernels
-from ..services import Services, open_kernels, open_services, open_services_over
+from ..services import open_kernels, open_services, open_services_over
 from ..settings import Settings
 from ..tasks import plain_errors
 from ..tokens import load_token
@@ -43,14 +44,18 @@ _LET_GO_SECONDS = 30.0
 
 async def serve_detached(settings: Settings, held: Held, listener: socket.socket) -> None:
     """Serve clients on the socket until nobody needs the server, or a signal; kernels stay for those still attached."""
-    async with open_services(settings) as services, _root_server(services, held, is_detached=True) as server:
+    async with (
+        open_services(settings) as services,
+        open_places(services) as places,
+        _root_server(places, held, is_detached=True) as server,
+    ):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_end_on_signal, server)
             tasks.start_soon(_bound_log, held)
             await server.serve(listener)
             tasks.cancel_scope.cancel()
         if server.reason == "stopped" and not services.leave_kernels:
-            await services.drain(settings.grace_seconds)
+            await places.drain(settings.grace_seconds)
 
 
 async def serve_foreground(
@@ -80,13 +85,13 @@ async def serve_foreground(
                     listener = attach(held)
                     if listener is not None:
                         lock.callback(listener.close)
-                    async with open_services_over(kernels, settings) as services:
+                    async with open_services_over(kernels, settings) as services, open_places(services) as places:
                         end.asks_from_now_on()
-                        await _serve_opened(services, held, listener, door, end.asked, say)
+                        await _serve_opened(places, held, listener, door, end.asked, say)
 
 
 async def _serve_opened(
-    services: Services,
+    places: Places,
     held: Held,
     listener: socket.socket | None,
     door: HttpDoor,
@@ -95,11 +100,12 @@ async def _serve_opened(
 ) -> None:
     from .http.app import create_http  # noqa: PLC0415 - see `serve_foreground`
 
-    settings, token = services.settings, load_token(services.settings)
+    settings = places.home.settings
+    token = load_token(settings)
     await _tell_unready(settings)
-    mcp = create_mcp(services)
-    server = RootServer(services, mcp, held, is_detached=False)
-    app = partial(create_http, services, mcp, token)
+    mcp = create_mcp(places)
+    server = RootServer(places, mcp, held, is_detached=False)
+    app = partial(create_http, places, mcp, token)
     async with door.serving(app), anyio.create_task_group() as tasks:
         held.announce(url=door.endpoint, token=token)
         if listener is not None:
@@ -111,7 +117,7 @@ async def _serve_opened(
         held.retract()
         door.stop_accepting()
         if not server.ended.is_set() and not server.has_clients:
-            await services.drain(settings.grace_seconds)
+            await places.drain(settings.grace_seconds)
         server.end("stopped")
 
 
@@ -177,7 +183,8 @@ async def serve_embedded(settings: Settings, held: Held, listener: socket.socket
     """Serve one client on standard input and output until it closes its end, and meanwhile others on the socket."""
     async with (
         open_services(settings) as services,
-        _root_server(services, held, is_detached=False) as server,
+        open_places(services) as places,
+        _root_server(places, held, is_detached=False) as server,
         anyio.create_task_group() as tasks,
     ):
         if listener is not None:
@@ -191,18 +198,18 @@ async def serve_embedded(settings: Settings, held: Held, listener: socket.socket
 
 
 @asynccontextmanager
-async def _root_server(services: Services, held: Held, *, is_detached: bool) -> AsyncIterator[RootServer]:
+async def _root_server(places: Places, held: Held, *, is_detached: bool) -> AsyncIterator[RootServer]:
     """A root's server that opens its HTTP door when it is asked to, and closes it in order."""
-    await _tell_unready(services.settings)
-    mcp = create_mcp(services)
+    await _tell_unready(places.home.settings)
+    mcp = create_mcp(places)
     async with anyio.create_task_group() as doors:
-        server = RootServer(services, mcp, held, is_detached=is_detached)
-        server.open_http = partial(doors.start, _serve_http, services, mcp, server)
+        server = RootServer(places, mcp, held, is_detached=is_detached)
+        server.open_http = partial(doors.start, _serve_http, places, mcp, server)
         yield server
 
 
 async def _serve_http(
-    services: Services,
+    places: Places,
     mcp: MCPServer,
     server: RootServer,
     *,
@@ -215,9 +222,9 @@ async def _serve_http(
     from .http.app import create_http  # noqa: PLC0415
     from .http.serve import http_door  # noqa: PLC0415
 
-    settings = dataclasses.replace(services.settings, host="127.0.0.1", port=0, no_auth=False)
+    settings = dataclasses.replace(places.home.settings, host="127.0.0.1", port=0, no_auth=False)
     token = load_token(settings)
-    async with http_door(settings) as door, door.serving(partial(create_http, services, mcp, token)):
+    async with http_door(settings) as door, door.serving(partial(create_http, places, mcp, token)):
         server.is_busy_elsewhere = lambda: door.is_busy
         server.has_work_elsewhere = lambda: door.has_work
         task_status.started((door.endpoint, token))

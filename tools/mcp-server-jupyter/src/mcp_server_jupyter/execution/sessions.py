@@ -12,7 +12,7 @@ import anyio
 from ..errors import AlreadyExists, JupyterMcpError, KernelStartFailed, NotFound
 from ..events import Events
 from ..journal import Binding, Journal, KernelEventKind
-from ..ports import Death, Kernel, Kernels
+from ..ports import Death, Joinable, Kernel, Kernels
 from ..tasks import Tasks
 from .culling import Culling
 from .session import News, Restart, Session, cause_of, describe, require_alive
@@ -245,6 +245,30 @@ class Sessions:
         for each in (present, session):
             if each is not None:
                 self._events.publish("kernel.bound", kernel_id=each.id, notebook=each.notebook)
+
+    async def choose(self, notebook: str, kernel_id: str) -> Session:
+        """Run a notebook on a kernel that is there, also on one that others started.
+
+        Raises:
+            NotFound: there is no such kernel.
+            AlreadyExists: the notebook has another one.
+            Unavailable, Unauthorized
+        """
+        try:
+            session = self.get(kernel_id)
+        except NotFound:
+            if not isinstance(self._kernels, Joinable):
+                raise
+            await self._kernels.join(notebook, kernel_id)
+            session = await self.meet(notebook) or self.get(kernel_id)
+        present = self.find(notebook)
+        if present is not None and present is not session and present.death is None:
+            raise AlreadyExists(
+                f"{notebook} has kernel {present.id} ({present.kernel.name}) already.",
+                hint="shutdown_kernel it first, or use it.",
+            )
+        self.bind(notebook, session)
+        return session
 
     def renamed(self, notebook: str, to: str) -> None:
         """A notebook has another path: its kernel and what is known of it go with it.

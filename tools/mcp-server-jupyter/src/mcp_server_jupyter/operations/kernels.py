@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from ..errors import AlreadyExists, InvalidRequest, JupyterMcpError, KernelStarting
+from ..errors import InvalidRequest, JupyterMcpError, KernelStarting
 from ..execution.session import Session, describe, require_alive
 from ..execution.start import Start
 from ..ports import Environment, Interpreters, Kernel, KernelStats
@@ -231,7 +231,7 @@ async def start_kernel(
     if kernel_id:
         if path is None or kernel_name or python or cwd:
             raise InvalidRequest("With kernel_id give notebook_path, and nothing else.")
-        return _attach(call, path, kernel_id)
+        return await _attach(call, path, kernel_id)
     if path is not None:
         await services.sessions.meet(path)
     chosen = ""
@@ -262,17 +262,9 @@ async def start_kernel(
     )
 
 
-def _attach(call: Call, path: str, kernel_id: str) -> Answer:
+async def _attach(call: Call, path: str, kernel_id: str) -> Answer:
     """Run a notebook on a kernel that is there."""
-    sessions = call.services.sessions
-    session = sessions.get(kernel_id)
-    present = sessions.find(path)
-    if present is not None and present is not session and present.death is None:
-        raise AlreadyExists(
-            f"{path} has kernel {present.id} ({present.kernel.name}) already.",
-            hint="shutdown_kernel it first, or use it.",
-        )
-    sessions.bind(path, session)
+    session = await call.services.sessions.choose(path, kernel_id)
     kernel = session.kernel
     others = [each for each in session.notebooks if each != path]
     shared = f", as {', '.join(others)} does" if others else ""

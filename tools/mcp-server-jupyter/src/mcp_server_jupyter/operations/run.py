@@ -308,6 +308,11 @@ async def notebook_session(
     sessions = call.services.sessions
     found: Session | Start | None = sessions.starts.of(path) or await sessions.meet(path)
     if found is None:
+        if not call.services.settings.start_new_runtime:
+            raise NotFound(
+                f"{path} has no kernel, and this server starts none by itself.",
+                hint="start_kernel starts one; so does a person who opens the notebook in Jupyter.",
+            )
         if notebook is None:
             notebook = await call.services.contents.read(path)
         choice = await choose(call, folder_of(path), notebook)

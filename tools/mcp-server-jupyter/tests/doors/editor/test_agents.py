@@ -274,7 +274,7 @@ async def test_mcp_clients_and_the_bare_post_are_agents_and_the_persons_routes_a
     bare = await app.client().post("/mcp", json={"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": call})
     assert bare.json()["result"]["isError"] is True
     assert "paused" in bare.text
-    async with Client(create_mcp(app.services)) as client:
+    async with Client(create_mcp(app.places)) as client:
         result = await client.call_tool(call["name"], call["arguments"])
     assert result.is_error
     assert "paused" in result.content[0].text

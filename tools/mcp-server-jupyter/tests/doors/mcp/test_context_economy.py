@@ -11,6 +11,7 @@ from mcp import Client
 from mcp_server_jupyter.doors.mcp.server import INSTRUCTIONS, create_mcp
 from mcp_server_jupyter.operations import Caller
 from mcp_server_jupyter.operations.bind import invoke
+from mcp_server_jupyter.places import Places, open_places
 from mcp_server_jupyter.services import Services, open_services
 from mcp_server_jupyter.settings import Settings
 
@@ -18,25 +19,30 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture(scope="module")
-async def services(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Services]:
+async def places(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Places]:
     folder = tmp_path_factory.mktemp("economy")
     (folder / "root").mkdir()
     settings = Settings.load({"root": folder / "root", "state_dir": folder / "state", "notebook": "a.ipynb"}, {})
-    async with open_services(settings) as services:
-        yield services
+    async with open_services(settings) as services, open_places(services) as opened:
+        yield opened
 
 
-async def test_all_tools_are_listed_in_nine_and_a_half_kilobytes_the_same_every_time(services: Services) -> None:
+@pytest.fixture
+async def services(places: Places) -> Services:
+    return places.home
+
+
+async def test_all_tools_are_listed_in_nine_and_a_half_kilobytes_the_same_every_time(places: Places) -> None:
     lists = []
     for _ in range(2):
-        async with Client(create_mcp(services)) as client:
+        async with Client(create_mcp(places)) as client:
             lists.append((await client.list_tools()).model_dump_json(by_alias=True, exclude_none=True))
     assert lists[0] == lists[1]
     assert len(lists[0].encode()) <= 9_500
 
 
-async def test_every_tool_says_what_it_does_to_the_world(services: Services) -> None:
-    async with Client(create_mcp(services)) as client:
+async def test_every_tool_says_what_it_does_to_the_world(places: Places) -> None:
+    async with Client(create_mcp(places)) as client:
         tools = (await client.list_tools()).tools
     for tool in tools:
         assert tool.title, tool.name

@@ -27,6 +27,7 @@ from mcp_server_jupyter.operations.uris import (
     output_uri,
     parse_handle,
 )
+from mcp_server_jupyter.places import open_places
 from mcp_server_jupyter.services import open_services
 from mcp_server_jupyter.settings import Settings
 
@@ -56,7 +57,11 @@ async def client(tmp_path: Path) -> AsyncIterator[Client]:
         path.write_text(json.dumps(node))
     (tmp_path / "state").mkdir()
     options = {"root": tmp_path / "root", "state_dir": tmp_path / "state", "kernels": "memory"}
-    async with open_services(Settings.load(options, {})) as services, Client(create_mcp(services)) as client:
+    async with (
+        open_services(Settings.load(options, {})) as services,
+        open_places(services) as places,
+        Client(create_mcp(places)) as client,
+    ):
         yield client
 
 

@@ -19,6 +19,7 @@ from mcp_server_jupyter.doors.mcp.server import create_mcp
 from mcp_server_jupyter.operations import Caller
 from mcp_server_jupyter.operations.bind import invoke
 from mcp_server_jupyter.operations.uris import notebook_uri
+from mcp_server_jupyter.places import open_places
 from mcp_server_jupyter.services import Services, open_services
 from mcp_server_jupyter.settings import Settings
 from support import Server
@@ -183,9 +184,9 @@ def settings(folder: Path) -> Settings:
 
 async def test_what_the_contents_notice_is_an_event_and_told_once(tmp_path: Path) -> None:
     told = Told()
-    async with open_services(settings(tmp_path)) as services:
+    async with open_services(settings(tmp_path)) as services, open_places(services) as places:
         await invoke(services, "create_notebook", {"notebook_path": "a.ipynb"}, caller=Caller("person"))
-        async with Client(create_mcp(services), mode="legacy", message_handler=told) as client:
+        async with Client(create_mcp(places), mode="legacy", message_handler=told) as client:
             await subscribe(client, "notebook://a.ipynb")
             with services.events.subscribe() as events, anyio.fail_after(60):
                 async with services.contents.edit("a.ipynb") as notebook:  # as another program's write is noticed
@@ -197,19 +198,19 @@ async def test_what_the_contents_notice_is_an_event_and_told_once(tmp_path: Path
 
 
 async def test_nothing_is_kept_of_a_client_that_left(tmp_path: Path) -> None:
-    async with open_services(settings(tmp_path)) as services:
+    async with open_services(settings(tmp_path)) as services, open_places(services) as places:
         await invoke(services, "create_notebook", {"notebook_path": "a.ipynb"}, caller=Caller("person"))
-        before = services.events.listeners
-        async with Client(create_mcp(services), mode="legacy") as client:
+        before = places.events.listeners
+        async with Client(create_mcp(places), mode="legacy") as client:
             await subscribe(client, "notebook://a.ipynb")
-            assert services.events.listeners == before + 1
-        assert services.events.listeners == before
+            assert places.events.listeners == before + 1
+        assert places.events.listeners == before
         async with (
-            Client(create_mcp(services)) as client,
+            Client(create_mcp(places)) as client,
             client.listen(resource_subscriptions=["notebook://a.ipynb"]),
         ):
-            assert services.events.listeners == before + 1
-        assert services.events.listeners == before
+            assert places.events.listeners == before + 1
+        assert places.events.listeners == before
 
 
 async def test_a_client_that_reads_nothing_holds_nobody_up(tmp_path: Path) -> None:
@@ -220,12 +221,12 @@ async def test_a_client_that_reads_nothing_holds_nobody_up(tmp_path: Path) -> No
         stuck.set()
         await anyio.sleep_forever()
 
-    async with open_services(settings(tmp_path)) as services:
+    async with open_services(settings(tmp_path)) as services, open_places(services) as places:
         for path in ("a.ipynb", "b.ipynb"):
             await invoke(services, "create_notebook", {"notebook_path": path}, caller=Caller("person"))
         async with (
-            Client(create_mcp(services), mode="legacy", message_handler=read_no_more) as slow,
-            Client(create_mcp(services), mode="legacy", message_handler=told) as quick,
+            Client(create_mcp(places), mode="legacy", message_handler=read_no_more) as slow,
+            Client(create_mcp(places), mode="legacy", message_handler=told) as quick,
         ):
             for client in (slow, quick):
                 await subscribe(client, "notebook://a.ipynb")

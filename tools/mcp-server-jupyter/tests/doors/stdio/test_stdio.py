@@ -321,3 +321,13 @@ def test_escaped_surrogates_reach_a_cell_and_come_back(patient: Stdio, server: S
     # As its escape: the protocol's JSON could not carry it otherwise (see `doors/mcp/printable`).
     assert "<\\ud800>" in patient.call("read_all_cells", **arguments)
     assert b"<\\ud800>" in (server.root / "surrogates.ipynb").read_bytes()
+
+
+def test_a_client_that_asks_for_other_kernels_is_told_why_it_is_not_attached(server: Server, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with stdio(server.root, server.state, "--kernels=memory", log=log) as client:
+        assert client.process.wait(60) == 2
+    assert "kernels='local', not kernels='memory'" in log.read_text()
+    with attached(server) as client:
+        client.initialize()
+        assert client.ask("ping")["result"] == {}

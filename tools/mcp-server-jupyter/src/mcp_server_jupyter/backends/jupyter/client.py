@@ -132,6 +132,15 @@ class Client:
             return response.content
         raise self._refusal(response.status_code, _message(response))
 
+    def renew(self, token: str | None) -> None:
+        """Use this token from now on; sockets use it when they connect again."""
+        self._token = token
+        if self._http is not None:
+            self._http.headers.pop("Authorization", None)
+            self._http.headers.update(self.headers)
+            # A Jupyter that was given a token once sets a cookie that stands for it.
+            self._http.cookies.clear()
+
     def away(self, error: Exception) -> Unavailable:
         """It could not be reached."""
         why = str(error) or type(error).__name__

@@ -21,7 +21,7 @@ from ...settings import Settings
 from ..shared.changes import Changes
 from ..shared.edited_outputs import EditedOutputs
 from ..shared.paths import notebook_within, within
-from .connect import open_client
+from .connect import open_room_client
 from .contents_api import ContentsApi
 from .contents_file import FileNotebook, Folder
 from .contents_format import require_whole
@@ -43,7 +43,7 @@ _FOLLOWED_SECONDS = 60.0
 
 
 def open_contents(settings: Settings) -> JupyterContents:
-    """The backend `jupyter`: the notebooks of the Jupyter at `jupyter_url`."""
+    """The backend `jupyter`: the notebooks of the Jupyter that `settings.room` names."""
     return JupyterContents(settings)
 
 
@@ -52,7 +52,7 @@ class JupyterContents:
 
     def __init__(self, settings: Settings) -> None:
         self.root = Path(settings.root)
-        self.client = open_client(settings)
+        self.client = open_room_client(settings)
         self._api = ContentsApi(self.client, settings.max_notebook_bytes)
         self._open: OrderedDict[str, OpenNotebook] = OrderedDict()
         self._opening: WeakValueDictionary[str, anyio.Lock] = WeakValueDictionary()
@@ -78,6 +78,10 @@ class JupyterContents:
             self._changes.close()
             self._tasks.cancel_scope.cancel()
             await self._stack.aclose()
+
+    def renew(self, settings: Settings) -> None:
+        """See `ports.Renewable.renew`."""
+        self.client.renew(None if settings.room is None else settings.room.token)
 
     # ----------------------------------------------------------------- the port
 

@@ -244,18 +244,14 @@ class JupyterKernel(KernelOfRequests):
                 "This Jupyter cannot start a kernel under its old id.", hint="shutdown_kernel, then start_kernel."
             )
         if self.known.notebook is not None:
-            session = await self._owner.client.call("POST", "api/sessions", self.session_body(kernel={"id": self.id}))
+            body = session_body(self.known.notebook, {"id": self.id})
+            session = await self._owner.client.call("POST", "api/sessions", body)
             self.known.session = session["id"]
         self._begun()
         self._unasked = asyncio.get_running_loop().create_future()
         self._next_epoch("restarted")
         self.open()
         await self.come_up()
-
-    def session_body(self, kernel: dict[str, str]) -> dict[str, Any]:
-        """What Jupyter is told of a notebook's session."""
-        path = self.known.notebook or ""
-        return {"path": path, "name": path.rpartition("/")[2], "type": "notebook", "kernel": kernel}
 
     async def shutdown(self) -> None:
         """See `ports.Kernel.shutdown`.
@@ -496,6 +492,11 @@ class JupyterKernel(KernelOfRequests):
         except JupyterMcpError:
             # The socket finds out by itself.
             return
+
+
+def session_body(notebook: str, kernel: dict[str, str]) -> dict[str, Any]:
+    """What Jupyter is told of a notebook's session."""
+    return {"path": notebook, "name": notebook.rpartition("/")[2], "type": "notebook", "kernel": kernel}
 
 
 def _header(data: bytes) -> dict[str, Any]:

@@ -10,13 +10,13 @@ import anyio
 import anyio.abc
 import anyio.lowlevel
 
-from ...errors import JupyterMcpError, NotFound, OutsideRoot, Unavailable, Unsupported
+from ...errors import AlreadyExists, JupyterMcpError, NotFound, OutsideRoot, Unavailable, Unsupported
 from ...ports import Kernelspec
 from ...settings import Settings
 from ..shared.paths import check_path
-from .client import START_SECONDS, Client
-from .connect import open_client
-from .kernel import JupyterKernel
+from .client import START_SECONDS, Client, quoted
+from .connect import open_runtime_client
+from .kernel import JupyterKernel, session_body
 from .known import Known, KnownKernels
 
 _SHUTDOWN_SECONDS = 10.0
@@ -27,7 +27,7 @@ Json = dict[str, Any]
 
 
 def open_kernels(settings: Settings) -> JupyterKernels:
-    """The backend `jupyter`: the kernels of the Jupyter at `jupyter_url`."""
+    """The backend `jupyter`: the kernels of the Jupyter that `settings.runtime` names."""
     return JupyterKernels(settings)
 
 
@@ -36,7 +36,7 @@ class JupyterKernels:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.client: Client = open_client(settings)
+        self.client: Client = open_runtime_client(settings)
         self.kept = KnownKernels(settings.root_state / "jupyter")
         self._kernels: dict[str, JupyterKernel] = {}
         self._released = False
@@ -75,6 +75,10 @@ class JupyterKernels:
         await anyio.sleep_forever()
         raise AssertionError("sleep_forever returned")
 
+    def renew(self, settings: Settings) -> None:
+        """See `ports.Renewable.renew`."""
+        self.client.renew(None if settings.runtime is None else settings.runtime.token)
+
     async def specs(self) -> Sequence[Kernelspec]:
         """See `ports.Kernels.specs`."""
         listing = await self.client.get("api/kernelspecs")
@@ -100,6 +104,19 @@ class JupyterKernels:
             await self._look_for(notebook)
             return None
         return await self._meet(session, notebook, epoch)
+
+    async def join(self, notebook: str, kernel_id: str) -> None:
+        """See `ports.Joinable.join`."""
+        async with self._locks.setdefault(notebook, anyio.Lock()):
+            await self.client.get(f"api/kernels/{quoted(kernel_id)}")
+            session = _session_of(await self.client.get("api/sessions"), notebook)
+            if session is None:
+                await self.client.call("POST", "api/sessions", session_body(notebook, {"id": kernel_id}))
+            elif session["kernel"]["id"] != kernel_id:
+                raise AlreadyExists(
+                    f"{notebook} has kernel {session['kernel']['id']} ({session['kernel']['name']}) already.",
+                    hint="Use that one, or shut it down first.",
+                )
 
     async def _look_for(self, notebook: str) -> None:
         """Find out now whether the kernel that the notebook had is gone, where nobody listens to it."""
@@ -178,12 +195,7 @@ class JupyterKernels:
             kernel = self._add(Known(model["id"], name, language, folder, epoch, is_ours=True))
             self.kept.save(kernel.known)
             return kernel
-        body = {
-            "path": notebook,
-            "name": notebook.rpartition("/")[2],
-            "type": "notebook",
-            "kernel": {"name": name},
-        }
+        body = session_body(notebook, {"name": name})
         try:
             session = await self.client.call("POST", "api/sessions", body, seconds=START_SECONDS)
         except Unsupported as error:

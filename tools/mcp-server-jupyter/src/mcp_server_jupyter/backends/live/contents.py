@@ -20,7 +20,8 @@ import anyio.abc
 
 from ... import notebooks
 from ...errors import JupyterMcpError, Unavailable
-from ...ports import Contents, Entry, Unless
+from ...ports import Contents, Entry, Renewable, Unless
+from ...settings import Settings
 from ..shared.changes import Changes
 from ..shared.edited_outputs import OutputList, put_outputs
 from .document import Document
@@ -70,6 +71,11 @@ class LiveContents:
             self._changes.close()
             self._tasks.cancel_scope.cancel()
             await self._stack.aclose()
+
+    def renew(self, settings: Settings) -> None:
+        """See `ports.Renewable.renew`."""
+        if isinstance(self.below, Renewable):
+            self.below.renew(settings)
 
     # ----------------------------------------------------------------- the port
 

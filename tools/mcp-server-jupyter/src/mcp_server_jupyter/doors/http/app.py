@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ...errors import JupyterMcpError
-from ...services import Services
+from ...places import Places
 from ..editor.routes import EditorRoutes
 from ..mcp.sdk_compat import lowlevel
 from .bare_post import McpRoute
@@ -28,18 +28,18 @@ from .rest import Rest
 from .security import Guard, error_response
 
 
-def create_http(services: Services, mcp: MCPServer, token: str | None, *, port: int | None = None) -> Starlette:
+def create_http(places: Places, mcp: MCPServer, token: str | None, *, port: int | None = None) -> Starlette:
     """The app of one server. `port` is the one it will listen on, None when it is not known."""
-    settings = services.settings
-    rest = Rest(services, mcp, token, port or settings.port)
+    settings = places.home.settings
+    rest = Rest(places, mcp, token, port or settings.port)
     open_transport = TransportSecuritySettings(enable_dns_rebinding_protection=False)
     mcp.streamable_http_app(max_request_body_size=settings.max_body_bytes, transport_security=open_transport)
     plain = StreamableHTTPSessionManager(
         lowlevel(mcp), stateless=True, json_response=True, max_request_body_size=settings.max_body_bytes
     )
     mcp_route = McpRoute(mcp.session_manager, plain, settings.max_body_bytes)
-    log, metrics, requests = EventLog(services.events), Metrics(services), InFlight()
-    editor = EditorRoutes(services)
+    log, metrics, requests = EventLog(places.events), Metrics(places), InFlight()
+    editor = EditorRoutes(places.home)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from ... import __version__
 from ...control_group import memory
 from ...events import Event
-from ...services import Services
+from ...places import Places
 
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
@@ -31,8 +31,8 @@ class _Registry(CollectorRegistry):
 class Metrics:
     """A registry of its own, so that two servers in one process do not meet."""
 
-    def __init__(self, services: Services) -> None:
-        self._services = services
+    def __init__(self, places: Places) -> None:
+        self._places = places
         self.registry = _Registry()
         name = "mcp_jupyter"
         self._operations = Histogram(
@@ -59,7 +59,7 @@ class Metrics:
     @contextmanager
     def following(self) -> Iterator[None]:
         """Count what happens meanwhile."""
-        stop = self._services.events.listen(self._count)
+        stop = self._places.everywhere.listen(self._count)
         try:
             yield
         finally:
@@ -78,11 +78,13 @@ class Metrics:
             self._kernel_events.labels(event.kind.removeprefix("kernel.")).inc()
 
     async def endpoint(self, request: Request) -> Response:
-        states = Tally(session.kernel.state for session in self._services.sessions.all())
-        states["starting"] += sum(start.goes_on for start in self._services.sessions.starts.all())
+        everywhere = self._places.all()
+        states = Tally(session.kernel.state for services in everywhere for session in services.sessions.all())
+        starts = (start for services in everywhere for start in services.sessions.starts.all())
+        states["starting"] += sum(start.goes_on for start in starts)
         for state in ("starting", "idle", "busy", "dead"):
             self._kernels.labels(state).set(states[state])
-        self._active.set(len(self._services.executions.active()))
+        self._active.set(sum(len(services.executions.active()) for services in everywhere))
         found = await anyio.to_thread.run_sync(memory)
         if found is not None:
             self._memory_used.set(found.used)

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from ... import __version__
 from ...operations import Caller
 from ...operations.bind import invoke
-from ...services import Services
+from ...places import Places
 from ..editor.shapes import API
 from .body import read_object
 from .connect import connect
@@ -26,8 +26,9 @@ def alive() -> Response:
 
 
 class Rest:
-    def __init__(self, services: Services, mcp: MCPServer, token: str | None, port: int) -> None:
-        self._services = services
+    def __init__(self, places: Places, mcp: MCPServer, token: str | None, port: int) -> None:
+        self._places = places
+        self._settings = places.home.settings
         self._mcp = mcp
         self._token = token
         self._port = port
@@ -36,20 +37,20 @@ class Rest:
         return alive()
 
     async def healthz(self, request: Request) -> Response:
-        return Json({"status": "healthy", "kernel_status": self._services.kernel_status()})
+        return Json({"status": "healthy", "kernel_status": self._places.current.kernel_status()})
 
     async def readyz(self, request: Request) -> Response:
         """Ready, or 503 and why not; also while the server drains, so that no new work is sent to it."""
-        reasons = await anyio.to_thread.run_sync(unready, self._services.journal.path.parent)
+        reasons = await anyio.to_thread.run_sync(unready, self._settings.root_state)
         if request.app.state.stopping:
             reasons.append("The server is stopping.")
         status = "not_ready" if reasons else "ready"
         return Json({"status": status, "reasons": reasons}, status_code=503 if reasons else 200)
 
     async def connect(self, request: Request) -> Response:
-        own = (self._services.settings.host, self._port)
-        body = await read_object(request, self._services.settings.max_body_bytes)
-        return Json(await connect(self._services, body, own_address=own, token=self._token))
+        own = (self._settings.host, self._port)
+        body = await read_object(request, self._settings.max_body_bytes)
+        return Json(await connect(self._places, body, own_address=own, token=self._token))
 
     async def operations(self, request: Request) -> Response:
         tools = await self._mcp.list_tools()
@@ -58,8 +59,9 @@ class Rest:
         return Json({"operations": listed})
 
     async def operate(self, request: Request) -> Response:
-        arguments = await read_object(request, self._services.settings.max_body_bytes)
-        answer = await invoke(self._services, request.path_params["name"], arguments, caller=Caller("user"))
+        arguments = await read_object(request, self._settings.max_body_bytes)
+        services = await self._places.of(arguments)
+        answer = await invoke(services, request.path_params["name"], arguments, caller=Caller("user"))
         return Json(
             {
                 "text": answer.text,

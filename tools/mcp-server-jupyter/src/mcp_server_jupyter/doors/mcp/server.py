@@ -20,7 +20,7 @@ from ...errors import JupyterMcpError
 from ...operations import OPERATIONS, Answer, Caller, Operation
 from ...operations.bind import input_schema, invoke, resolve
 from ...operations.uris import parse_handle
-from ...services import Services
+from ...places import Places
 from . import prompts, resources
 from .printable import escape_surrogates, printable
 from .sdk_compat import caller_cancelled, caller_of
@@ -43,27 +43,27 @@ silently: restart_kernel, then rerun the cells it names.
 class JupyterMcp(MCPServer[dict[str, Any]]):
     """An MCP server whose tools are the operations. More tools, resources and prompts can be added as to any."""
 
-    def __init__(self, services: Services) -> None:
-        self.services = services
+    def __init__(self, places: Places) -> None:
+        self.places = places
         super().__init__(
             "mcp-server-jupyter",
             title="Jupyter",
             version=__version__,
             instructions=INSTRUCTIONS,
             lifespan=_transport,
-            subscriptions=ChangeBus(services.events),
+            subscriptions=ChangeBus(places.events),
             middleware=[escape_surrogates],
             log_level="ERROR",
             cache_hints={"tools/list": CacheHint(ttl_ms=3_600_000, scope="public")},
         )
-        self.subscribers = Subscribers(self, services)
+        self.subscribers = Subscribers(self, places)
 
     async def list_tools(self) -> list[T.Tool]:
         return [_tool(operation) for operation in OPERATIONS.values()] + await super().list_tools()
 
     async def list_resources(self) -> list[T.Resource]:
         """Every notebook, the first 500 by path; beyond that, the template and its completion."""
-        entries = await self.services.contents.list("", recursive=True)
+        entries = await self.places.current.contents.list("", recursive=True)
         notebooks = [entry for entry in entries if entry.kind == "notebook"][:500]
         return [resources.listed(entry) for entry in notebooks] + await super().list_resources()
 
@@ -78,7 +78,7 @@ class JupyterMcp(MCPServer[dict[str, Any]]):
         request = None if context is None else context.request_context
         try:
             answer = await invoke(
-                self.services,
+                await self.places.of(arguments),
                 name,
                 arguments,
                 caller=caller_of(request),
@@ -114,15 +114,15 @@ class JupyterMcp(MCPServer[dict[str, Any]]):
             handle = parse_handle(str(uri))
             if handle is None:
                 return await super().read_resource(uri, context)
-            text, mime_type = await resources.read(self.services, handle, Caller("resource"))
+            text, mime_type = await resources.read(self.places, handle, Caller("resource"))
         except JupyterMcpError as error:
             raise MCPError(code=resources.failed(error), message=str(error), data={"uri": str(uri)}) from error
         return [ReadResourceContents(content=text, mime_type=mime_type)]
 
 
-def create_mcp(services: Services) -> JupyterMcp:
-    """The MCP server of these services."""
-    server = JupyterMcp(services)
+def create_mcp(places: Places) -> JupyterMcp:
+    """The MCP server of these places."""
+    server = JupyterMcp(places)
     prompts.register(server)
 
     @server.completion()  # type: ignore[no-untyped-call,untyped-decorator]
@@ -131,7 +131,7 @@ def create_mcp(services: Services) -> JupyterMcp:
         argument: T.CompletionArgument,
         context: T.CompletionContext | None,
     ) -> T.Completion | None:
-        return await resources.complete(services, ref, argument)
+        return await resources.complete(places.current, ref, argument)
 
     return server
 

@@ -16,7 +16,7 @@ from mcp.server.subscriptions import InMemorySubscriptionBus, ResourceUpdated, S
 from ...errors import JupyterMcpError
 from ...events import Event, Events
 from ...operations.uris import NOTEBOOK, NotebookHandle, notebook_uri, parse_handle
-from ...services import Services
+from ...places import Places
 from .sdk_compat import connection_of, lowlevel
 
 CHANGED = "notebook.changed"
@@ -93,8 +93,8 @@ class Subscribers:
     `lifespan_context["tasks"]` is the task group of the transport: no subscriber outlives it.
     """
 
-    def __init__(self, mcp: MCPServer[Any], services: Services) -> None:
-        self._services = services
+    def __init__(self, mcp: MCPServer[Any], places: Places) -> None:
+        self._places = places
         server = lowlevel(mcp)
         server.add_request_handler("resources/subscribe", T.SubscribeRequestParams, self._subscribe)
         server.add_request_handler("resources/unsubscribe", T.UnsubscribeRequestParams, self._unsubscribe)
@@ -123,7 +123,7 @@ class Subscribers:
         if subscriber is None:
             subscriber = connection.state[_STATE] = Subscriber(connection)
             scope = anyio.CancelScope()
-            connection.exit_stack.callback(self._services.events.listen(subscriber.hear))
+            connection.exit_stack.callback(self._places.events.listen(subscriber.hear))
             connection.exit_stack.callback(scope.cancel)
             tasks.start_soon(_within, scope, subscriber)
         return subscriber
@@ -136,7 +136,7 @@ class Subscribers:
         """
         try:
             handle = parse_handle(uri)
-            return self._services.contents.resolve(handle.path) if isinstance(handle, NotebookHandle) else None
+            return self._places.current.contents.resolve(handle.path) if isinstance(handle, NotebookHandle) else None
         except JupyterMcpError as error:
             raise MCPError(code=T.INVALID_PARAMS, message=str(error)) from error
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ... import __version__
-from ...errors import JupyterMcpError
+from ...errors import JupyterMcpError, Unavailable
 from ...ownership import greeting, has_unix_sockets
 from ...settings import Settings
 from .detach import Serve, log_tail
@@ -225,6 +225,8 @@ class Relay:
     def _told(self, facts: dict[str, Any]) -> None:
         if "version" in facts:
             self._greeted, self._hang_ups = True, 0
+        if "refused" in facts:
+            self._refused(facts["refused"])
         if "bye" in facts:
             self._bye = facts
         for warning in facts.get("warnings", ()):
@@ -233,6 +235,17 @@ class Relay:
             for pending in self._unknown:
                 self._answer(_unknown_outcome(pending, facts["executions"]))
             self._unknown = []
+
+    def _refused(self, why: str) -> None:
+        """The root's server works elsewhere than we were asked to.
+
+        Raises:
+            Unavailable
+        """
+        error = Unavailable(f"This client was not attached: {why}.")
+        for key in self._pending:
+            self._answer(error_line(key, SERVER_ERROR, str(error)))
+        raise error
 
     def _lost(self) -> None:
         """The connection has ended: sort what was unanswered, and find the next server if anybody needs one."""

@@ -3,7 +3,8 @@
 The first line on a connection says what is wanted (`ownership.greeting`). `attach` makes it a client's, with MCP lines
 after it; every other question is answered with one line, and the connection closed:
 
-- `attach`: answered by `{"jupyter": 1, "version", "warnings", "executions"}`. The last line before the server closes
+- `attach`: answered by `{"jupyter": 1, "version", "warnings", "executions"}`, or by `{"jupyter": 1, "refused": why}`
+  where notebooks or kernels are elsewhere than the client asked for. The last line before the server closes
   the connection is `{"jupyter": 1, "bye": why, "taken": lines that were read, "heir": who starts the next server}`.
 - `record`: the server's record, and whether the next one has its HTTP port; with `http`, once that door is open too.
 - `call`: one operation, as the REST door answers it.
@@ -31,7 +32,7 @@ from ...errors import JupyterMcpError
 from ...operations import Answers, Caller
 from ...operations.bind import invoke
 from ...ownership import PROTOCOL, Held
-from ...services import Services
+from ...places import Places
 from .lines import private_line
 from .session import Session
 
@@ -46,6 +47,9 @@ _FULL = 16 << 20
 _GREETING_SECONDS = 10.0
 _FIRST_CLIENT_SECONDS = 10.0
 _LOOK_AGAIN_SECONDS = 60.0
+_PLACE = frozenset({"contents", "kernels", "jupyter_url", "room_url", "runtime_url"})
+"""What makes a server another one, which nobody may take for the one that was asked for."""
+_END = "`mcp-server-jupyter down`"
 _OF_NOTE = frozenset({"execution.finished", "operation.finished", "window.opened", "window.closed"})
 
 
@@ -139,7 +143,7 @@ class RootServer:
     whether clients of that door need the server, `has_work_elsewhere` whether they wait for an answer.
     """
 
-    def __init__(self, services: Services, mcp: MCPServer, held: Held, *, is_detached: bool) -> None:
+    def __init__(self, places: Places, mcp: MCPServer, held: Held, *, is_detached: bool) -> None:
         self.mcp = mcp
         self.ended = anyio.Event()
         self.reason: Reason = "stopped"
@@ -147,8 +151,8 @@ class RootServer:
         self.is_busy_elsewhere: Callable[[], bool] = lambda: False
         self.has_work_elsewhere: Callable[[], bool] = lambda: False
         if is_detached:
-            services.retire = self._retire
-        self._services = services
+            places.home.retire = self._retire
+        self._places = places
         self._held = held
         self._is_detached = is_detached
         self._opening = anyio.Lock()
@@ -158,7 +162,7 @@ class RootServer:
         self._leaving = False
         self._changed = anyio.Event()
         self._since = time.monotonic()
-        self._patience = services.settings.linger_minutes * 60
+        self._patience = places.home.settings.linger_minutes * 60
 
     # ------------------------------------------------------------------ life
 
@@ -187,7 +191,7 @@ class RootServer:
         if self.ended.is_set():
             return
         self.reason = reason
-        self._services.leave_kernels = reason == "handed over" or (reason == "stopped" and bool(self._clients))
+        self._places.home.leave_kernels = reason == "handed over" or (reason == "stopped" and bool(self._clients))
         self.ended.set()
 
     @property
@@ -203,7 +207,7 @@ class RootServer:
 
     async def _follow(self) -> None:
         """Whatever happens may be what lingering or retiring waits for."""
-        with self._services.events.subscribe() as subscription:
+        with self._places.everywhere.subscribe() as subscription:
             async for event in subscription:
                 if event.kind in _OF_NOTE:
                     self._touch()
@@ -226,13 +230,13 @@ class RootServer:
     def _is_at_rest(self) -> bool:
         """Whether nothing runs and nobody waits for an answer; windows may watch."""
         answered = all(session.is_idle for session in self._clients.values())
-        return answered and not self._services.executions.active() and not self.has_work_elsewhere()
+        return answered and not self._places.is_working and not self.has_work_elsewhere()
 
     @property
     def _is_idle(self) -> bool:
         """Whether nothing runs and every request is answered."""
         answered = all(session.is_idle for session in self._clients.values())
-        return answered and not self._services.executions.active() and not self.is_busy_elsewhere()
+        return answered and not self._places.is_working and not self.is_busy_elsewhere()
 
     async def _linger(self) -> None:
         """End once there was no client for the configured time, and nothing ran."""
@@ -278,6 +282,9 @@ class RootServer:
 
     async def _attach(self, connection: SocketConnection, greeting: Mapping[str, Any]) -> None:
         client = greeting["client"]
+        if others := self._differs(client, _PLACE):
+            connection.close(private_line(refused=f"{others[0]}; end it by {_END}, or ask for what it has."))
+            return
         caller = Caller(
             author=f"#{client['id']}",
             answers=Answers(*client["answers"]),
@@ -303,21 +310,25 @@ class RootServer:
 
     def _executions(self, client: str, since: float) -> list[str]:
         """One line for each of a client's executions that runs, or that began since."""
-        rows = self._services.journal.executions_of(f"#{client}", since)
+        everywhere = self._places.all()
+        rows = [row for each in everywhere for row in each.journal.executions_of(f"#{client}", since)]
         return [f"{row.id} ({row.status}{f', {row.notebook}' if row.notebook else ''})" for row in rows]
 
     def _warnings(self, client: Mapping[str, Any]) -> list[str]:
         """What a client asked for and does not get, since it concerns all clients of the server."""
-        own = dataclasses.asdict(self._services.settings)
-        found = [
-            f"the running server of this root has {_said(name, own[name])}, not {_said(name, value)}; "
-            "end it by `mcp-server-jupyter down` to change that"
-            for name, value in client["asked"].items()
-            if name in own and str(own[name]) != str(value)
-        ]
+        found = [f"{each}; end it by {_END} to change that" for each in self._differs(client)]
         if _newer(client["version"], __version__) and not self._is_detached:
             found.append(f"the running server is older ({__version__}) than this client; restart it")
         return found
+
+    def _differs(self, client: Mapping[str, Any], names: frozenset[str] | None = None) -> list[str]:
+        """What a client asked for otherwise, one clause each; of these settings, or of all."""
+        own = dataclasses.asdict(self._places.home.settings)
+        return [
+            f"the running server of this root has {_said(name, own[name])}, not {_said(name, value)}"
+            for name, value in client["asked"].items()
+            if name in (own if names is None else names) and name in own and str(own[name]) != str(value)
+        ]
 
     # ------------------------------------------------------------------ questions
 
@@ -342,7 +353,7 @@ class RootServer:
     @property
     def _keeps_port(self) -> bool:
         """Whether HTTP is served at a port that somebody chose, not at whatever is free when it is first asked for."""
-        return self.open_http is None and self._services.settings.port != 0
+        return self.open_http is None and self._places.home.settings.port != 0
 
     async def _http(self) -> None:
         async with self._opening:
@@ -352,7 +363,7 @@ class RootServer:
 
     async def _call(self, operation: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         try:
-            answer = await invoke(self._services, operation, arguments, caller=Caller("user"))
+            answer = await invoke(await self._places.of(arguments), operation, arguments, caller=Caller("user"))
         except JupyterMcpError as error:
             return {"message": error.message, "hint": error.hint}
         return {"text": answer.text, "data": answer.data, "is_error": answer.is_error}
