@@ -80,6 +80,8 @@ KUBERNETES = Module("kubernetes", "k8s.io/kubernetes", KUBERNETES_PACKAGES, KUBE
 ETCD = Module("etcd", "go.etcd.io/etcd/server/v3", ("go.etcd.io/etcd/server/v3",), ("etcd",))
 COREDNS = Module("coredns", "github.com/coredns/coredns", (".",), ("coredns",))
 PAUSE = Module("pause", "", (".",), ("pause",))
+COMPOSE = Module("compose", "github.com/docker/compose/v2", ("github.com/docker/compose/v2/cmd",), ("docker-compose",))
+"""Not the cluster's: Docker's plugin, for the tests of deploy/compose, where Debian has its first version alone."""
 MODULES = (PAUSE, COREDNS, ETCD, KUBERNETES)
 
 
@@ -91,8 +93,13 @@ def programs(paths: Paths) -> dict[str, Path]:
 def build_all(paths: Paths) -> None:
     """Build whatever the cache does not hold yet."""
     for module in MODULES:
-        if not module.is_built(paths):
-            _build(module, paths)
+        ensure(module, paths)
+
+
+def ensure(module: Module, paths: Paths) -> None:
+    """Build a module's programs, unless the cache has them."""
+    if not module.is_built(paths):
+        _build(module, paths)
 
 
 def _build(module: Module, paths: Paths) -> None:

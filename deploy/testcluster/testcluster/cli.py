@@ -48,6 +48,11 @@ def _parser() -> argparse.ArgumentParser:
     make.add_argument("tag")
     make.add_argument("context", type=Path)
     make.add_argument("--file", type=Path)
+    save = commands.add_parser("archive", help="build a Dockerfile into an archive for a Docker engine; needs no node")
+    save.add_argument("tag")
+    save.add_argument("context", type=Path)
+    save.add_argument("archive", type=Path)
+    save.add_argument("--file", type=Path, required=True)
     ask = commands.add_parser("resolve", help="ask the cluster's DNS, from the host")
     ask.add_argument("name")
     ask.add_argument("type", nargs="?", default="A", choices=sorted(dns.TYPES))
@@ -91,6 +96,8 @@ def _run(arguments: argparse.Namespace, rest: list[str], paths: Paths) -> int:
         case "build":
             cluster.require_up(paths)
             images.build(paths, arguments.tag, arguments.context, arguments.file)
+        case "archive":
+            images.build_archive(paths, arguments.tag, arguments.context, arguments.file, arguments.archive)
         case "resolve":
             return _resolve(arguments.name, arguments.type)
         case "exec":

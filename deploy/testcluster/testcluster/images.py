@@ -103,6 +103,15 @@ def build(paths: Paths, tag: str, context: Path, dockerfile: Path | None) -> Non
         _load(paths, tag)
 
 
+def build_archive(paths: Paths, tag: str, context: Path, dockerfile: Path, archive: Path) -> None:
+    """Build a Dockerfile with buildah into an archive that a Docker engine loads."""
+    with _store(paths):
+        _build(paths, tag, context, dockerfile)
+        archive.unlink(missing_ok=True)
+        if not _save(paths, tag, archive):
+            raise Refusal(f"{tag} was built and cannot be saved")
+
+
 def _build(paths: Paths, tag: str, context: Path, dockerfile: Path | None) -> None:
     _base_into_store(paths)
     mounts: list[str | Path] = []

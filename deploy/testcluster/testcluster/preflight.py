@@ -9,6 +9,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from testcluster import cgroups, components, host
@@ -56,9 +57,9 @@ def check_machine(paths: Paths) -> None:
         raise Refusal(f"{socket} is too long for a socket's name: set TESTCLUSTER_HOME to a shorter directory")
 
 
-def install_packages() -> None:
+def install_packages(packages: Mapping[str, tuple[str, ...]] = APT_PACKAGES) -> None:
     """Install the Debian packages whose programs are missing; name those that are missing even then."""
-    lacking = _lacking()
+    lacking = _lacking(packages)
     if not lacking:
         return
     missing = list(lacking)
@@ -72,15 +73,15 @@ def install_packages() -> None:
     except CommandFailed:
         run("apt-get", "update", "--quiet", env=env, timeout=300)
         run(*install, env=env, timeout=900)
-    if lacking := _lacking():
+    if lacking := _lacking(packages):
         raise Refusal(f"apt-get installed {', '.join(missing)}, and these are still missing: {_named(lacking)}")
 
 
-def _lacking() -> dict[str, list[str]]:
+def _lacking(packages: Mapping[str, tuple[str, ...]]) -> dict[str, list[str]]:
     """By package, the programs that are not here."""
     found = {
         package: [program for program in programs if not shutil.which(program)]
-        for package, programs in APT_PACKAGES.items()
+        for package, programs in packages.items()
     }
     return {package: programs for package, programs in found.items() if programs}
 

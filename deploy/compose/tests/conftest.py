@@ -1,0 +1,66 @@
+"""The stack, up for all tests: its commands, its addresses."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+COMPOSE = Path(__file__).resolve().parent.parent / "compose.yaml"
+JUPYTER, GATEWAY, SERVER = "http://localhost:8888", "http://localhost:5005", "http://localhost:4040"
+TOKEN = {"authorization": "token changeme"}
+
+
+class Stack:
+    """The services, with a folder `notebooks` of the host."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.notebooks = folder / "notebooks"
+        self.notebooks.mkdir()
+        self.notebooks.chmod(0o777)
+        self.environment = {**os.environ, "NOTEBOOKS": str(self.notebooks)}
+
+    def docker(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            ["docker", *arguments], env=self.environment, cwd=self.folder, text=True, capture_output=True, check=False
+        )
+        assert not check or done.returncode == 0, f"{arguments}: {done.stdout}\n{done.stderr}"
+        return done
+
+    def compose(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        return self.docker("compose", "--file", str(COMPOSE), *arguments, check=check)
+
+    def container(self, service: str) -> str:
+        return self.compose("ps", "--all", "--quiet", service).stdout.strip()
+
+    def inspect(self, service: str, template: str) -> str:
+        return self.docker("inspect", "--format", template, self.container(service)).stdout.strip()
+
+    def python(self, service: str, code: str) -> str:
+        return self.compose("exec", "-T", service, "python", "-c", code).stdout.strip()
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """All three services, healthy."""
+    stack = Stack(tmp_path_factory.mktemp("stack"))
+    # What a call that was killed left would be restarted by the engine.
+    stack.compose("down", "--volumes", "--remove-orphans", "--timeout=5")
+    try:
+        stack.compose("up", "--detach", "--no-build", "--wait")
+        yield stack
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n{stack.compose('logs', '--tail=40', check=False).stdout}") from error
+    finally:
+        stack.compose("down", "--volumes", "--remove-orphans", "--timeout=5")
+
+
+@pytest.fixture
+def http(stack: Stack) -> Iterator[httpx2.Client]:
+    with httpx2.Client(timeout=240) as client:
+        yield client
