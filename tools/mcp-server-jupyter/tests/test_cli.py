@@ -447,7 +447,7 @@ def test_a_notebook_is_run_beside_a_server_on_a_kernel_of_its_own(tmp_path: Path
 def test_a_check_that_there_is_not_is_refused_with_those_there_are(tmp_path: Path) -> None:
     ended = run(tmp_path, "doctor", "weather")
     assert ended.returncode == 2
-    assert ended.stderr == "Error: There is no check 'weather'. Name one of these, or none: kubernetes.\n"
+    assert ended.stderr == "Error: There is no check 'weather'. Name one of these, or none: forks, kubernetes.\n"
 
 
 def test_the_doctor_of_clusters_says_what_to_do_where_there_is_none(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from mcp_server_jupyter.errors import InvalidNotebook, InvalidRequest
 from mcp_server_jupyter.operations import Caller
 from mcp_server_jupyter.operations.bind import invoke
 from mcp_server_jupyter.operations.uris import NotebookHandle
+from mcp_server_jupyter.places import open_places
 from mcp_server_jupyter.services import Services, open_services
 from mcp_server_jupyter.settings import Settings
 
@@ -142,11 +143,13 @@ async def test_the_resource_of_a_big_notebook_is_its_outline_and_writes_nothing(
     notebooks.insert_cell(notebook, -1, notebooks.new_cell("code", "first = 1"))
     await services.contents.create("small.ipynb", notebook)
     small, big = (NotebookHandle(f"{name}.ipynb") for name in ("small", "big"))
-    assert '"first = 1"' in (await resources.read(services, small, Caller("tester")))[0]
+    async with open_places(services) as places:
+        assert '"first = 1"' in (await resources.read(places, small, Caller("tester")))[0]
     notebooks.insert_cell(notebook, -1, notebooks.new_cell("code", "x" * resources.MAX_NOTEBOOK_CHARS))
     await services.contents.create("big.ipynb", notebook)
     monkeypatch.setattr(nbformat, "writes", lambda *args, **how: pytest.fail("written"))
-    text, _ = await resources.read(services, big, Caller("tester"))
+    async with open_places(services) as places:
+        text, _ = await resources.read(places, big, Caller("tester"))
     assert "first = 1" in text
     assert len(text) < 2_000
 
