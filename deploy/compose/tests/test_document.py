@@ -73,9 +73,9 @@ def test_limits_addresses_and_health_checks_are_the_documents(
 
 
 def test_both_services_have_the_volume_and_the_folder(stack: Stack) -> None:
-    stack.python("jupyter", "open('/home/jovyan/work/shared.txt', 'w').write('kept')")
-    stack.python("jupyter", "open('/home/jovyan/notebooks/seen.txt', 'w').write('seen')")
-    assert stack.python("papermill-gateway", "print(open('/home/jovyan/work/shared.txt').read())") == "kept"
+    stack.python("jupyter", "open('work/shared.txt', 'w').write('kept')")
+    stack.python("jupyter", "open('notebooks/seen.txt', 'w').write('seen')")
+    assert stack.python("papermill-gateway", "print(open('work/shared.txt').read())") == "kept"
     assert (stack.notebooks / "seen.txt").read_text() == "seen"
 
 
@@ -219,7 +219,7 @@ def test_the_notebooks_are_backed_up(stack: Stack) -> None:
 
 
 def test_the_volume_is_backed_up_under_the_documents_name(stack: Stack) -> None:
-    stack.python("jupyter", "open('/home/jovyan/work/precious.txt', 'w').write('kept')")
+    stack.python("jupyter", "open('work/precious.txt', 'w').write('kept')")
     # The document's image comes from a registry; any that has tar will do.
     image = stack.inspect("jupyter", "{{.Config.Image}}")
     (stack.folder / "backup").mkdir()
@@ -231,8 +231,8 @@ def test_the_volume_is_backed_up_under_the_documents_name(stack: Stack) -> None:
 
 
 def test_the_volume_and_the_folder_outlive_the_containers(stack: Stack) -> None:
-    stack.python("jupyter", "open('/home/jovyan/work/stays.txt', 'w').write('stays')")
+    stack.python("jupyter", "open('work/stays.txt', 'w').write('stays')")
     stack.compose("down", "--timeout=10")
     stack.compose("up", "--detach", "--no-build", "--wait")
-    assert stack.python("jupyter", "print(open('/home/jovyan/work/stays.txt').read())") == "stays"
+    assert stack.python("jupyter", "print(open('work/stays.txt').read())") == "stays"
     assert (stack.notebooks / "mine.ipynb").exists()
