@@ -203,6 +203,23 @@ async def test_connect_to_an_unknown_kernel_is_not_found(client: httpx2.AsyncCli
     assert (await client.put("/api/connect", json={"runtime_id": "nope"})).status_code == 404
 
 
+async def test_a_connect_that_is_refused_has_bound_no_kernel_and_made_no_notebook(
+    client: httpx2.AsyncClient, app: App
+) -> None:
+    root = app.services.settings.root
+    (root / "broken.ipynb").write_text("{")
+    while (started := await client.post("/api/operations/start_kernel", json={})).status_code == 503:
+        pass
+    kernel_id = started.json()["data"]["kernel_id"]
+    broken = await client.put("/api/connect", json={"room_id": "broken.ipynb", "runtime_id": kernel_id})
+    unknown = await client.put("/api/connect", json={"room_id": "new.ipynb", "runtime_id": "nope"})
+
+    assert (broken.status_code // 100, unknown.status_code) == (4, 404)
+    assert app.services.sessions.get(kernel_id).notebooks == ()
+    assert not (root / "new.ipynb").exists()
+    assert app.services.default_notebook not in ("broken.ipynb", "new.ipynb")
+
+
 # --------------------------------------------------------------------------- REST
 
 

@@ -37,15 +37,7 @@ async def connect(places: Places, body: dict[str, Any], *, own_address: tuple[st
     if provider not in providers():
         raise InvalidRequest(f"No provider {provider!r}.", hint=f"Known: {', '.join(providers())}.")
     services = await _place(places, provider, given, own_address, token)
-    notebook = given["room_id"] or services.default_notebook
-    if runtime_id := given["runtime_id"]:
-        if notebook is None:
-            services.sessions.get(runtime_id)
-        else:
-            await services.sessions.choose(services.contents.resolve(notebook), runtime_id)
-    created = False
-    if notebook := given["room_id"]:
-        created = await _use(services, notebook)
+    created = await _use(services, given["room_id"], given["runtime_id"])
     places.switch(services)
     return {
         "status": "connected",
@@ -134,15 +126,28 @@ def _check_own(name: str, value: str | None, token: str | None) -> None:
             raise Unauthorized(f"{name} is not this server's token.", hint="Send the token that `serve` printed.")
 
 
-async def _use(services: Services, notebook: str) -> bool:
-    created = False
-    try:
-        await services.contents.read(notebook)
-    except NotFound:
-        await invoke(services, "create_notebook", {"notebook_path": notebook}, caller=Caller("user"))
-        created = True
-    services.connect(notebook)
-    return created
+async def _use(services: Services, room: str | None, runtime_id: str | None) -> bool:
+    """Make `room` the default notebook and have it run on `runtime_id`; whether the notebook had to be made.
+
+    What can be refused is looked at first: the notebook is read before it is bound, and bound before it is made.
+    """
+    is_missing = False
+    if room is not None:
+        try:
+            await services.contents.read(room)
+        except NotFound:
+            is_missing = True
+    notebook = room or services.default_notebook
+    if runtime_id is not None:
+        if notebook is None:
+            services.sessions.get(runtime_id)
+        else:
+            await services.sessions.choose(services.contents.resolve(notebook), runtime_id)
+    if is_missing:
+        await invoke(services, "create_notebook", {"notebook_path": room}, caller=Caller("user"))
+    if room is not None:
+        services.connect(room)
+    return is_missing
 
 
 def _text(body: dict[str, Any], name: str) -> str | None:
