@@ -11,6 +11,8 @@ import anyio
 import pytest
 
 from execution.desk import Desk, open_desk, settings_of
+from mcp_server_jupyter.errors import KernelDead
+from mcp_server_jupyter.execution.metadata import RunMetadata
 
 pytestmark = pytest.mark.anyio
 
@@ -57,3 +59,41 @@ async def test_code_without_a_cell_writes_nothing_into_the_notebook(desk: Desk) 
     await desk.call("execute_code", code="1", notebook_path="a.ipynb")
     await desk.services.contents.flush()
     assert desk.file.read_bytes() == before
+
+
+async def test_a_kernel_restarted_while_it_is_asked_for_its_language_leaves_the_run_as_it_ended(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(desk, {})
+    await desk.call("execute_code", code="1", notebook_path="a.ipynb")
+    (session,) = desk.services.sessions.all()
+    kernel, epoch = session.kernel, session.kernel.epoch
+    asked, forgotten = anyio.Event(), anyio.Event()
+    request, forget = kernel.request, RunMetadata.forget
+
+    def forget_and_tell(known: RunMetadata, process: tuple[str, int]) -> None:
+        forget(known, process)
+        forgotten.set()
+
+    async def slow(kind: str, content: dict[str, Any], **more: Any) -> AsyncIterator[Any]:
+        if kind == "kernel_info_request":
+            asked.set()
+            await forgotten.wait()
+            raise KernelDead("A restart ends the requests in flight.")
+        async for message in request(kind, content, **more):
+            yield message
+
+    monkeypatch.setattr(kernel, "request", slow)
+    monkeypatch.setattr(RunMetadata, "forget", forget_and_tell)
+    statuses = []
+
+    async def run() -> None:
+        statuses.append((await desk.call("run_all_cells", notebook_path="a.ipynb")).data["status"])
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run)
+        with anyio.fail_after(60):
+            await asked.wait()
+        await desk.call("restart_notebook", notebook_path="a.ipynb")
+        assert kernel.epoch > epoch
+    assert statuses == [{"ok": 1}]

@@ -81,7 +81,7 @@ class RunMetadata:
             return
         changed: dict[str, Any] = {}
         if execution.notebook is not None and execution.status in ("ok", "error"):
-            changed["language_info"] = await self._language(execution.kernel)
+            changed["language_info"] = await self._language(execution)
         process = execution.kernel.id, execution.kernel_epoch
         version = execution.widgets.version
         has_widgets = version != self._saved.get(process, {}).get(path, 0)
@@ -106,17 +106,22 @@ class RunMetadata:
     def _differences(notebook: NotebookNode, changed: dict[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in changed.items() if value and notebook.metadata.get(key) != value}
 
-    async def _language(self, kernel: Kernel) -> dict[str, Any] | None:
-        """The `language_info` of a kernel, asked for once."""
-        process = kernel.id, kernel.epoch
-        if process not in self._languages:
-            self._languages[process] = None
-            with anyio.move_on_after(_ANSWER_SECONDS), suppress(KernelDead):
-                async for message in kernel.request("kernel_info_request", {}):
-                    info = message.content.get("language_info") if message.channel == "shell" else None
-                    if isinstance(info, dict):
-                        self._languages[process] = info
-        return self._languages[process]
+    async def _language(self, execution: Execution) -> dict[str, Any] | None:
+        """The `language_info` of the process a run was in, asked for once; None if that is gone or does not tell."""
+        kernel, process = execution.kernel, (execution.kernel.id, execution.kernel_epoch)
+        if process in self._languages or kernel.epoch != execution.kernel_epoch:
+            return self._languages.get(process)
+        told: dict[str, Any] | None = None
+        self._languages[process] = told
+        with anyio.move_on_after(_ANSWER_SECONDS), suppress(KernelDead):
+            async for message in kernel.request("kernel_info_request", {}):
+                info = message.content.get("language_info") if message.channel == "shell" else None
+                if isinstance(info, dict):
+                    told = info
+        if process in self._languages:
+            # Else the process has ended meanwhile, and is forgotten.
+            self._languages[process] = told
+        return told
 
     def _state(self, notebook: NotebookNode, path: str, execution: Execution) -> NotebookNode | None:
         """The widgets to keep: what the latest runs of the notebook's cells made, and what its outputs show."""
