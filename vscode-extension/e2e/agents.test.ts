@@ -37,7 +37,7 @@ test("paused agents change and run nothing until they may go on; what runs goes 
   assert.equal(refused.isError, true);
   assert.match(refused.text, /pause/i);
   assert.equal((await agent.call("execute_code", { notebook_path: "a.ipynb", code: "1" })).isError, true);
-  await window.shows("went on", 30);
+  await window.shows("went on");
   await window.command(`${TITLE}: Pause or Resume Agents`);
   await window.toast("Agents may go on");
   assert.equal((await agent.call("overwrite_cell_source", args)).isError, false);

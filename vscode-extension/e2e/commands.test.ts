@@ -45,7 +45,7 @@ test("a repaired server is set up anew, and the next cell runs", async () => {
   await window.toast("The server is set up", 90);
   assert.notEqual(readFileSync(made() ?? "", "utf8"), before);
   await window.run(0);
-  await window.shows("works again", 40);
+  await window.shows("works again");
   await window.close();
 });
 
@@ -88,7 +88,7 @@ test("a kernel is interrupted, restarted, restarted with all cells, attached to 
   await window.shows("y: True");
   await window.deleteCell(2);
   await command(window, "Restart Kernel and Run All");
-  await window.shows("y: False", 30);
+  await window.shows("y: False");
   await window.shows("x is 1");
   await window.picture("restarted");
   await window.save();
@@ -186,7 +186,7 @@ test("a client's configuration is copied, and what it names starts", async () =>
   await command(window, "Copy MCP Config for…");
   await window.picture("clients");
   await window.pick("Claude Code");
-  await window.toast("Copied. It goes into", 40);
+  await window.toast("Copied. It goes into");
   const text = await window.page.evaluate(() => navigator.clipboard.readText());
   const { mcpServers } = JSON.parse(text) as { mcpServers: Record<string, { command: string; args: string[] }> };
   const [server] = Object.values(mcpServers);

@@ -20,7 +20,7 @@ test("an agent's run waits for the person, who approves one and denies another",
   await window.pick("In This Notebook");
   using agent = await Agent.start(editor, folder);
   const approved = agent.call("append_execute_code_cell", { notebook_path: "a.ipynb", cell_source: "print('was', 'approved')" });
-  await window.toast(/agent.* asks to run/, 40);
+  await window.toast(/agent.* asks to run/);
   await window.picture("agent-asks");
   await window.answer(/asks to run/, "Approve");
   assert.match((await approved).text, /was approved/);
@@ -45,7 +45,7 @@ test("in an untrusted folder nothing is installed, started or run", async () => 
   const folder = editor.folder("untrusted");
   writeNotebook(path.join(folder, "a.ipynb"), ["open('ran', 'w')"]);
   const window = await editor.open(folder, "a.ipynb");
-  await until("the status says so", async () => /not trusted/.test(await window.status()), { seconds: 40 });
+  await until("the status says so", async () => /not trusted/.test(await window.status()));
   await window.picture("untrusted");
   const offered = await window.commands("Jupyter with Agents");
   assert.deepEqual(offered.filter((title) => /Set Up|Pause|Copy MCP|Restart/.test(title)), []);

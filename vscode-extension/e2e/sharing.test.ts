@@ -40,7 +40,7 @@ test("a window that is loaded again shows the running cell and all of its output
   await window.shows("line 05");
   await window.reload();
   if ((await window.cells().count()) === 0) await window.show("a.ipynb");
-  await window.shows("the end", 30);
+  await window.shows("the end");
   await window.save();
   assert.equal(textOf(readCells(file)[0]), lines);
   await window.close();
@@ -55,7 +55,7 @@ test("an extension host that is killed in mid-cell loses no output", async () =>
   const restart = window.page.getByRole("button", { name: "Restart Extension Host" });
   await restart.or(window.page.locator(".kernel-label")).first().waitFor();
   if (await restart.isVisible()) await restart.click();
-  await window.shows("the end", 40);
+  await window.shows("the end");
   await window.picture("extension-host-killed");
   await window.save();
   assert.equal(textOf(readCells(file)[0]), lines);
@@ -94,11 +94,11 @@ test("a killed kernel is told, and the next run has a new one", async () => {
   const editor = await sharedEditor();
   const { window } = await begin(editor, ["import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", "print('alive', 'again')"]);
   await window.run(0);
-  await until("the cell is told to have failed", async () => (await window.cell(0).locator(".codicon-notebook-state-error").count()) > 0, { seconds: 30 });
+  await until("the cell is told to have failed", async () => (await window.cell(0).locator(".codicon-notebook-state-error").count()) > 0);
   await window.picture("kernel-killed");
   await window.answer(/The kernel of a\.ipynb is gone/, "Restart Kernel");
   await window.connected();
   await window.run(1);
-  await window.shows("alive again", 30);
+  await window.shows("alive again");
   await window.close();
 });

@@ -42,7 +42,7 @@ test("a server that is killed in mid-cell is started again, and the output is co
   const [server] = editor.processes.find("mcp_server_jupyter", "serve", folder);
   assert.ok(server, "the folder's server runs");
   kill(server.pid);
-  await window.shows("the end", 40);
+  await window.shows("the end");
   await window.run(1);
   await window.shows("i is 19");
   await window.picture("server-killed");

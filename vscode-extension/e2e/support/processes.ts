@@ -42,7 +42,6 @@ export class Processes {
         for (const { pid } of left) kill(pid);
         return left.length === 0;
       },
-      { seconds: 10 },
     );
   }
 

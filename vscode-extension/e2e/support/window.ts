@@ -177,17 +177,28 @@ export class Window {
     await this.kernel();
     const question = this.page.locator(".quick-input-widget", { hasText: "Select Kernel" });
     await until("the cell is run, and no kernel is asked for", async () => {
+      const before = await this.#marks(index);
       await this.cell(index).hover();
       await this.cell(index).locator(".run-button-container .action-label").first().click();
-      try {
-        await question.waitFor({ state: "visible", timeout: 700 });
-      } catch {
-        return true;
+      // One that is refused has the marks it had: no question for so long is an answer, too.
+      const end = Date.now() + 5_000;
+      while (Date.now() < end) {
+        if (await question.isVisible()) {
+          await this.page.keyboard.press("Escape");
+          await question.waitFor({ state: "hidden" });
+          return false;
+        }
+        if ((await this.#marks(index)) !== before) return true;
+        await pause(50);
       }
-      await this.page.keyboard.press("Escape");
-      await question.waitFor({ state: "hidden" });
-      return false;
+      return true;
     });
+  }
+
+  /** Count, state and duration of a cell, as far as it has them. */
+  async #marks(index: number): Promise<string> {
+    const marks = this.cell(index).locator(".execution-count-label, [class*='codicon-notebook-state-'], .cell-status-left");
+    return (await marks.evaluateAll((found) => found.map((one) => [one.getAttribute("class"), one.innerHTML].join(" ")))).join("|");
   }
 
   /** Wait until a cell is marked as run to its end without an error: a tick and its count. */
@@ -245,7 +256,12 @@ export class Window {
 
   /** Wait until the outputs contain a text. */
   async shows(text: string | RegExp, seconds = 60): Promise<void> {
-    await until(`the outputs show ${String(text)}`, async () => has(await this.outputs(), text), { seconds });
+    try {
+      await until(`the outputs show ${String(text)}`, async () => has(await this.outputs(), text), { seconds });
+    } catch (error) {
+      await this.picture(`missing-${String(text).replaceAll(/\W+/g, "-")}`);
+      throw error;
+    }
   }
 
   /** Wait for a notification with a text; its element. */

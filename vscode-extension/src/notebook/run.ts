@@ -3,7 +3,7 @@ import type { Log } from "../log";
 import { words } from "../errors";
 import type { Client } from "../server/client";
 import { InOrder } from "../server/order";
-import { type Execution, isDone, type OutputEvent, type OutputOp } from "../server/protocol";
+import { type Execution, isDone, type OutputEvent, type OutputOp, type WholeOutputs } from "../server/protocol";
 import { areWhole, coalesced, streamItem } from "./outputs";
 import { toEditorOutput } from "./edits";
 
@@ -77,17 +77,23 @@ export class CellRun {
 
   /** Show all there is, whatever was shown; returns how the run stands. */
   async refresh(): Promise<string | undefined> {
+    const whole = await this.fetch();
+    if (whole !== undefined && isDone(whole.status) && this.last !== undefined) {
+      await this.update({ ...this.last, status: whole.status, execution_count: whole.execution_count, finished_at: this.last.finished_at ?? Date.now() / 1_000 });
+    }
+    return whole?.status;
+  }
+
+  private async fetch(): Promise<WholeOutputs | undefined> {
     try {
       const whole = await (await this.server.ready()).outputs(this.id);
-      if (whole.seq >= this.seq) {
-        this.seq = whole.seq;
+      // The journal of one that is done does not count what came.
+      if (whole.seq >= this.seq || isDone(whole.status)) {
+        this.seq = Math.max(whole.seq, this.seq);
         this.pending = [{ op: "clear" }, ...whole.outputs.map((output): OutputOp => ({ op: "append", output }))];
         this.pump();
       }
-      if (isDone(whole.status) && this.last !== undefined) {
-        await this.update({ ...this.last, status: whole.status, execution_count: whole.execution_count, finished_at: this.last.finished_at ?? Date.now() / 1_000 });
-      }
-      return whole.status;
+      return whole;
     } catch (error) {
       this.log.warn(`Outputs of ${this.id}: ${words(error)}`);
       return undefined;
@@ -108,6 +114,8 @@ export class CellRun {
   }
 
   private async finish(told: Execution): Promise<void> {
+    // It ended while this window was still finding out what it had shown before.
+    if (told.seq > this.seq) await this.fetch();
     if (!this.isStarted && this.pending.length > 0) await this.start(told.queued_at);
     await this.drained();
     this.end(told.status === "aborted" ? undefined : told.status === "ok", (told.finished_at ?? Date.now() / 1_000) * 1_000);
