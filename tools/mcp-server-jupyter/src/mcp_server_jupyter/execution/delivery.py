@@ -96,7 +96,9 @@ class Delivery:
             execution = self._recent.get(identity)
             if execution is None or execution.notebook != notebook or execution.superseded:
                 continue
-            del self._homeless[identity]
+            if self._homeless.pop(identity, None) is None:
+                # Found a cell by somebody else, while another one was written.
+                continue
             execution.note = execution.note.replace(note, "").strip()
             if await self.write(execution):
                 self._tasks.start_soon(self.confirm, execution)
