@@ -33,6 +33,7 @@ NUMBER = re.compile(r"\d+\.\d+\.\d+")
 # Where the version stands: the file, what stands before it, and how often it has to be there.
 PLACES: tuple[tuple[Path, str, int], ...] = (
     (PYPROJECT, r'(?m)(^version = ")\d+\.\d+\.\d+', 1),
+    (PYPROJECT, r'(to = "mcp_server_jupyter-)\d+\.\d+\.\d+', 1),
     (PACKAGE / "src/mcp_server_jupyter/__init__.py", r'(?m)(^__version__ = ")\d+\.\d+\.\d+', 1),
     (MANIFEST, r'(?m)(^  "version": ")\d+\.\d+\.\d+', 1),
     (NPM_LOCK, r'(?m)(\A\{\n  "name": "mcp-server-jupyter",\n  "version": ")\d+\.\d+\.\d+', 1),

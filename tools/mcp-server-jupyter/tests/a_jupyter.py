@@ -39,15 +39,20 @@ class Jupyter:
     Args:
         python: whose jupyter-server it is.
         extensions: it loads those that are installed beside it.
+        base: what its addresses begin with.
     """
 
-    def __init__(self, folder: Path, *options: str, python: str = sys.executable, extensions: bool = False) -> None:
+    def __init__(
+        self, folder: Path, *options: str, python: str = sys.executable, extensions: bool = False, base: str = "/"
+    ) -> None:
         self.root = folder / "notebooks"
         self.root.mkdir(parents=True, exist_ok=True)
         self.log = folder / "jupyter.log"
         self._folder = folder
         self._python = python
-        self._options = options if extensions else ("--ServerApp.jpserver_extensions={}", *options)
+        own = (f"--ServerApp.base_url={base}", *(() if extensions else ("--ServerApp.jpserver_extensions={}",)))
+        self._base = base
+        self._options = (*own, *options)
         self._port = socket.socket()
         self._port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         self._port.bind(("127.0.0.1", 0))
@@ -55,7 +60,7 @@ class Jupyter:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._port.getsockname()[1]}/"
+        return f"http://127.0.0.1:{self._port.getsockname()[1]}{self._base}"
 
     def start(self) -> Jupyter:
         own = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 import subprocess
 import sys
@@ -65,6 +66,14 @@ def test_the_wheel_holds_the_package_and_its_sample_and_nothing_else(wheel: zipf
         f"mcp_server_jupyter-{version}.data",
     }
     assert [name for name in names if "test" in name.split("/")[1] or name.endswith((".pyc", ".toml"))] == []
+
+
+def test_the_wheel_enables_the_extension_of_jupyter_server(wheel: zipfile.ZipFile) -> None:
+    # With another version in its path it would be installed as a plain folder among the packages.
+    name = f"mcp_server_jupyter-{PYPROJECT['project']['version']}.data/data/etc/jupyter/jupyter_server_config.d"
+    enabled = json.loads(wheel.read(f"{name}/mcp_server_jupyter.json"))
+    assert enabled == {"ServerApp": {"jpserver_extensions": {"mcp_server_jupyter": True}}}
+    assert [each for each in wheel.namelist() if ".data/" in each] == [f"{name}/mcp_server_jupyter.json"]
 
 
 @pytest.mark.parametrize("point", ENTRY_POINTS, ids=lambda point: f"{point.group}:{point.name}")

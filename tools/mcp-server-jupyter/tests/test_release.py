@@ -22,7 +22,8 @@ FILES = {
     ".ci/run": "grep -q '2.0.0' tools/mcp-server-jupyter/pyproject.toml && test ! -e fail\n",
     "Makefile": "package:\n\tmkdir -p $(DIST) && echo wheel > $(DIST)/x.whl\n",
     "CHANGELOG.md": "# Changelog\n\n## Unreleased\n\n### Added\n- Something.\n\n## 1.0.0 - 2026-01-01\n- The first.\n",
-    f"{PACKAGE}/pyproject.toml": '[project]\nname = "x"\nversion = "1.0.0"\n',
+    f"{PACKAGE}/pyproject.toml": '[project]\nname = "x"\nversion = "1.0.0"\n'
+    '[tool.poetry]\npackages = [{ to = "mcp_server_jupyter-1.0.0.data/data" }]\n',
     f"{PACKAGE}/src/mcp_server_jupyter/__init__.py": '__version__ = "1.0.0"\n',
     "vscode-extension/package.json": '{\n  "name": "mcp-server-jupyter",\n  "version": "1.0.0"\n}\n',
     "vscode-extension/package-lock.json": '{\n  "name": "mcp-server-jupyter",\n  "version": "1.0.0",\n  "packages": {\n'

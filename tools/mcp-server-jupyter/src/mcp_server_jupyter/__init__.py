@@ -17,3 +17,12 @@ def glue(name: str, value: Any) -> None:
     from .gluing import show  # noqa: PLC0415 - a notebook that imports this is to import nothing else
 
     show(name, value)
+
+
+def _jupyter_server_extension_points() -> list[dict[str, Any]]:
+    """What Jupyter Server asks a package that it has been told to load (its docs, "Server extensions")."""
+    # By its name, as an entry point would be: what lies below the doors imports this package, and no door.
+    from pkgutil import resolve_name  # noqa: PLC0415 - only inside a Jupyter server
+
+    app = resolve_name(f"{__name__}.doors.server_extension.extension:McpExtension")
+    return [{"module": __name__, "app": app}]

@@ -94,6 +94,12 @@ class Settings:
         group="Backends",
     )
     runtime_token: str | None = _setting(None, "Token for --runtime-url.", "RUNTIME_TOKEN", group="Backends")
+    place: str | None = _setting(
+        None,
+        "Name that the state of work at a Jupyter goes by where its address changes with every start; absent, the "
+        "address.",
+        group="Backends",
+    )
     runtime_id: str | None = _setting(
         None,
         "Id of the kernel that the default notebook is to run on, one that is there.",
@@ -262,7 +268,7 @@ class Settings:
 
         real = os.fsencode(os.path.realpath(self.root))
         # Equal paths of two servers must not meet in one journal.
-        for name in sorted({address.name for address in self.jupyters}):
+        for name in sorted({self.place or address.name for address in self.jupyters}):
             real += b"\0" + name.encode()
         name = re.sub(r"[^A-Za-z0-9._-]+", "_", self.root.name)[:40] or "root"
         return self.state_dir / "roots" / f"{name}-{blake2b(real, digest_size=6).hexdigest()}"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 
 from mcp.server import MCPServer
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
@@ -31,48 +31,76 @@ from .security import Guard, error_response
 def create_http(places: Places, mcp: MCPServer, token: str | None, *, port: int | None = None) -> Starlette:
     """The app of one server. `port` is the one it will listen on, None when it is not known."""
     settings = places.home.settings
-    rest = Rest(places, mcp, token, port or settings.port)
-    open_transport = TransportSecuritySettings(enable_dns_rebinding_protection=False)
-    mcp.streamable_http_app(max_request_body_size=settings.max_body_bytes, transport_security=open_transport)
-    plain = StreamableHTTPSessionManager(
-        lowlevel(mcp), stateless=True, json_response=True, max_request_body_size=settings.max_body_bytes
-    )
-    mcp_route = McpRoute(mcp.session_manager, plain, settings.max_body_bytes)
-    log, metrics, requests = EventLog(places.events), Metrics(places), InFlight()
     editor = EditorRoutes(places.home)
-
-    @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        with log.following(), metrics.following(), editor.following():
-            async with mcp.session_manager.run(), plain.run():
-                yield
-
-    app = Starlette(
-        routes=[
-            Route("/mcp", mcp_route),
-            Route("/mcp/", mcp_route),
-            Route("/", mcp_route, methods=["POST"]),
+    rest = Rest(places, mcp, token, port or settings.port)
+    served = _Served(places, mcp, rest)
+    return served.application(
+        [
+            Route("/", served.mcp, methods=["POST"]),
             Route("/health", rest.health),
-            Route("/api/healthz", rest.healthz),
-            Route("/api/readyz", rest.readyz),
             Route("/api/connect", rest.connect, methods=["PUT"]),
-            Route("/api/operations", rest.operations),
-            Route("/api/operations/{name}", rest.operate, methods=["POST"]),
-            Route("/api/events", log.endpoint),
-            Route("/metrics", metrics.endpoint),
             *editor.routes(),
         ],
-        middleware=[
-            Middleware(Guard, settings=settings, token=token, port=port),
-            Middleware(Tracked, requests=requests),
-        ],
-        exception_handlers={JupyterMcpError: known_error, HTTPException: http_error, Exception: unknown_error},
-        lifespan=lifespan,
+        [Middleware(Guard, settings=settings, token=token, port=port)],
+        editor.following,
     )
-    app.router.redirect_slashes = False
-    app.state.requests = requests
-    app.state.stopping = False
-    return app
+
+
+def create_mounted(places: Places, mcp: MCPServer) -> Starlette:
+    """The app inside another server, which lets callers in: without a token, editors' windows and other places."""
+    rest = Rest(places, mcp, None, places.home.settings.port)
+    return _Served(places, mcp, rest).application([], [], nullcontext)
+
+
+class _Served:
+    """What every application of ours serves."""
+
+    def __init__(self, places: Places, mcp: MCPServer, rest: Rest) -> None:
+        limit = places.home.settings.max_body_bytes
+        open_transport = TransportSecuritySettings(enable_dns_rebinding_protection=False)
+        mcp.streamable_http_app(max_request_body_size=limit, transport_security=open_transport)
+        self._sessions = mcp.session_manager
+        self._plain = StreamableHTTPSessionManager(
+            lowlevel(mcp), stateless=True, json_response=True, max_request_body_size=limit
+        )
+        self.mcp = McpRoute(self._sessions, self._plain, limit)
+        self._rest = rest
+        self._log, self._metrics, self._requests = EventLog(places.events), Metrics(places), InFlight()
+
+    def application(
+        self,
+        routes: Sequence[Route],
+        guards: Sequence[Middleware],
+        following: Callable[[], AbstractContextManager[None]],
+    ) -> Starlette:
+        """It with more routes, and what keeps callers out."""
+
+        @asynccontextmanager
+        async def lifespan(app: Starlette) -> AsyncIterator[None]:
+            with self._log.following(), self._metrics.following(), following():
+                async with self._sessions.run(), self._plain.run():
+                    yield
+
+        app = Starlette(
+            routes=[
+                Route("/mcp", self.mcp),
+                Route("/mcp/", self.mcp),
+                Route("/api/healthz", self._rest.healthz),
+                Route("/api/readyz", self._rest.readyz),
+                Route("/api/operations", self._rest.operations),
+                Route("/api/operations/{name}", self._rest.operate, methods=["POST"]),
+                Route("/api/events", self._log.endpoint),
+                Route("/metrics", self._metrics.endpoint),
+                *routes,
+            ],
+            middleware=[*guards, Middleware(Tracked, requests=self._requests)],
+            exception_handlers={JupyterMcpError: known_error, HTTPException: http_error, Exception: unknown_error},
+            lifespan=lifespan,
+        )
+        app.router.redirect_slashes = False
+        app.state.requests = self._requests
+        app.state.stopping = False
+        return app
 
 
 def known_error(request: Request, error: Exception) -> Response:
