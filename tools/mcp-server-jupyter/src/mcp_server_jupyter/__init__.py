@@ -5,6 +5,13 @@ from typing import Any
 __version__ = "0.1.0"
 
 
+def load_ipython_extension(shell: Any) -> None:
+    """What `%load_ext mcp_server_jupyter` calls (IPython's docs, "Writing IPython extensions")."""
+    from .magics.shell import McpMagics  # noqa: PLC0415 - in a kernel, and only when it is asked for
+
+    shell.register_magics(McpMagics)
+
+
 def glue(name: str, value: Any) -> None:
     """Give a value back from a notebook that the gateway runs, under a name: as scrapbook's `glue` does.
 

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from .errors import InvalidRequest, Unavailable
 from .settings import Settings
@@ -53,6 +54,15 @@ class RunningServer:
     @property
     def address(self) -> str:
         return (self.url or "").removesuffix("/mcp")
+
+
+class Rooted(Protocol):
+    """What tells where a root's server is: the settings, or what a kernel of it knows."""
+
+    @property
+    def root(self) -> Path: ...
+    @property
+    def root_state(self) -> Path: ...
 
 
 class SocketsForbidden(Unavailable):
@@ -168,7 +178,7 @@ def states(settings: Settings) -> Iterator[tuple[Path, str]]:
             yield folder, (folder / ROOT).read_text(encoding="utf-8")
 
 
-def connect(settings: Settings) -> socket.socket | None:
+def connect(settings: Rooted) -> socket.socket | None:
     """A connection to the root's server, None where none answers.
 
     Raises:
@@ -196,16 +206,14 @@ def connect(settings: Settings) -> socket.socket | None:
     return connection
 
 
-def greeting(settings: Settings, ask: str, **facts: object) -> bytes:
+def greeting(settings: Rooted, ask: str, **facts: object) -> bytes:
     """The first line on a connection to a root's server: what is wanted."""
     server = read_record(settings.root_state)
     key = server.key if server is not None else None
     return json.dumps({"jupyter": PROTOCOL, "ask": ask, "key": key, **facts}).encode() + b"\n"
 
 
-def ask_server(
-    settings: Settings, ask: str, seconds: float = _ASK_SECONDS, **facts: object
-) -> dict[str, object] | None:
+def ask_server(settings: Rooted, ask: str, seconds: float = _ASK_SECONDS, **facts: object) -> dict[str, object] | None:
     """One question to the root's server; None when there is no server that we can reach.
 
     Raises:

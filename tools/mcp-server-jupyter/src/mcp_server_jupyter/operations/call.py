@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..errors import InvalidRequest
 from ..execution.session import Session
 from ..services import Services
 from ..settings import Settings
@@ -56,6 +57,7 @@ class Caller:
     environment: Mapping[str, str] | None = None
     is_agent: bool = False
     answers_input: bool = True
+    kernel_id: str | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -115,9 +117,23 @@ class Call:
 
         Raises:
             NotFound
+            InvalidRequest: it is the caller's own.
         """
-        session = self.services.sessions.get(kernel_id)
+        session = self.other(self.services.sessions.get(kernel_id))
         self.notebook, self.kernel_id = session.notebook, session.id
+        return session
+
+    def other(self, session: Session) -> Session:
+        """A session that can answer while this call is waited for.
+
+        Raises:
+            InvalidRequest: its kernel is the one whose code calls, and would wait for itself.
+        """
+        if session.id == self.caller.kernel_id:
+            raise InvalidRequest(
+                "This kernel is running the very cell that asks.",
+                hint="Name another notebook or kernel; what is meant for this one is a cell of its own.",
+            )
         return session
 
 

@@ -35,7 +35,7 @@ async def find_session(call: Call, notebook_path: str, kernel_id: str) -> Sessio
         _, news = sessions.news(path)
         last = f" The last one {news.cause}: its variables are gone." if news is not None and news.cause else ""
         raise InvalidRequest(f"{path} has no kernel.{last}", hint="Executing a cell or start_kernel starts one.")
-    return session
+    return call.other(session)
 
 
 async def interrupt_kernel(call: Call, notebook_path: str = "", kernel_id: str = "") -> Answer:

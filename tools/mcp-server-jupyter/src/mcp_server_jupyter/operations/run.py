@@ -320,7 +320,7 @@ async def notebook_session(
     if isinstance(found, Start):
         found = await come_up(call, found, seconds)
     require_alive(found)
-    return found
+    return call.other(found)
 
 
 async def wait_for(call: Call, executions: Sequence[Execution], seconds: float) -> None:

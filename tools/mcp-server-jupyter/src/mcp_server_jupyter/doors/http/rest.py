@@ -11,7 +11,9 @@ from ... import __version__
 from ...operations import Caller
 from ...operations.bind import invoke
 from ...places import Places
+from ...services import Services
 from ..editor.shapes import API
+from ..protocol import AGENT_HEADER, KERNEL_HEADER
 from .body import read_object
 from .connect import connect
 from .json_text import Json
@@ -61,7 +63,7 @@ class Rest:
     async def operate(self, request: Request) -> Response:
         arguments = await read_object(request, self._settings.max_body_bytes)
         services = await self._places.of(arguments)
-        answer = await invoke(services, request.path_params["name"], arguments, caller=Caller("user"))
+        answer = await invoke(services, request.path_params["name"], arguments, caller=_caller(request, services))
         return Json(
             {
                 "text": answer.text,
@@ -71,3 +73,15 @@ class Rest:
                 "images": [{"data": image.data, "mime_type": image.mime_type} for image in answer.images],
             }
         )
+
+
+def _caller(request: Request, services: Services) -> Caller:
+    """Who asks: a person's program, or code in a kernel, for itself or for an agent."""
+    agent, kernel_id = request.headers.get(AGENT_HEADER), request.headers.get(KERNEL_HEADER)
+    own = next((each for each in services.sessions.all() if each.id == kernel_id), None)
+    return Caller(
+        agent or "user",
+        notebook=None if own is None else own.notebook,
+        is_agent=agent is not None,
+        kernel_id=kernel_id,
+    )
