@@ -33,7 +33,10 @@ export async function activate(context: vscode.ExtensionContext): Promise<void> 
     interrupt: (notebook) => reporter.attempt(async () => {
       await kernels.interrupt(notebook);
     }),
-    selected: (notebook) => sharing.selected(notebook),
+    selected: (notebook, isSelected) => {
+      sharing.selected(notebook);
+      if (isSelected) runs.chosen(notebook).catch((error: unknown) => log.error("A kernel was chosen", error));
+    },
   });
   const runs: Runs = new Runs(documents, controllers.begin, log);
   const kernels: Kernels = new Kernels(installation, documents, runs, log);

@@ -43,6 +43,7 @@ export class SharedDocument implements Disposable {
   private isPersons: boolean;
   private saving: NodeJS.Timeout | undefined;
   private isTold = false;
+  private isHeard = false;
   private readonly told = new Emitter<void>();
   /** The person types in a notebook that another window has. */
   readonly onTypedElsewhere = this.told.on;
@@ -57,7 +58,7 @@ export class SharedDocument implements Disposable {
     private readonly writer: OutputWriter,
     private readonly log: Log,
   ) {
-    this.isPersons = document.isDirty;
+    this.isPersons = this.isDirty;
   }
 
   /** The cell's id, as server and file have it; made up for a cell that has none. */
@@ -87,8 +88,17 @@ export class SharedDocument implements Disposable {
     await this.work.do(() => this.tell());
   }
 
+  /**
+   * Whether it has unsaved changes. A new extension host is told of the notebooks that are open, and not which of them
+   * have (VS Code's NotebookModelAddedData): until the editor says anything of this one, its tab knows.
+   */
+  get isDirty(): boolean {
+    return this.document.isDirty || (!this.isHeard && hasDirtyTab(this.document));
+  }
+
   /** The document has changed: tell it once the person pauses. */
   changed(event: vscode.NotebookDocumentChangeEvent | undefined): void {
+    this.isHeard = true;
     if (!this.isOwner) {
       this.observed(event);
       return;
@@ -108,7 +118,7 @@ export class SharedDocument implements Disposable {
     clearTimeout(this.typing);
     // The editor reads the file by itself when the other window saves: that leaves nothing unsaved.
     this.typing = setTimeout(() => {
-      if (this.isOwner || !this.document.isDirty || this.isTold) return;
+      if (this.isOwner || !this.isDirty || this.isTold) return;
       this.isTold = true;
       this.told.fire();
     }, TYPING_PAUSE);
@@ -123,12 +133,13 @@ export class SharedDocument implements Disposable {
   saveForAgents(): void {
     clearTimeout(this.saving);
     this.saving = setTimeout(() => this.inBackground(this.work.do(async () => {
-      if (!this.isOwner || this.isPersons || this.isClosed || this.document.isClosed || !this.document.isDirty || this.writer.isBusy(this.document)) return;
+      if (!this.isOwner || this.isPersons || this.isClosed || this.document.isClosed || !this.isDirty || this.writer.isBusy(this.document)) return;
       await this.document.save();
     })), SETTLES);
   }
 
   saved(): void {
+    this.isHeard = true;
     this.isPersons = false;
     this.isTold = false;
     this.inBackground(this.work.do(async () => {
@@ -178,7 +189,7 @@ export class SharedDocument implements Disposable {
   private async openNow(): Promise<void> {
     for (let attempt = 0; attempt < MOST_READS && !this.isClosed; attempt++) {
       const sheet = this.capture();
-      const dirty = this.document.isDirty;
+      const dirty = this.isDirty;
       const notebook = dirty ? this.wholeNotebook() : undefined;
       const answer = await this.server.post<Opened>({ type: "open", path: this.path, dirty, shared: this.shared, ...(notebook === undefined ? {} : { notebook }) });
       this.isOwner = answer.owner === this.server.window;
@@ -257,9 +268,9 @@ export class SharedDocument implements Disposable {
     this.cleared.clear();
     const ops = [...difference(this.known, sheet), ...cleared.flatMap(([id, cell]) => this.outputsOf(id, cell, sheet))];
     if (ops.length === 0) return;
-    this.isPersons = this.document.isDirty;
+    this.isPersons = this.isDirty;
     try {
-      await this.server.post({ type: "change", path: this.path, base: this.version, version: this.version + 1, ops, dirty: this.document.isDirty });
+      await this.server.post({ type: "change", path: this.path, base: this.version, version: this.version + 1, ops, dirty: this.isDirty });
       this.version += 1;
       this.known = sheet;
     } catch (error) {
@@ -329,6 +340,11 @@ export function docCell(cell: vscode.NotebookCell): DocCell {
     outputs: cell.outputs.map(({ items, metadata }) => ({ items, metadata: (metadata ?? {}) })),
     executionOrder: cell.executionSummary?.executionOrder,
   };
+}
+
+function hasDirtyTab({ uri }: vscode.NotebookDocument): boolean {
+  const tabs = vscode.window.tabGroups.all.flatMap((group) => group.tabs);
+  return tabs.some(({ input, isDirty }) => isDirty && input instanceof vscode.TabInputNotebook && input.uri.toString() === uri.toString());
 }
 
 function isStale(error: unknown): boolean {

@@ -123,7 +123,7 @@ export class Documents implements CellFinder, Disposable {
    * comes next: its editor restores them, and would find a file that was written meanwhile in its way.
    */
   async closeAll(): Promise<void> {
-    await Promise.allSettled(this.all().filter(({ document }) => !document.isDirty).map((shared) => shared.close()));
+    await Promise.allSettled(this.all().filter(({ isDirty }) => !isDirty).map((shared) => shared.close()));
   }
 
   dispose(): void {

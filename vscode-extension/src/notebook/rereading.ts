@@ -76,7 +76,7 @@ export class Rereading implements Disposable {
 
   private async look(shared: SharedDocument, own: number): Promise<void> {
     const { document } = shared;
-    if (!document.isDirty) {
+    if (!shared.isDirty) {
       // The editor reads it by itself.
       this.newer.delete(shared);
       return;

@@ -23,6 +23,8 @@ export class CellRun {
   private seq = 0;
   private readonly updates = new InOrder();
   last: Execution | undefined;
+  /** All outputs of one that the editor would not take, once it has ended. */
+  whole: WholeOutputs | undefined;
 
   constructor(
     readonly id: string,
@@ -34,6 +36,19 @@ export class CellRun {
 
   get isDone(): boolean {
     return this.isEnded;
+  }
+
+  /** The editor has taken it. */
+  get isShown(): boolean {
+    return this.execution !== undefined;
+  }
+
+  /** Try again to show it, if the editor would not take it. */
+  async again(): Promise<void> {
+    if (this.isShown || this.isEnded || this.last === undefined) return;
+    this.beginning = undefined;
+    await this.update(this.last);
+    if (this.last.started_at !== null) await this.refresh();
   }
 
   /** Show the cell as waiting. */
@@ -115,7 +130,7 @@ export class CellRun {
 
   private async finish(told: Execution): Promise<void> {
     // It ended while this window was still finding out what it had shown before.
-    if (told.seq > this.seq) await this.fetch();
+    if (told.seq > this.seq || !this.isShown) this.whole = await this.fetch();
     if (!this.isStarted && this.pending.length > 0) await this.start(told.queued_at);
     await this.drained();
     this.end(told.status === "aborted" ? undefined : told.status === "ok", (told.finished_at ?? Date.now() / 1_000) * 1_000);

@@ -15,12 +15,16 @@ export interface CellFinder {
   saveForAgents(notebook: vscode.NotebookDocument): void;
 }
 
+type OutputsOp = Extract<Op, { op: "outputs" }>;
+
 const SETTLES = 1_500;
 const MOST_KEPT = 100;
 
 /** Everybody's runs, each in its cell. */
 export class Runs implements OutputWriter, Disposable {
   private readonly runs = new Map<string, CellRun>();
+  /** Outputs that the editor took from nobody yet: no kernel of ours is chosen, or not known here to be. */
+  private readonly unshown = new Map<vscode.NotebookCell, OutputsOp>();
   private readonly wrotes = new WeakMap<vscode.NotebookCell, { at: number; outputs: number }>();
   private readonly late = new Map<string, NodeJS.Timeout>();
   private readonly cells = new Map<string, vscode.NotebookCell>();
@@ -79,6 +83,7 @@ export class Runs implements OutputWriter, Disposable {
   closed(notebook: vscode.NotebookDocument): void {
     for (const [id, run] of this.runs) if (run.cell.notebook === notebook) this.runs.delete(id);
     for (const [id, cell] of this.cells) if (cell.notebook === notebook) this.cells.delete(id);
+    for (const cell of this.unshown.keys()) if (cell.notebook === notebook) this.unshown.delete(cell);
   }
 
   liveIn(cell: vscode.NotebookCell): Execution | undefined {
@@ -95,18 +100,31 @@ export class Runs implements OutputWriter, Disposable {
     return wrote !== undefined && Date.now() - wrote.at < SETTLES && wrote.outputs > 0 === cell.outputs.length > 0;
   }
 
-  async writeOutputs(cell: vscode.NotebookCell, op: Extract<Op, { op: "outputs" }>): Promise<void> {
+  async writeOutputs(cell: vscode.NotebookCell, op: OutputsOp): Promise<void> {
     const note = (): unknown => this.wrotes.set(cell, { at: Date.now(), outputs: op.outputs.length });
     note();
     // The editor forgets how the last run ended when this begins.
     const { executionOrder, success, timing } = cell.executionSummary ?? {};
     const execution = await this.begin(cell);
-    if (execution === undefined) return;
+    if (execution === undefined) {
+      this.unshown.set(cell, op);
+      return;
+    }
+    this.unshown.delete(cell);
     execution.executionOrder = op.execution_count ?? (op.outputs.length > 0 ? executionOrder : undefined);
     execution.start(timing?.startTime);
     await execution.replaceOutput(op.outputs.map(toEditorOutput));
     execution.end(success, timing?.endTime);
     note();
+  }
+
+  /** A kernel of ours is chosen for a notebook: what the editor took from nobody is shown now. */
+  async chosen(notebook: vscode.NotebookDocument): Promise<void> {
+    for (const run of this.runs.values()) if (run.cell.notebook === notebook) await run.again();
+    for (const [cell, op] of [...this.unshown]) {
+      if (cell.notebook !== notebook || !this.unshown.delete(cell)) continue;
+      if (cell.index >= 0 && this.liveIn(cell) === undefined) await this.writeOutputs(cell, op);
+    }
   }
 
   dispose(): void {
@@ -147,6 +165,11 @@ export class Runs implements OutputWriter, Disposable {
     this.wrotes.set(run.cell, { at: Date.now(), outputs: run.cell.outputs.length });
     this.runs.delete(run.id);
     if (!this.cells.delete(run.id)) keep(this.ended, run.id, true);
+    // Once a kernel of ours is chosen.
+    if (!run.isShown && run.whole !== undefined && execution.started_at !== null) {
+      const { outputs, execution_count } = run.whole;
+      this.unshown.set(run.cell, { op: "outputs", id: "", outputs, execution_count });
+    }
     this.finished.fire({ cell: run.cell, execution });
     if (!mine) this.finder.saveForAgents(run.cell.notebook);
   }
