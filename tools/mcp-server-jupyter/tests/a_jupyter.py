@@ -9,12 +9,48 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_core.utils import ensure_async
+from jupyter_server.services.contents.largefilemanager import AsyncLargeFileManager, LargeFileManager
+from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager, MappingKernelManager
+from jupyter_server.services.sessions.sessionmanager import SessionManager
+from traitlets.config import Config
 
 from support import eventually
 
 TOKEN = "jupyter-secret"
+
+
+@asynccontextmanager
+async def managers(root: Path, *, is_async: bool = True) -> AsyncIterator[Any]:
+    """The managers of a Jupyter server in this very process, without what serves them over HTTP."""
+    config = Config()
+    config.KernelRestarter.time_to_dead = 0.5
+    config.KernelManager.shutdown_wait_time = 1.0
+    specs = KernelSpecManager()
+    kernels = (AsyncMappingKernelManager if is_async else MappingKernelManager)(
+        root_dir=str(root), kernel_spec_manager=specs, config=config
+    )
+    contents = (AsyncLargeFileManager if is_async else LargeFileManager)(root_dir=str(root), config=config)
+    sessions = SessionManager(kernel_manager=kernels, contents_manager=contents, config=config)
+    try:
+        yield SimpleNamespace(
+            kernel_manager=kernels,
+            contents_manager=contents,
+            session_manager=sessions,
+            kernel_spec_manager=specs,
+            web_app=SimpleNamespace(settings={}),
+        )
+    finally:
+        await ensure_async(kernels.shutdown_all())
+        sessions.close()
+
 
 _SERVE = """
 import sys

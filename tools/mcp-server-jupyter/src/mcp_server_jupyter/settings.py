@@ -22,6 +22,8 @@ from .errors import InvalidRequest
 
 PREFIX = "MCP_JUPYTER_"
 JUPYTER = "jupyter"
+SERVERAPP = "serverapp"
+"""The backends of a Jupyter that we are beside, and of the one that we are in."""
 RUN_INSTANCE = re.compile(r"run-[0-9a-f]{10}")
 """The installations of the command `run`: each run has one of its own, which nobody comes back to."""
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -268,7 +270,7 @@ class Settings:
 
         real = os.fsencode(os.path.realpath(self.root))
         # Equal paths of two servers must not meet in one journal.
-        for name in sorted({self.place or address.name for address in self.jupyters}):
+        for name in sorted({self.place} if self.place else {address.name for address in self.jupyters}):
             real += b"\0" + name.encode()
         name = re.sub(r"[^A-Za-z0-9._-]+", "_", self.root.name)[:40] or "root"
         return self.state_dir / "roots" / f"{name}-{blake2b(real, digest_size=6).hexdigest()}"
@@ -289,7 +291,7 @@ class Settings:
     def jupyters(self) -> tuple[Address, ...]:
         """Those that are worked in: the one of the notebooks, then the one of the kernels."""
         used = ((self.contents, self.room), (self.kernels, self.runtime))
-        return tuple(address for backend, address in used if backend == JUPYTER and address is not None)
+        return tuple(address for backend, address in used if backend in (JUPYTER, SERVERAPP) and address is not None)
 
     def _token_for(self, url: str) -> str | None:
         """A token goes to the address that it was given with; `jupyter_token` to any that came without one."""

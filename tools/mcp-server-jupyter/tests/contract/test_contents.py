@@ -12,14 +12,15 @@ from typing import Any
 import anyio
 import pytest
 
-from a_jupyter import TOKEN, Jupyter
+from a_jupyter import TOKEN, Jupyter, managers
 from mcp_server_jupyter import notebooks
+from mcp_server_jupyter.backends.jupyter.in_process.contents import open_contents as open_managed_contents
 from mcp_server_jupyter.errors import AlreadyExists, InvalidRequest, NotFound, OutsideRoot
 from mcp_server_jupyter.settings import Settings
 
 # One Jupyter for all: those who need it run where it is.
 REMOTE = pytest.param("jupyter", marks=pytest.mark.xdist_group("jupyter-contents"))
-BACKENDS = ("memory", "files", "live", REMOTE)
+BACKENDS = ("memory", "files", "live", REMOTE, "serverapp")
 pytestmark = pytest.mark.anyio
 
 
@@ -38,14 +39,20 @@ def jupyter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jupyter]:
 
 
 @pytest.fixture(params=BACKENDS)
-def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+async def backend(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Any]:
     """One that is not open yet, over nothing."""
+    if request.param == "serverapp":
+        async with managers(tmp_path) as app:
+            app.contents_manager.allow_hidden = True
+            yield open_managed_contents(Settings.load({"root": str(tmp_path)}, {}), app)
+        return
     if request.param != "jupyter":
-        return open_backend(request.param, tmp_path)
+        yield open_backend(request.param, tmp_path)
+        return
     server = request.getfixturevalue("jupyter")
     for each in server.root.iterdir():
         shutil.rmtree(each) if each.is_dir() else each.unlink()
-    return open_backend("jupyter", tmp_path, jupyter_url=server.url, jupyter_token=TOKEN)
+    yield open_backend("jupyter", tmp_path, jupyter_url=server.url, jupyter_token=TOKEN)
 
 
 @pytest.fixture
@@ -222,7 +229,7 @@ async def test_paths_no_disk_can_have_are_refused_by_everything_and_nothing_is_m
 
 
 async def test_half_characters_in_cells_are_kept_or_refused(contents: Any, request: pytest.FixtureRequest) -> None:
-    if "jupyter" in request.node.callspec.params.values():
+    if {"jupyter", "serverapp"} & set(request.node.callspec.params.values()):
         # It writes files as UTF-8, which has none.
         with pytest.raises(InvalidRequest, match="half a character"):
             await create(contents, "a.ipynb", "x = '\ud800'")

@@ -9,7 +9,6 @@ import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,8 +20,6 @@ from mcp.client.streamable_http import streamable_http_client
 
 from a_jupyter import TOKEN, Jupyter
 from http_app import text_of
-from mcp_server_jupyter.doors.server_extension.mount import Mount, settings_of
-from mcp_server_jupyter.errors import Unavailable
 
 pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("jupyter-extension")]
 PATIENCE = 120.0
@@ -187,50 +184,3 @@ def test_jupyter_has_loaded_it_by_its_file(jupyter: Jupyter) -> None:
 
     assert "mcp_server_jupyter | extension was successfully linked" in log
     assert "MCP is not served here" not in log
-
-
-# ------------------------------------------------------------------ what it takes for its settings
-
-
-def served_by(**more: Any) -> Any:
-    """What it reads of a Jupyter: made up, for these are many kinds of servers."""
-    own = {"sock": "", "ip": "localhost", "port": 8888, "certfile": "", "base_url": "/", "root_dir": str(PROJECT)}
-    return SimpleNamespace(**{**own, "identity_provider": SimpleNamespace(token="theirs"), **more})
-
-
-def test_it_works_in_the_very_jupyter_that_loads_it(tmp_path: Path) -> None:
-    settings = settings_of(served_by(ip="0.0.0.0", base_url="/user/ada/"), {"MCP_JUPYTER_STATE_DIR": str(tmp_path)})
-
-    assert settings.room == settings.runtime
-    assert settings.room is not None
-    assert (settings.room.url, settings.room.token) == ("http://127.0.0.1:8888/user/ada/", "theirs")
-
-
-def test_its_state_is_that_of_the_root_and_the_base_url_whatever_the_port(tmp_path: Path) -> None:
-    def state(**more: Any) -> Path:
-        return settings_of(served_by(**more), {"MCP_JUPYTER_STATE_DIR": str(tmp_path)}).root_state
-
-    assert state() == state(port=9999)
-    assert len({state(), state(base_url="/user/ada/"), state(root_dir=str(PROJECT / "src"))}) == 3
-
-
-def test_a_jupyterhub_gives_its_own_token() -> None:
-    provider = SimpleNamespace(token="", hub_auth=SimpleNamespace(api_token="of-the-hub"))
-    settings = settings_of(served_by(identity_provider=provider), {"ROOM_URL": "http://elsewhere/"})
-
-    assert settings.room is not None
-    assert settings.room.token == "of-the-hub"
-
-
-async def test_a_jupyter_without_an_address_is_told_to_whoever_calls() -> None:
-    mount = Mount(served_by(sock="/run/jupyter.sock"))
-    await mount.run()
-    sent: list[Any] = []
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    app = await mount.app()
-    await app({"type": "http", "method": "GET", "path": "/mcp", "headers": []}, lambda: None, send)  # type: ignore[arg-type, return-value]
-    assert sent[0]["status"] == Unavailable.http_status
-    assert b"Unix socket" in sent[1]["body"]

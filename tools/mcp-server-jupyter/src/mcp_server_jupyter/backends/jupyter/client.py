@@ -30,6 +30,14 @@ _CONNECT_SECONDS, _ANSWER_SECONDS = 5.0, 30.0
 START_SECONDS = 90.0
 """A server answers the start or the restart of a kernel when the kernel does, for which it waits 60 s by default."""
 
+_KINDS: dict[int, type[JupyterMcpError]] = {
+    404: NotFound,
+    409: AlreadyExists,
+    410: NotFound,
+    413: TooLarge,
+    501: Unsupported,
+}
+
 
 class Client:
     """One Jupyter server and the token for it; an async context manager.
@@ -158,15 +166,12 @@ class Client:
             )
         if 300 <= status < 400:
             return Unavailable(what, hint="Something before it wants a log-in; give the address of the server itself.")
-        kinds: dict[int, type[JupyterMcpError]] = {
-            404: NotFound,
-            409: AlreadyExists,
-            410: NotFound,
-            413: TooLarge,
-            501: Unsupported,
-        }
-        kind = kinds.get(status, InvalidRequest if status < 500 else Unavailable)
-        return kind(what)
+        return kind_of(status)(what)
+
+
+def kind_of(status: int) -> type[JupyterMcpError]:
+    """What an HTTP status of Jupyter's API that refuses something means."""
+    return _KINDS.get(status, InvalidRequest if status < 500 else Unavailable)
 
 
 def _message(response: httpx2.Response) -> str:

@@ -26,7 +26,6 @@ from .contents_api import ContentsApi
 from .contents_file import FileNotebook, Folder
 from .contents_format import require_whole
 from .contents_listing import list_entries
-from .rooms.connection import find_room
 from .rooms.notebook import RoomNotebook
 
 if TYPE_CHECKING:
@@ -48,12 +47,16 @@ def open_contents(settings: Settings) -> JupyterContents:
 
 
 class JupyterContents:
-    """`Contents` of one Jupyter server. A path that is absolute is one below `settings.root`."""
+    """`Contents` of one Jupyter server. A path that is absolute is one below `settings.root`.
 
-    def __init__(self, settings: Settings) -> None:
+    Args:
+        api: what that Jupyter is asked through; absent, its REST API at the address of the settings.
+    """
+
+    def __init__(self, settings: Settings, api: ContentsApi | None = None) -> None:
         self.root = Path(settings.root)
-        self.client = open_room_client(settings)
-        self._api = ContentsApi(self.client, settings.max_notebook_bytes)
+        self._api = api or ContentsApi(open_room_client(settings), settings.max_notebook_bytes)
+        self.client = self._api.client
         self._open: OrderedDict[str, OpenNotebook] = OrderedDict()
         self._opening: WeakValueDictionary[str, anyio.Lock] = WeakValueDictionary()
         self._changes = Changes()
@@ -63,7 +66,7 @@ class JupyterContents:
         self._folder: Folder
 
     async def __aenter__(self) -> JupyterContents:
-        await self._stack.enter_async_context(self.client)
+        await self._stack.enter_async_context(self._api)
         self._tasks = await self._stack.enter_async_context(anyio.create_task_group())
         self._folder = Folder(self._api, self._tasks, self._changes.tell)
         return self
@@ -204,7 +207,7 @@ class JupyterContents:
         address = None
         with contextlib.suppress(NotFound, InvalidNotebook):
             await self._api.state(name)
-            address = await find_room(self.client, name)
+            address = await self._api.find_room(name)
         if address is not None:
             return RoomNotebook(self._folder, name, address, self._moved)
         if isinstance(former, FileNotebook):

@@ -6,12 +6,14 @@ import contextlib
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any
 
-import anyio.to_thread
+from anyio.to_thread import run_sync
 
 from ...errors import InvalidNotebook, InvalidRequest, JupyterMcpError, NotFound, TooLarge
 from .client import Client, quoted
+from .rooms.connection import Address, find_room
 
 INLINE_BYTES = 256 * 1024
 _BYTES_A_SECOND = 500_000
@@ -41,15 +43,46 @@ class ContentsApi:
         self.client = client
         self._limit = limit
 
+    async def __aenter__(self) -> ContentsApi:
+        await self.client.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.client.__aexit__(kind, error, trace)
+
+    # ------------------------------------------------------------------ what Jupyter is asked
+
+    async def find_room(self, name: str) -> Address | None:
+        """See `rooms.connection.find_room`."""
+        return await find_room(self.client, name)
+
+    async def _model(self, name: str, seconds: float | None = None, **params: str) -> Json:
+        """What Jupyter has at a path, with its parameters as its REST API spells them."""
+        data = await self.client.exchange("GET", _path(name), params=params, seconds=seconds or _SECONDS)
+        model: Json = json.loads(data) if len(data) < INLINE_BYTES else await run_sync(json.loads, data)
+        return model
+
+    async def _write(self, name: str, data: bytes) -> None:
+        await self.client.exchange("PUT", _path(name), data, seconds=_seconds(len(data)))
+
+    async def _make_folder(self, name: str) -> None:
+        await self.client.call("PUT", _path(name), {"type": "directory"})
+
+    async def _delete(self, name: str) -> None:
+        await self.client.call("DELETE", _path(name))
+
+    # ------------------------------------------------------------------ what it means
+
     async def state(self, name: str) -> State:
         """A notebook as it is now.
 
         Raises:
             NotFound, InvalidNotebook, Unavailable, Unauthorized
         """
-        params = {"content": "0", "hash": "1", "type": "notebook"}
         try:
-            return _state(await self.client.get(_path(name), **params))
+            return _state(await self._model(name, content="0", hash="1", type="notebook"))
         except NotFound as error:
             raise _absent(name) from error
         except InvalidRequest as error:
@@ -63,16 +96,14 @@ class ContentsApi:
         """
         size = (await self.state(name)).size
         self._check_size(name, size)
-        params = {"content": "1", "hash": "1", "type": "notebook"}
         try:
-            data = await self.client.exchange("GET", _path(name), params=params, seconds=_seconds(size))
+            model = await self._model(name, _seconds(size), content="1", hash="1", type="notebook")
         except NotFound as error:
             raise _absent(name) from error
         except InvalidRequest as error:
             raise InvalidNotebook(
                 f"Jupyter cannot read {name!r}: {error.message}", hint="Repair it by hand, or restore a checkpoint."
             ) from error
-        model = json.loads(data) if len(data) < INLINE_BYTES else await anyio.to_thread.run_sync(json.loads, data)
         content = model.get("content")
         if not isinstance(content, dict):
             raise InvalidNotebook(f"{name!r} is no notebook.", hint="Name another file.")
@@ -85,7 +116,7 @@ class ContentsApi:
             TooLarge, InvalidRequest, Unavailable, Unauthorized
         """
         self._check_size(name, len(data))
-        await self.client.exchange("PUT", _path(name), data, seconds=_seconds(len(data)))
+        await self._write(name, data)
 
     async def folder(self, name: str) -> list[Json]:
         """What is in a folder, "" for the root.
@@ -94,7 +125,7 @@ class ContentsApi:
             NotFound, InvalidRequest, Unavailable, Unauthorized
         """
         try:
-            model = await self.client.get(_path(name), content="1", type="directory")
+            model = await self._model(name, content="1", type="directory")
         except NotFound as error:
             raise NotFound(f"There is no folder {name!r}.", hint="List the root for those there are.") from error
         except InvalidRequest as error:
@@ -104,7 +135,7 @@ class ContentsApi:
     async def is_there(self, name: str) -> bool:
         """Whether anything has this path."""
         try:
-            await self.client.get(_path(name), content="0")
+            await self._model(name, content="0")
         except NotFound:
             return False
         return True
@@ -119,14 +150,14 @@ class ContentsApi:
             folder = folder.rpartition("/")[0]
         try:
             for each in reversed(missing):
-                await self.client.call("PUT", _path(each), {"type": "directory"})
+                await self._make_folder(each)
                 made.append(each)
             yield
         except JupyterMcpError:
             # One that is not empty stays.
             with contextlib.suppress(JupyterMcpError):
                 for each in reversed(made):
-                    await self.client.call("DELETE", _path(each))
+                    await self._delete(each)
             raise
 
     def _check_size(self, name: str, size: int) -> None:

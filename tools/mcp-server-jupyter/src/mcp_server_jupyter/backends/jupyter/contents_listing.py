@@ -74,6 +74,8 @@ def _kind(model: dict[str, Any]) -> Literal["notebook", "file", "directory"]:
 
 
 def _time(value: Any) -> float | None:
+    if isinstance(value, datetime):
+        return value.timestamp()
     try:
         return datetime.fromisoformat(value).timestamp()
     except (TypeError, ValueError):

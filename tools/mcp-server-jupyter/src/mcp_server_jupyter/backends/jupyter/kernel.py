@@ -16,7 +16,7 @@ from ...errors import JupyterMcpError, KernelDead, KernelStartFailed, NotFound, 
 from ...ports import Channel, Death, KernelStats, Message, Replay
 from ..zmq.kernel import KernelOfRequests
 from ..zmq.request import Request
-from .client import START_SECONDS, Client, quoted
+from .kernels_api import KernelsApi
 from .known import Known, KnownKernels
 from .replay import replay
 from .requests import SharedDispatch
@@ -42,7 +42,7 @@ class Owner(Protocol):
     """What a kernel needs of the collection it is in."""
 
     @property
-    def client(self) -> Client: ...
+    def api(self) -> KernelsApi: ...
 
     @property
     def kept(self) -> KnownKernels: ...
@@ -67,12 +67,10 @@ class JupyterKernel(KernelOfRequests):
     is_recorded = False
 
     def __init__(self, owner: Owner, known: Known) -> None:
-        from .socket import KernelSocket  # noqa: PLC0415  (only where a kernel is opened)
-
         super().__init__()
         self.known = known
         self._owner = owner
-        self._socket = KernelSocket(owner.client, known.id, known.identity, self)
+        self._socket = owner.api.channels(known.id, known.identity, self)
         self._tasks: set[anyio.CancelScope] = set()
         self._gone_processes: set[str] = set()
         self._met = asyncio.Event()
@@ -137,7 +135,7 @@ class JupyterKernel(KernelOfRequests):
 
     async def stats(self) -> KernelStats:
         """See `ports.Kernel.stats`. Jupyter does not say how much memory it has."""
-        return KernelStats(where=self._owner.client.where)
+        return KernelStats(where=self._owner.api.where)
 
     # ------------------------------------------------------------------ life
 
@@ -205,7 +203,7 @@ class JupyterKernel(KernelOfRequests):
         self._shared.request("kernel_info_request", {})
 
     async def _post_interrupt(self) -> None:
-        await self._owner.client.call("POST", f"api/kernels/{quoted(self.id)}/interrupt")
+        await self._owner.api.interrupt(self.id)
 
     async def restart(self) -> None:
         """See `ports.Kernel.restart`."""
@@ -215,8 +213,7 @@ class JupyterKernel(KernelOfRequests):
                 return
             self._asked = True
             try:
-                path = f"api/kernels/{quoted(self.id)}/restart"
-                await self._owner.client.call("POST", path, seconds=START_SECONDS)
+                await self._owner.api.restart(self.id)
             except NotFound as error:
                 self._asked = False
                 self._end(Death(None, "was shut down at Jupyter"))
@@ -235,17 +232,16 @@ class JupyterKernel(KernelOfRequests):
     async def _revive(self) -> None:
         """Start a process of the same id."""
         self._owner.require_room()
-        body = {"name": self.name, "path": self.cwd, "kernel_id": self.id}
-        model = await self._owner.client.call("POST", "api/kernels", body, seconds=START_SECONDS)
+        model = await self._owner.api.start(self.name, self.cwd, self.id)
         if model["id"] != self.id:
             with suppress(JupyterMcpError):
-                await self._owner.client.call("DELETE", f"api/kernels/{quoted(model['id'])}")
+                await self._owner.api.end(model["id"])
             raise Unsupported(
                 "This Jupyter cannot start a kernel under its old id.", hint="shutdown_kernel, then start_kernel."
             )
         if self.known.notebook is not None:
             body = session_body(self.known.notebook, {"id": self.id})
-            session = await self._owner.client.call("POST", "api/sessions", body)
+            session = await self._owner.api.begin_session(body)
             self.known.session = session["id"]
         self._begun()
         self._unasked = asyncio.get_running_loop().create_future()
@@ -282,9 +278,9 @@ class JupyterKernel(KernelOfRequests):
         if self.known.session:
             # Its kernel ends with it.
             with suppress(NotFound):
-                await self._owner.client.call("DELETE", f"api/sessions/{quoted(self.known.session)}")
+                await self._owner.api.end_session(self.known.session)
         with suppress(NotFound):
-            await self._owner.client.call("DELETE", f"api/kernels/{quoted(self.id)}")
+            await self._owner.api.end(self.id)
 
     async def resume(self, msg_id: str, had: Sequence[Message] = ()) -> Replay:
         """See `ports.Kernel.resume`. Waits while Jupyter cannot be reached."""
@@ -329,15 +325,24 @@ class JupyterKernel(KernelOfRequests):
         if channel == "iopub" and not self._asked and b'"shutdown_reply"' in frames[0]:
             self._run(self.look)
 
+    def revived(self) -> None:
+        """See `socket.Listener.revived`."""
+        if not self._asked:
+            self._restarted(_DIED)
+
+    def given_up(self) -> None:
+        """See `socket.Listener.given_up`."""
+        self._end(Death(None, "died, and Jupyter could not start it again"))
+
     def _jupyter_says(self, header: dict[str, Any], frames: list[bytes]) -> None:
         """Jupyter itself speaks in our name: of the process, or of output that it drops."""
         kind = header.get("msg_type")
         if kind == "status":
             state = _header(frames[3]).get("execution_state")
             if state == "dead":
-                self._end(Death(None, "died, and Jupyter could not start it again"))
-            elif state in ("restarting", "autorestarting") and not self._asked:
-                self._restarted(_DIED)
+                self.given_up()
+            elif state in ("restarting", "autorestarting"):
+                self.revived()
         elif kind == "stream":
             self._shared.receive("iopub", frames)
             self._shared.say_lost(_header(frames[1]).get("msg_id", ""), LIMITED)
@@ -443,8 +448,12 @@ class JupyterKernel(KernelOfRequests):
 
     async def _judge_gap(self) -> None:
         """Others who were connected have taken what Jupyter would have kept for us."""
+        if not self._owner.api.keeps_messages:
+            if self._shared.has_sent:
+                self._shared.missed(_GAP)
+            return
         try:
-            model = await self._owner.client.get(f"api/kernels/{quoted(self.id)}")
+            model = await self._owner.api.kernel(self.id)
         except JupyterMcpError:
             return
         if model.get("connections", 1) > 1:
@@ -486,7 +495,7 @@ class JupyterKernel(KernelOfRequests):
     async def look(self) -> None:
         """Whether Jupyter has it still."""
         try:
-            await self._owner.client.get(f"api/kernels/{quoted(self.id)}")
+            await self._owner.api.kernel(self.id)
         except NotFound:
             self._end(Death(None, "was shut down at Jupyter"))
         except JupyterMcpError:

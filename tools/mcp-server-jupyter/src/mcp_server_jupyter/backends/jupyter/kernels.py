@@ -14,16 +14,14 @@ from ...errors import AlreadyExists, JupyterMcpError, NotFound, OutsideRoot, Una
 from ...ports import Kernelspec
 from ...settings import Settings
 from ..shared.paths import check_path
-from .client import START_SECONDS, Client, quoted
 from .connect import open_runtime_client
 from .kernel import JupyterKernel, session_body
+from .kernels_api import Json, KernelsApi, RestKernels
 from .known import Known, KnownKernels
 
 _SHUTDOWN_SECONDS = 10.0
 # So long the kernel of a notebook is taken to be its kernel still, while it is connected.
 _FRESH_SECONDS = 5.0
-
-Json = dict[str, Any]
 
 
 def open_kernels(settings: Settings) -> JupyterKernels:
@@ -32,11 +30,15 @@ def open_kernels(settings: Settings) -> JupyterKernels:
 
 
 class JupyterKernels:
-    """The kernels of one Jupyter server. See `ports.Kernels`."""
+    """The kernels of one Jupyter server. See `ports.Kernels`.
 
-    def __init__(self, settings: Settings) -> None:
+    Args:
+        api: what that Jupyter is asked through; absent, its REST API at the address of the settings.
+    """
+
+    def __init__(self, settings: Settings, api: KernelsApi | None = None) -> None:
         self.settings = settings
-        self.client: Client = open_runtime_client(settings)
+        self.api: KernelsApi = api or RestKernels(open_runtime_client(settings))
         self.kept = KnownKernels(settings.root_state / "jupyter")
         self._kernels: dict[str, JupyterKernel] = {}
         self._released = False
@@ -46,7 +48,7 @@ class JupyterKernels:
 
     async def __aenter__(self) -> JupyterKernels:
         self.kept.open()
-        await self.client.__aenter__()
+        await self.api.__aenter__()
         self._tasks = await anyio.create_task_group().__aenter__()
         return self
 
@@ -65,7 +67,7 @@ class JupyterKernels:
             self._tasks.cancel_scope.cancel()
             await self._tasks.__aexit__(None, None, None)
         with anyio.CancelScope(shield=True):
-            await self.client.__aexit__(None, None, None)
+            await self.api.__aexit__(None, None, None)
 
     async def lead(self, waiting: Callable[[str], None]) -> None:
         """See `ports.Kernels.lead`. Others of this Jupyter are no other server of ours: there the lock is enough."""
@@ -77,14 +79,14 @@ class JupyterKernels:
 
     def renew(self, settings: Settings) -> None:
         """See `ports.Renewable.renew`."""
-        self.client.renew(None if settings.runtime is None else settings.runtime.token)
+        self.api.renew(None if settings.runtime is None else settings.runtime.token)
 
     async def specs(self) -> Sequence[Kernelspec]:
         """See `ports.Kernels.specs`."""
-        listing = await self.client.get("api/kernelspecs")
+        listing = await self.api.specs()
         return [
             Kernelspec(name, spec.get("display_name", name), spec.get("language", ""), tuple(spec.get("argv", ())))
-            for name, spec in ((name, model["spec"]) for name, model in sorted(listing["kernelspecs"].items()))
+            for name, spec in ((name, model["spec"]) for name, model in sorted(listing.items()))
         ]
 
     # ------------------------------------------------------------------ kernels that are there
@@ -98,7 +100,7 @@ class JupyterKernels:
             return await self._resolve(notebook, epoch)
 
     async def _resolve(self, notebook: str, epoch: int) -> JupyterKernel | None:
-        session = _session_of(await self.client.get("api/sessions"), notebook)
+        session = _session_of(await self.api.sessions(), notebook)
         if session is None:
             self._resolved.pop(notebook, None)
             await self._look_for(notebook)
@@ -108,10 +110,10 @@ class JupyterKernels:
     async def join(self, notebook: str, kernel_id: str) -> None:
         """See `ports.Joinable.join`."""
         async with self._locks.setdefault(notebook, anyio.Lock()):
-            await self.client.get(f"api/kernels/{quoted(kernel_id)}")
-            session = _session_of(await self.client.get("api/sessions"), notebook)
+            await self.api.kernel(kernel_id)
+            session = _session_of(await self.api.sessions(), notebook)
             if session is None:
-                await self.client.call("POST", "api/sessions", session_body(notebook, {"id": kernel_id}))
+                await self.api.begin_session(session_body(notebook, {"id": kernel_id}))
             elif session["kernel"]["id"] != kernel_id:
                 raise AlreadyExists(
                     f"{notebook} has kernel {session['kernel']['id']} ({session['kernel']['name']}) already.",
@@ -173,7 +175,7 @@ class JupyterKernels:
         if name not in specs:
             raise NotFound(f"No kernelspec {name!r} in this Jupyter.", hint=f"There are: {', '.join(specs) or 'none'}.")
         if progress is not None:
-            progress(f"starting the kernel in Jupyter at {self.client.where}")
+            progress("starting the kernel in Jupyter" + (f" at {self.api.where}" if self.api.where else ""))
         await anyio.lowlevel.checkpoint()
         # Half way through, nobody would know the kernel that Jupyter has started.
         with anyio.CancelScope(shield=True):
@@ -191,13 +193,13 @@ class JupyterKernels:
 
     async def _create(self, name: str, language: str, folder: str, epoch: int, notebook: str | None) -> JupyterKernel:
         if notebook is None:
-            model = await self.client.call("POST", "api/kernels", {"name": name, "path": folder}, seconds=START_SECONDS)
+            model = await self.api.start(name, folder)
             kernel = self._add(Known(model["id"], name, language, folder, epoch, is_ours=True))
             self.kept.save(kernel.known)
             return kernel
         body = session_body(notebook, {"name": name})
         try:
-            session = await self.client.call("POST", "api/sessions", body, seconds=START_SECONDS)
+            session = await self.api.begin_session(body)
         except Unsupported as error:
             raise NotFound(str(error), hint="list_kernels names the kernelspecs there are.") from error
         return await self._meet(session, notebook, epoch, is_ours=True)
@@ -211,7 +213,7 @@ class JupyterKernels:
             return []
         there: set[str] | None = None
         try:
-            there = {model["id"] for model in await self.client.get("api/kernels")}
+            there = {model["id"] for model in await self.api.kernels()}
         except JupyterMcpError:
             # Jupyter is away, or does not want us now: they are met once it is back.
             there = None

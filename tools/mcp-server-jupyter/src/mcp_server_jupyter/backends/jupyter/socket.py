@@ -45,6 +45,12 @@ class Listener(Protocol):
     def gone(self, why: str) -> None:
         """There is no such kernel any more; the socket has ended."""
 
+    def revived(self) -> None:
+        """Its process had died, and Jupyter starts another one."""
+
+    def given_up(self) -> None:
+        """Its process has died, and Jupyter could not start another one."""
+
 
 class KernelSocket:
     """One kernel's channels. `run` it in a task; cancelled, it closes.

@@ -16,6 +16,8 @@ from . import big_json
 
 DELIMITER = b"<IDS|MSG>"
 PROTOCOL = "5.4"
+# Header, parent, metadata, content.
+_SIGNED = 4
 
 Decoded = tuple[Message, dict[str, Any]]
 """A message and its parent's header."""
@@ -62,19 +64,32 @@ class Codec:
             # Half a character: no program holds one, so no kernel takes it; in a string its escape means the same.
             packed = pack(_encodable(content))
         frames = [pack(header), pack(parent or {}), b"{}", packed]
-        return [DELIMITER, self._session.sign(frames) if self._is_signed else b"", *frames]
+        return self.sealed(frames)
+
+    def sealed(self, frames: list[bytes]) -> list[bytes]:
+        """A message's frames, from the header on, ready to be sent."""
+        return [DELIMITER, self._session.sign(frames[:_SIGNED]) if self._is_signed else b"", *frames]
+
+    def opened(self, frames: list[bytes]) -> list[bytes] | None:
+        """The frames of a message from the header on; None for one that is not the kernel's."""
+        try:
+            signature, *whole = frames[frames.index(DELIMITER) + 1 :]
+        except ValueError:
+            return None
+        if len(whole) < _SIGNED:
+            return None
+        if self._is_signed and not hmac.compare_digest(signature, self._session.sign(whole[:_SIGNED])):
+            return None
+        return whole
 
     def decode(self, channel: Channel, frames: list[bytes]) -> Decoded | None:
         """Verify and unpack; None for one that is not the kernel's. May be called in any thread."""
-        session = self._session
+        whole = self.opened(frames)
+        if whole is None:
+            return None
+        header, parent, metadata, content = whole[:_SIGNED]
+        unpack = self._session.unpack
         try:
-            at = frames.index(DELIMITER)
-            signature, header, parent, metadata, content = frames[at + 1 : at + 6]
-            if self._is_signed:
-                signed = session.sign([header, parent, metadata, content])
-                if not hmac.compare_digest(signature, signed):
-                    return None
-            unpack = session.unpack
             head, parent_header = unpack(header), unpack(parent) or {}
             message = Message(
                 channel,
@@ -83,7 +98,7 @@ class Codec:
                 parent_header.get("msg_id", ""),
                 unpack(content) if len(content) < big_json.SLICE else big_json.loads(content, unpack),
                 unpack(metadata) if metadata != b"{}" else {},
-                frames[at + 6 :],
+                whole[_SIGNED:],
             )
         except (ValueError, KeyError, TypeError, AttributeError):
             # What a stranger, or a broken kernel, sent in place of the protocol's frames.

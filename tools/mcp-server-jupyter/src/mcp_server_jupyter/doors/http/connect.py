@@ -81,6 +81,7 @@ async def _place(
             places.home.settings,
             contents=provider,
             kernels=provider,
+            place=None,
             jupyter_url=None,
             jupyter_token=None,
             room_url=room.url,

@@ -1,8 +1,4 @@
-"""Our server within a Jupyter server: opened in the background, in one task, with that very Jupyter for its place.
-
-It reaches Jupyter as any client does, at its own address and with its own token, so that what people see in their
-tabs and what agents see is one thing, whatever contents manager, documents or kernels this Jupyter has.
-"""
+"""Our server within a Jupyter server: opened in the background, in one task, over that very Jupyter's managers."""
 
 from __future__ import annotations
 
@@ -16,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import anyio.to_thread
 
 from ...errors import JupyterMcpError, Unavailable
-from ...settings import PREFIX, Settings
+from ...settings import PREFIX, SERVERAPP, Settings
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -84,7 +80,7 @@ class Mount:
         async with AsyncExitStack() as stack:
             if not await self._owns(stack, settings):
                 return
-            app = await _open(stack, settings)
+            app = await _open(stack, settings, self._serverapp)
             self._app = app
             self._settled.set()
             await self._stopping.wait()
@@ -123,13 +119,16 @@ def _load() -> None:
     from ..mcp import server  # noqa: F401, PLC0415
 
 
-async def _open(stack: AsyncExitStack, settings: Settings) -> Starlette:
+async def _open(stack: AsyncExitStack, settings: Settings, serverapp: Any) -> Starlette:
     from ...places import open_places  # noqa: PLC0415 - see `_load`
-    from ...services import open_services  # noqa: PLC0415
+    from ...services import open_backend, open_services  # noqa: PLC0415
     from ..http.app import create_mounted  # noqa: PLC0415
     from ..mcp.server import create_mcp  # noqa: PLC0415
 
-    services = await stack.enter_async_context(open_services(settings))
+    contents, kernels = (
+        open_backend(port, getattr(settings, port), settings, serverapp) for port in ("contents", "kernels")
+    )
+    services = await stack.enter_async_context(open_services(settings, contents=contents, kernels=kernels))
     places = await stack.enter_async_context(open_places(services))
     app = create_mounted(places, create_mcp(places))
     await stack.enter_async_context(app.router.lifespan_context(app))
@@ -141,24 +140,24 @@ def settings_of(serverapp: Any, environ: Mapping[str, str] | None = None) -> Set
 
     Raises:
         InvalidRequest: a variable of ours is wrong.
-        Unavailable: that Jupyter listens on no address.
     """
     environ = os.environ if environ is None else environ
-    if serverapp.sock:
-        raise Unavailable(
-            "This Jupyter listens on a Unix socket alone.", hint="Start it with --ip and --port to use MCP inside it."
-        )
-    host = "127.0.0.1" if serverapp.ip in _EVERYWHERE else f"[{serverapp.ip}]" if ":" in serverapp.ip else serverapp.ip
-    scheme = "https" if serverapp.certfile else "http"
     given = {
         "root": serverapp.root_dir,
-        "jupyter_url": f"{scheme}://{host}:{serverapp.port}{serverapp.base_url}",
+        # For live documents alone.
+        "jupyter_url": None if serverapp.sock else _url(serverapp),
         "jupyter_token": _token(serverapp.identity_provider),
+        # Its port may be another one with every start.
         "place": f"in Jupyter at {serverapp.base_url}",
-        "contents": "jupyter",
-        "kernels": "jupyter",
+        "contents": SERVERAPP,
+        "kernels": SERVERAPP,
     }
     return Settings.load(given, {name: value for name, value in environ.items() if name.startswith(PREFIX)})
+
+
+def _url(serverapp: Any) -> str:
+    host = "127.0.0.1" if serverapp.ip in _EVERYWHERE else f"[{serverapp.ip}]" if ":" in serverapp.ip else serverapp.ip
+    return f"{'https' if serverapp.certfile else 'http'}://{host}:{serverapp.port}{serverapp.base_url}"
 
 
 def _token(provider: Any) -> str | None:

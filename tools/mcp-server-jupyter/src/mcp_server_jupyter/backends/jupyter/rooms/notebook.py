@@ -19,7 +19,7 @@ from .... import notebooks
 from ....errors import InvalidNotebook, JupyterMcpError, NotFound, Unavailable
 from ..contents_file import Folder
 from ..contents_format import parse, require_editable, require_whole
-from .connection import Address, Connection, find_room, path_of
+from .connection import Address, Connection, path_of
 from .intents import Intent, is_lost, same_content
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class RoomNotebook:
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 # A Jupyter that was started anew may have given the file another id.
                 with contextlib.suppress(JupyterMcpError):
-                    self._address = await find_room(self._folder.api.client, self.name) or self._address
+                    self._address = await self._folder.api.find_room(self.name) or self._address
 
     async def _leave_when_idle(self) -> None:
         """Rooms that somebody is in are kept, and their servers count as used."""

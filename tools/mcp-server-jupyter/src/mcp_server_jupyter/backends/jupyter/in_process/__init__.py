@@ -1,0 +1,1 @@
+"""The same inside a Jupyter server: what it is asked over HTTP elsewhere, its managers are asked here."""
