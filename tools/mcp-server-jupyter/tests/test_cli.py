@@ -76,10 +76,11 @@ def test_the_version_is_the_packages() -> None:
 
 
 def test_every_setting_is_an_option_of_the_server_commands_with_its_variable() -> None:
-    for arguments in (["--help"], ["serve", "--help"], ["gateway", "--help"]):
+    for arguments in (["--help"], ["serve", "--help"], ["gateway", "--help"], ["hub", "--help"]):
         shown = " ".join(CliRunner().invoke(cli.commands, arguments).output.split())
         for field in dataclasses.fields(Settings):
-            if (field.metadata["group"] == "Gateway") != ("gateway" in arguments):
+            own = field.metadata["group"] if field.metadata["group"] in ("Gateway", "Hub") else "serve"
+            if own.lower() not in (arguments[0], "serve" if arguments == ["--help"] else ""):
                 continue
             assert f"--{field.name.replace('_', '-')} " in shown, field.name
             assert PREFIX + field.name.upper() in shown, field.name

@@ -141,6 +141,14 @@ def gateway(context: click.Context, /, **options: Any) -> None:
 
 
 @commands.command(cls=GroupedOptions)
+@with_settings("Hub", "HTTP", "Server", "Answers")
+@click.pass_context
+def hub(context: click.Context, /, **options: Any) -> None:
+    """Serve a JupyterHub's users: MCP for each one's own server; see docs/jupyterhub.md."""
+    servers.run_hub(load_settings(context, options))
+
+
+@commands.command(cls=GroupedOptions)
 @click.argument("check", required=False)
 @with_settings()
 @click.pass_context
