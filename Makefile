@@ -77,6 +77,10 @@ e2e-full: env-dev ## The same with what takes longer or is not yet even: every c
 e2e-jupyter: env-dev ## Run the tests against real Jupyters with live documents, installed in the user's cache; ARGS go to pytest
 	@cd $(PACKAGE) && .venv/bin/python -m pytest -c tests/e2e/jupyter/pytest.ini tests/e2e/jupyter $(ARGS)
 
+.PHONY: e2e-hub
+e2e-hub: env-dev ## Run the tests against a real JupyterHub with its proxy, installed in the user's cache; needs npm; ARGS go to pytest
+	@cd $(PACKAGE) && .venv/bin/python -m pytest -c tests/e2e/hub/pytest.ini tests/e2e/hub $(ARGS)
+
 .PHONY: bench
 bench: env-dev ## Measure against the raw kernel round trip; ARGS=--quick for a smoke run
 	@cd $(PACKAGE) && .venv/bin/python -m bench $(ARGS)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -75,20 +75,27 @@ class Jupyter:
     Args:
         python: whose jupyter-server it is.
         extensions: it loads those that are installed beside it.
-        base: what its addresses begin with.
+        base: what the paths of its addresses begin with.
+        environment: more of it.
     """
 
     def __init__(
-        self, folder: Path, *options: str, python: str = sys.executable, extensions: bool = False, base: str = "/"
+        self,
+        folder: Path,
+        *options: str,
+        python: str = sys.executable,
+        extensions: bool = False,
+        base: str = "/",
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.root = folder / "notebooks"
         self.root.mkdir(parents=True, exist_ok=True)
         self.log = folder / "jupyter.log"
         self._folder = folder
         self._python = python
-        own = (f"--ServerApp.base_url={base}", *(() if extensions else ("--ServerApp.jpserver_extensions={}",)))
         self._base = base
-        self._options = (*own, *options)
+        self._environment = dict(environment or {})
+        self._options = options if extensions else ("--ServerApp.jpserver_extensions={}", *options)
         self._port = socket.socket()
         self._port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         self._port.bind(("127.0.0.1", 0))
@@ -114,6 +121,7 @@ class Jupyter:
                     "--ServerApp.ip=127.0.0.1",
                     f"--ServerApp.port={self._port.getsockname()[1]}",
                     f"--IdentityProvider.token={TOKEN}",
+                    f"--ServerApp.base_url={self._base}",
                     f"--ServerApp.root_dir={self.root}",
                     "--ServerApp.open_browser=False",
                     "--ServerApp.allow_root=True",
@@ -124,7 +132,7 @@ class Jupyter:
                 cwd=self._folder,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **own, "PYTHONWARNINGS": "default"},
+                env={**os.environ, **own, "PYTHONWARNINGS": "default", **self._environment},
             )
         eventually(self._answers, 110, "Jupyter's start")
         return self

@@ -76,10 +76,11 @@ def test_the_version_is_the_packages() -> None:
 
 
 def test_every_setting_is_an_option_of_the_server_commands_with_its_variable() -> None:
-    for arguments in (["--help"], ["serve", "--help"], ["gateway", "--help"]):
+    for arguments in (["--help"], ["serve", "--help"], ["gateway", "--help"], ["hub", "--help"]):
         shown = " ".join(CliRunner().invoke(cli.commands, arguments).output.split())
         for field in dataclasses.fields(Settings):
-            if (field.metadata["group"] == "Gateway") != ("gateway" in arguments):
+            own = field.metadata["group"] if field.metadata["group"] in ("Gateway", "Hub") else "serve"
+            if own.lower() not in (arguments[0], "serve" if arguments == ["--help"] else ""):
                 continue
             assert f"--{field.name.replace('_', '-')} " in shown, field.name
             assert PREFIX + field.name.upper() in shown, field.name
@@ -501,3 +502,21 @@ def test_what_only_looks_at_a_root_does_not_make_it(command: list[str], tmp_path
     assert refused.returncode == 2
     assert "is not a folder" in refused.stderr
     assert not missing.exists()
+
+
+def test_a_configuration_for_a_jupyter_names_the_token_and_does_not_hold_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def shown(*arguments: str) -> dict[str, str]:
+        printed = CliRunner().invoke(cli.commands, ["config", "claude", "--jupyter", *arguments])
+        assert printed.exit_code == 0, printed.output
+        entry: dict[str, Any] = json.loads(printed.stdout)["mcpServers"]["jupyter"]
+        return {"url": entry["url"], "header": entry["headers"]["Authorization"]}
+
+    for name in ("JUPYTERHUB_SERVICE_URL", "MCP_JUPYTER_JUPYTER_URL"):
+        monkeypatch.delenv(name, raising=False)
+    assert shown() == {"url": "http://localhost:8888/api/mcp/", "header": "token ${JUPYTER_TOKEN}"}
+    named = shown("--jupyter-url", "https://lab.example.org/base")
+    assert named == {"url": "https://lab.example.org/base/api/mcp/", "header": "token ${JUPYTER_TOKEN}"}
+    monkeypatch.setenv("JUPYTERHUB_API_TOKEN", "secret-of-the-server")
+    monkeypatch.setenv("JUPYTERHUB_SERVICE_URL", "http://0.0.0.0:8888/user/ada/")
+    of_hub = shown()
+    assert of_hub == {"url": "http://127.0.0.1:8888/user/ada/api/mcp/", "header": "token ${JUPYTERHUB_API_TOKEN}"}

@@ -13,6 +13,7 @@ JupyterMcpError
 ├── InvalidNotebook           a file that is not a notebook we can edit without damage (422)
 ├── Unsupported               the backend cannot do this (501)
 ├── Unavailable               a backend that does not answer (503)
+│   └── ServerNotRunning      a user's server at a JupyterHub that is stopped (424)
 └── KernelError
     ├── KernelStarting        the kernel is not up yet; the call changed nothing and may be repeated (503)
     ├── KernelStartFailed     the kernel did not come up; carries the end of its log (502)
@@ -129,10 +130,21 @@ class Unsupported(JupyterMcpError):
 
 
 class Unavailable(JupyterMcpError):
-    """A backend that does not answer."""
+    """A backend that does not answer. `retry_after` is in how many seconds it may, None where nobody knows."""
 
     code = "unavailable"
     http_status = 503
+
+    def __init__(self, message: str, *, hint: str | None = None, retry_after: int | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after = retry_after
+
+
+class ServerNotRunning(Unavailable):
+    """A user's server at a JupyterHub that is stopped (424, as the hub itself answers)."""
+
+    code = "server_not_running"
+    http_status = 424
 
 
 class KernelError(JupyterMcpError):

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import anyio
 import anyio.abc
@@ -31,6 +31,21 @@ MOST = 16
 _GROUP = "mcp_server_jupyter.verify"
 
 Verify = Callable[[Address, Literal["contents", "kernels"]], Awaitable[None]]
+
+
+class Here(Protocol):
+    """Where the calls of one door work."""
+
+    @property
+    def events(self) -> Events:
+        """What happens there."""
+
+    def using(self, arguments: object = None) -> AbstractAsyncContextManager[Services]:
+        """The place of a call with these arguments, which is open for as long as the context lasts.
+
+        Raises:
+            JupyterMcpError: it cannot be had.
+        """
 
 
 @dataclass(eq=False)
@@ -77,6 +92,11 @@ class Places:
                 return services
         return self.current
 
+    @asynccontextmanager
+    async def using(self, arguments: object = None) -> AsyncIterator[Services]:
+        """See `Here.using`."""
+        yield await self.of(arguments)
+
     @property
     def is_working(self) -> bool:
         """Whether a cell runs or waits in any of them."""
@@ -99,13 +119,13 @@ class Places:
         """
         async with self._opening:
             if settings.root_state == self.home.settings.root_state:
-                _renew(self.home, settings)
+                renew(self.home, settings)
                 return self.home
             opened = self._others.get(settings.root_state)
             if opened is None:
                 await self._make_room()
                 return await self._tasks.start(self._keep, settings)  # type: ignore[no-any-return]
-            _renew(opened.services, settings)
+            renew(opened.services, settings)
             return opened.services
 
     def switch(self, services: Services) -> None:
@@ -193,7 +213,8 @@ async def verify(provider: str, address: Address, port: Literal["contents", "ker
     raise InvalidRequest(f"No provider {provider!r}.", hint=f"Known: {', '.join(providers())}.")
 
 
-def _renew(services: Services, settings: Settings) -> None:
+def renew(services: Services, settings: Settings) -> None:
+    """Have a place that is open use the credentials of these settings."""
     for backend in (services.contents, services.kernels):
         if isinstance(backend, Renewable):
             backend.renew(settings)

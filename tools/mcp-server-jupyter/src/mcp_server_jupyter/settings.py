@@ -259,6 +259,34 @@ class Settings:
         "KEEP_FAILED_SECONDS",
         group="Gateway",
     )
+    hub_api_url: str | None = _setting(
+        None, "Address of the hub's API, e.g. http://hub:8081/hub/api.", "JUPYTERHUB_API_URL", group="Hub"
+    )
+    hub_api_token: str | None = _setting(
+        None, "The service's own token at the hub; it is sent to the hub alone.", "JUPYTERHUB_API_TOKEN", group="Hub"
+    )
+    hub_url: str | None = _setting(
+        None,
+        "Address of the hub's proxy, where users' servers are, e.g. http://proxy-public; absent, what the hub itself "
+        "says (its public_url).",
+        group="Hub",
+    )
+    hub_service_url: str | None = _setting(
+        None,
+        "Address that a hub which manages the service has it listen at, instead of --host and --port.",
+        "JUPYTERHUB_SERVICE_URL",
+        group="Hub",
+    )
+    hub_service_prefix: str = _setting(
+        "/", "What the paths of the service begin with.", "JUPYTERHUB_SERVICE_PREFIX", group="Hub"
+    )
+    hub_service_name: str | None = _setting(
+        None, "The service's name at the hub.", "JUPYTERHUB_SERVICE_NAME", group="Hub"
+    )
+    staff_group: str | None = _setting(
+        None, "Group of the hub whose members may work in others' servers; absent, nobody may.", group="Hub"
+    )
+    hub_places: int = _setting(500, "Users' servers that are worked in at once; more are refused.", group="Hub")
     transport: Transport = _setting(
         "stdio", "What the bare command serves: stdio, or streamable HTTP as `serve` does.", "TRANSPORT", group="Server"
     )

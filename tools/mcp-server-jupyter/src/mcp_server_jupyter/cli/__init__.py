@@ -141,6 +141,14 @@ def gateway(context: click.Context, /, **options: Any) -> None:
 
 
 @commands.command(cls=GroupedOptions)
+@with_settings("Hub", "HTTP", "Server", "Answers")
+@click.pass_context
+def hub(context: click.Context, /, **options: Any) -> None:
+    """Serve a JupyterHub's users: MCP for each one's own server; see docs/jupyterhub.md."""
+    servers.run_hub(load_settings(context, options))
+
+
+@commands.command(cls=GroupedOptions)
 @click.argument("check", required=False)
 @with_settings()
 @click.pass_context
@@ -199,21 +207,36 @@ def install(context: click.Context, /, *, profile: str, name: str | None, sys_pr
 @click.argument("client", type=click.Choice(CLIENTS))
 @click.option("--http", is_flag=True, help="For the root's server, with a token for /mcp alone, instead of stdio.")
 @click.option("--docker", is_flag=True, help="For a server in a container, beside a Jupyter on this machine.")
+@click.option(
+    "--jupyter",
+    is_flag=True,
+    help="For the extension in a Jupyter server: --jupyter-url, or the one of a hub this is run in.",
+)
 @click.option("--command", metavar="PROGRAM", help="What starts the server, instead of this interpreter.")
 @with_settings()
 @click.pass_context
 def config(
-    context: click.Context, /, *, client: str, http: bool, docker: bool, command: str | None, **options: Any
+    context: click.Context,
+    /,
+    *,
+    client: str,
+    http: bool,
+    docker: bool,
+    jupyter: bool,
+    command: str | None,
+    **options: Any,
 ) -> None:
     """Print the configuration that CLIENT takes, ready to paste; where it goes is said on standard error."""
     from ..commands import config  # noqa: PLC0415
 
-    if docker and (http or command):
-        raise click.UsageError("--docker goes without --http and --command.")
+    if (docker or jupyter) and (http or command or (docker and jupyter)):
+        raise click.UsageError("--docker and --jupyter go alone, without --http and --command.")
     settings = load_settings(context, options)
     keeps_port = True
     if docker:
         entry = config.docker_config(client, settings)
+    elif jupyter:
+        entry = config.jupyter_config(client, settings)
     elif http:
         record, keeps_port = servers.record_of(settings, asked(settings, merged_options(context, options)))
         entry = config.http_config(client, record["url"], record["token"])

@@ -99,6 +99,21 @@ def run_gateway(settings: Settings) -> None:
         anyio.run(serve_gateway, settings, lambda url, token: click.echo(gateway_welcome(settings, url, token)))
 
 
+def run_hub(settings: Settings) -> None:
+    """Serve a JupyterHub in the foreground: one service for each state folder."""
+    import anyio  # noqa: PLC0415
+
+    from ..commands.welcome import hub_welcome  # noqa: PLC0415
+    from ..doors.hub.serve import serve_hub, service_settings  # noqa: PLC0415
+    from ..ownership import make_private, owned  # noqa: PLC0415
+
+    settings = service_settings(settings)
+    make_private(settings.root_state)
+    _configure_logs(settings)
+    with owned(settings):
+        anyio.run(serve_hub, settings, lambda url, token: click.echo(hub_welcome(settings, url, token)))
+
+
 def serve_detached(settings: Settings, held: Held, listener: socket.socket) -> None:
     """The root's server, in a process of its own: until nobody needs it."""
     _serve("serve_detached", settings, held, listener)

@@ -65,6 +65,26 @@ def docker_config(client: str, settings: Settings) -> dict[str, Any]:
     return _wrapped(client, entry)
 
 
+def jupyter_config(client: str, settings: Settings) -> dict[str, Any]:
+    """Reach the extension in a Jupyter server: the one that is named, else the hub's that this is run in.
+
+    The token is named, not written: a project's file may be anybody's to read.
+
+    Raises:
+        InvalidRequest: the client reads no variables of the environment in its configuration.
+    """
+    if client not in ("claude", "vscode"):
+        raise InvalidRequest(f"{CLIENTS[client]} takes no token from the environment.", hint="Use claude or vscode.")
+    of_hub = settings.jupyter_url is None and settings.hub_service_url is not None
+    url = settings.jupyter_url or settings.hub_service_url or "http://localhost:8888/"
+    # Where a server listens at every address, it is reached at its own.
+    url = re.sub(r"//(0\.0\.0\.0|\[::\]|)(?=[:/])", "//127.0.0.1", url)
+    variable = "JUPYTERHUB_API_TOKEN" if of_hub else "JUPYTER_TOKEN"
+    named = f"${{env:{variable}}}" if client == "vscode" else f"${{{variable}}}"
+    entry = {"type": "http", "url": f"{url.rstrip('/')}/api/mcp/", "headers": {"Authorization": f"token {named}"}}
+    return _wrapped(client, entry)
+
+
 def http_config(client: str, url: str, token: str | None) -> dict[str, Any]:
     """Reach a running server, by a token that opens `/mcp` alone.
 

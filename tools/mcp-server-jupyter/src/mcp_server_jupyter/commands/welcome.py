@@ -31,6 +31,20 @@ def gateway_welcome(settings: Settings, url: str, token: str | None) -> str:
     return "\n".join(lines)
 
 
+def hub_welcome(settings: Settings, url: str, token: str | None) -> str:
+    """Where the service is, which hub it serves, and its operator's token."""
+    lines = [
+        "",
+        f"  mcp-server-jupyter {__version__}, service of a JupyterHub",
+        f"  Hub         {settings.hub_api_url}",
+        f"  Address     {url}{settings.hub_service_prefix.rstrip('/')}",
+        f"  Operator    {'the token you set' if settings.token else token}",
+        f"  Staff       {settings.staff_group or 'nobody (--staff-group)'}",
+        "",
+    ]
+    return "\n".join(lines)
+
+
 def welcome(settings: Settings, url: str, token: str | None) -> str:
     """Where the server is, its token, and a configuration to paste."""
     shown = token if token is None or not settings.token else "YOUR_TOKEN"

@@ -16,6 +16,7 @@ from ...errors import (
     InvalidRequest,
     JupyterMcpError,
     NotFound,
+    ServerNotRunning,
     TooLarge,
     Unauthorized,
     Unavailable,
@@ -100,6 +101,7 @@ class Client:
 
         Raises:
             Unavailable: the server does not answer, or fails.
+            ServerNotRunning: a JupyterHub answers for it, which has stopped it.
             Unauthorized: it refuses the token.
             NotFound, AlreadyExists, InvalidRequest, TooLarge, Unsupported: as it says.
         """
@@ -138,6 +140,11 @@ class Client:
             raise self.away(error) from error
         if response.is_success:
             return response.content
+        if _is_stopped(response):
+            raise ServerNotRunning(
+                f"Jupyter at {self.url} is not running: its hub has stopped it, or has not started it yet.",
+                hint="start_server starts it, where that tool is listed; else open it in a browser.",
+            )
         raise self._refusal(response.status_code, _message(response))
 
     def renew(self, token: str | None) -> None:
@@ -172,6 +179,15 @@ class Client:
 def kind_of(status: int) -> type[JupyterMcpError]:
     """What an HTTP status of Jupyter's API that refuses something means."""
     return _KINDS.get(status, InvalidRequest if status < 500 else Unavailable)
+
+
+def _is_stopped(response: httpx2.Response) -> bool:
+    """Whether a JupyterHub answers for a server that does not run (JupyterHub docs, "Using JupyterHub's REST API").
+
+    Its proxy sends what no server takes to the hub, which redirects below its own prefix, and there says 424.
+    """
+    moved = urlsplit(response.headers.get("location", "")).path
+    return response.status_code == 424 or (300 <= response.status_code < 400 and "/hub/user/" in moved)
 
 
 def _message(response: httpx2.Response) -> str:

@@ -13,7 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ...errors import Conflict, InvalidRequest, JupyterMcpError, TooLarge, Unauthorized
+from ...errors import Conflict, InvalidRequest, JupyterMcpError, TooLarge, Unauthorized, Unavailable
 from ...settings import Settings
 from ...tokens import client_token
 from .json_text import Json
@@ -81,6 +81,8 @@ def error_response(error: JupyterMcpError, headers: dict[str, str] | None = None
     content = {"error": error.code, "message": error.message, "hint": error.hint}
     if isinstance(error, Conflict):
         content["diff"] = error.diff
+    if isinstance(error, Unavailable) and error.retry_after is not None:
+        headers = {"retry-after": str(error.retry_after), **(headers or {})}
     return Json(content, status_code=error.http_status, headers=headers)
 
 
@@ -178,14 +180,18 @@ class Guard:
         token: str | None,
         port: int | None,
         open_routes: frozenset[str] = OPEN_ROUTES,
+        is_proxied: bool = False,
     ) -> None:
+        """Behind a proxy the Host is the proxy's own, and its address everybody's: the application tells callers apart
+        and bounds each of them, by the token that every request must carry."""
         self._app = app
         self._open_routes = open_routes
         self._token = token.encode() if token else None
         self._client_token = client_token(token).encode() if token else None
         self._hosts = Names(is_loopback(settings.host), settings.allowed_hosts, port)
         self._origins = Names(True, settings.allowed_origins, port)
-        self._rate = RateLimit(settings.rate_limit)
+        self._rate = RateLimit(0 if is_proxied else settings.rate_limit)
+        self._is_proxied = is_proxied
         self._max_body = settings.max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -229,7 +235,7 @@ class Guard:
     def _wrong_name(self, scope: Scope, headers: Headers) -> JupyterMcpError | None:
         hosts, origins = headers.getlist("host"), headers.getlist("origin")
         local = (scope.get("server") or (None,))[0]
-        if len(hosts) != 1 or not self._hosts.host_allowed(hosts[0], local):
+        if len(hosts) != 1 or not (self._is_proxied or self._hosts.host_allowed(hosts[0], local)):
             return MisdirectedRequest(
                 "This server does not answer to that Host.", hint="Name it by --allowed-hosts if it should."
             )

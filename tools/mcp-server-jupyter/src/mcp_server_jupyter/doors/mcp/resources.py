@@ -11,7 +11,7 @@ from ...operations import Answers, Caller
 from ...operations.bind import invoke
 from ...operations.uris import NotebookHandle, OutputHandle, cell_uri, notebook_uri, output_uri, quote_path
 from ...outputs import slice_text
-from ...places import Places
+from ...places import Here
 from ...ports import Entry
 from ...services import Services
 
@@ -57,19 +57,19 @@ def listed(entry: Entry) -> T.Resource:
     return T.Resource(uri=notebook_uri(entry.path), name=entry.path, mime_type=NOTEBOOK_TYPE, size=entry.size)
 
 
-async def read(places: Places, handle: NotebookHandle | OutputHandle, caller: Caller) -> tuple[str, str]:
+async def read(places: Here, handle: NotebookHandle | OutputHandle, caller: Caller) -> tuple[str, str]:
     """The text behind a handle, and its MIME type.
 
     Raises:
         JupyterMcpError
     """
     if isinstance(handle, OutputHandle):
-        services = await places.of({"execution_id": handle.execution_id})
-        return await _output(services, handle, caller), TEXT_TYPE
-    services = places.current
-    if handle.cell is not None:
-        return await _cell(services, handle, handle.cell, caller), TEXT_TYPE
-    return await _notebook(services, handle.path, caller), NOTEBOOK_TYPE
+        async with places.using({"execution_id": handle.execution_id}) as services:
+            return await _output(services, handle, caller), TEXT_TYPE
+    async with places.using() as services:
+        if handle.cell is not None:
+            return await _cell(services, handle, handle.cell, caller), TEXT_TYPE
+        return await _notebook(services, handle.path, caller), NOTEBOOK_TYPE
 
 
 async def _notebook(services: Services, path: str, caller: Caller) -> str:

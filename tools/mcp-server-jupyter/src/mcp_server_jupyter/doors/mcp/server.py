@@ -19,8 +19,9 @@ from ... import __version__
 from ...errors import JupyterMcpError
 from ...operations import OPERATIONS, Answer, Caller, Operation
 from ...operations.bind import input_schema, invoke, resolve
+from ...operations.call import Progress
 from ...operations.uris import parse_handle
-from ...places import Places
+from ...places import Here
 from . import prompts, resources
 from .printable import escape_surrogates, printable
 from .sdk_compat import caller_cancelled, caller_of
@@ -43,7 +44,7 @@ silently: restart_kernel, then rerun the cells it names.
 class JupyterMcp(MCPServer[dict[str, Any]]):
     """An MCP server whose tools are the operations. More tools, resources and prompts can be added as to any."""
 
-    def __init__(self, places: Places) -> None:
+    def __init__(self, places: Here) -> None:
         self.places = places
         super().__init__(
             "mcp-server-jupyter",
@@ -58,12 +59,17 @@ class JupyterMcp(MCPServer[dict[str, Any]]):
         )
         self.subscribers = Subscribers(self, places)
 
+    def caller(self, request: Any) -> Caller:
+        """Who calls by this request of the SDK's, None for nobody that is known."""
+        return caller_of(request)
+
     async def list_tools(self) -> list[T.Tool]:
         return [_tool(operation) for operation in OPERATIONS.values()] + await super().list_tools()
 
     async def list_resources(self) -> list[T.Resource]:
         """Every notebook, the first 500 by path; beyond that, the template and its completion."""
-        entries = await self.places.current.contents.list("", recursive=True)
+        async with self.places.using() as services:
+            entries = await services.contents.list("", recursive=True)
         notebooks = [entry for entry in entries if entry.kind == "notebook"][:500]
         return [resources.listed(entry) for entry in notebooks] + await super().list_resources()
 
@@ -77,14 +83,15 @@ class JupyterMcp(MCPServer[dict[str, Any]]):
             return await super().call_tool(name, arguments, context)
         request = None if context is None else context.request_context
         try:
-            answer = await invoke(
-                await self.places.of(arguments),
-                name,
-                arguments,
-                caller=caller_of(request),
-                progress=None if context is None else _progress(context),
-                cancelled_by_caller=lambda: caller_cancelled(request),
-            )
+            async with self.places.using(arguments) as services:
+                answer = await invoke(
+                    services,
+                    name,
+                    arguments,
+                    caller=self.caller(request),
+                    progress=None if context is None else progress_of(context),
+                    cancelled_by_caller=lambda: caller_cancelled(request),
+                )
         except JupyterMcpError as error:
             return T.CallToolResult(content=[T.TextContent(type="text", text=str(error))], is_error=True)
         except Exception as error:  # logged by the SDK, with its traceback; the client learns no more than this
@@ -120,9 +127,13 @@ class JupyterMcp(MCPServer[dict[str, Any]]):
         return [ReadResourceContents(content=text, mime_type=mime_type)]
 
 
-def create_mcp(places: Places) -> JupyterMcp:
+def create_mcp(places: Here) -> JupyterMcp:
     """The MCP server of these places."""
-    server = JupyterMcp(places)
+    return completed(JupyterMcp(places))
+
+
+def completed(server: JupyterMcp) -> JupyterMcp:
+    """The same server with its prompts and completions."""
     prompts.register(server)
 
     @server.completion()  # type: ignore[no-untyped-call,untyped-decorator]
@@ -131,7 +142,8 @@ def create_mcp(places: Places) -> JupyterMcp:
         argument: T.CompletionArgument,
         context: T.CompletionContext | None,
     ) -> T.Completion | None:
-        return await resources.complete(places.current, ref, argument)
+        async with server.places.using() as services:
+            return await resources.complete(services, ref, argument)
 
     return server
 
@@ -174,7 +186,9 @@ def _annotations(operation: Operation) -> T.ToolAnnotations:
     )
 
 
-def _progress(context: Context[Any, Any]) -> Any:
+def progress_of(context: Context[Any, Any]) -> Progress:
+    """Tells the client of a call how far it is."""
+
     async def report(value: float, text: str) -> None:
         await context.report_progress(value, None, printable(text))
 

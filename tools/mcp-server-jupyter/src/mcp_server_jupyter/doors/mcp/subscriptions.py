@@ -16,7 +16,7 @@ from mcp.server.subscriptions import InMemorySubscriptionBus, ResourceUpdated, S
 from ...errors import JupyterMcpError
 from ...events import Event, Events
 from ...operations.uris import NOTEBOOK, NotebookHandle, notebook_uri, parse_handle
-from ...places import Places
+from ...places import Here
 from .sdk_compat import connection_of, lowlevel
 
 CHANGED = "notebook.changed"
@@ -93,7 +93,7 @@ class Subscribers:
     `lifespan_context["tasks"]` is the task group of the transport: no subscriber outlives it.
     """
 
-    def __init__(self, mcp: MCPServer[Any], places: Places) -> None:
+    def __init__(self, mcp: MCPServer[Any], places: Here) -> None:
         self._places = places
         server = lowlevel(mcp)
         server.add_request_handler("resources/subscribe", T.SubscribeRequestParams, self._subscribe)
@@ -101,7 +101,7 @@ class Subscribers:
 
     async def _subscribe(self, ctx: Any, params: T.SubscribeRequestParams) -> T.EmptyResult:
         connection = connection_of(ctx)
-        path = self._path(params.uri)
+        path = await self._path(params.uri)
         if not connection.has_standalone_channel:
             raise MCPError(
                 code=T.INVALID_REQUEST, message="Nobody can be told without a session: call initialize first."
@@ -112,7 +112,7 @@ class Subscribers:
 
     async def _unsubscribe(self, ctx: Any, params: T.UnsubscribeRequestParams) -> T.EmptyResult:
         subscriber = connection_of(ctx).state.get(_STATE)
-        path = self._path(params.uri)
+        path = await self._path(params.uri)
         if subscriber is not None and path is not None:
             subscriber.discard(path, params.uri)
         return T.EmptyResult()
@@ -128,7 +128,7 @@ class Subscribers:
             tasks.start_soon(_within, scope, subscriber)
         return subscriber
 
-    def _path(self, uri: str) -> str | None:
+    async def _path(self, uri: str) -> str | None:
         """The notebook a URI names, None for a resource that never changes.
 
         Raises:
@@ -136,7 +136,10 @@ class Subscribers:
         """
         try:
             handle = parse_handle(uri)
-            return self._places.current.contents.resolve(handle.path) if isinstance(handle, NotebookHandle) else None
+            if not isinstance(handle, NotebookHandle):
+                return None
+            async with self._places.using() as services:
+                return services.contents.resolve(handle.path)
         except JupyterMcpError as error:
             raise MCPError(code=T.INVALID_PARAMS, message=str(error)) from error
 

@@ -1,0 +1,1 @@
+"""The service of a JupyterHub: MCP for each user's own server."""

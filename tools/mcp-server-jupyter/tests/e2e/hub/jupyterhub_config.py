@@ -1,0 +1,27 @@
+"""A hub for the tests: the services, roles and groups of deploy/jupyterhub/values.yaml, on local processes."""
+
+import json
+import os
+
+c = get_config()  # noqa: F821 - given by JupyterHub
+given = json.loads(os.environ["E2E_HUB"])
+
+c.JupyterHub.bind_url = f"http://127.0.0.1:{given['port']}"
+c.JupyterHub.hub_ip = "127.0.0.1"
+c.JupyterHub.hub_port = given["hub_port"]
+c.ConfigurableHTTPProxy.api_url = f"http://127.0.0.1:{given['proxy_port']}"
+c.ConfigurableHTTPProxy.command = given["proxy"]
+c.ConfigurableHTTPProxy.pid_file = os.path.join(given["folder"], "proxy.pid")
+c.JupyterHub.cookie_secret_file = os.path.join(given["folder"], "cookie_secret")
+c.JupyterHub.db_url = "sqlite:///:memory:"
+c.JupyterHub.authenticator_class = "dummy"
+c.Authenticator.allow_all = True
+c.JupyterHub.spawner_class = "simple"
+c.SimpleLocalProcessSpawner.home_dir_template = os.path.join(given["folder"], "home", "{username}")
+c.Spawner.args = ["--allow-root"]
+c.Spawner.cmd = given["singleuser"]
+c.Spawner.ip = "127.0.0.1"
+c.Spawner.http_timeout = 120
+c.JupyterHub.load_groups = given["groups"]
+c.JupyterHub.services = given["services"]
+c.JupyterHub.load_roles = given["roles"]
