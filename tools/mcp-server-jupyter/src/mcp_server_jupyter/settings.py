@@ -257,6 +257,10 @@ class Settings:
         "KEEP_FAILED_SECONDS",
         group="Gateway",
     )
+    tasks: Path | None = _setting(
+        None, "Folder of the tutor's tasks: notebooks with their solutions and tests.", group="Tutor"
+    )
+    checks: int = _setting(20, "Learners' works that are checked at once.", group="Tutor")
     transport: Transport = _setting(
         "stdio", "What the bare command serves: stdio, or streamable HTTP as `serve` does.", "TRANSPORT", group="Server"
     )
@@ -316,7 +320,7 @@ class Settings:
         if any(values.get(name) for name in _ADDRESSES):
             _beside_jupyter(values, options or {}, environ)
         values["root"] = Path(values.get("root") or Path.cwd()).expanduser().resolve()
-        for name in ("state_dir", "kernel_profiles"):
+        for name in ("state_dir", "kernel_profiles", "tasks"):
             if name in values:
                 values[name] = values[name].expanduser().resolve()
         settings = cls(**values)
