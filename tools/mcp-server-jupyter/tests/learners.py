@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import anyio
+import anyio.lowlevel
+
+from mcp_server_jupyter.errors import AlreadyExists, JupyterMcpError, NotFound
+from mcp_server_jupyter.notebooks import node
+from mcp_server_jupyter.ports import Message
 from mcp_server_jupyter.services import Services
+from mcp_server_jupyter.settings import Settings
 from mcp_server_jupyter.tutor.blind.fresh import Limits
 from mcp_server_jupyter.tutor.blind.run import Result, examine
+from mcp_server_jupyter.tutor.formats import load_template
+from mcp_server_jupyter.tutor.results import open_results
+from mcp_server_jupyter.tutor.service import Tutor, open_tutor
 from mcp_server_jupyter.tutor.template import Task
 
 PATIENT = Limits(check_seconds=60, task_seconds=120)
@@ -66,3 +77,108 @@ async def handed_in(services: Services, task: Task, *sources: str, limits: Limit
     """What a task comes to with these as the cells of the learner."""
     first = next(at for at, step in enumerate(task.steps) if step.own)
     return await examine(services, "python3", "", task, {first: list(sources)}, limits)
+
+
+# --------------------------------------------------------------------------- learners without a server each
+
+
+class FakeKernel:
+    """Runs code in this process, at once: thousands of learners' kernels cannot exist on a test's machine."""
+
+    def __init__(self, place: FakePlace) -> None:
+        self._place = place
+        self._user: dict[str, Any] = {"__name__": "__main__"}
+
+    async def request(self, _kind: str, content: Mapping[str, Any], **_: Any) -> AsyncIterator[Message]:
+        await self._place.gate.wait()
+        reply: dict[str, Any] = {"status": "ok", "user_expressions": {}}
+        if content["silent"]:
+            for name, expression in content["user_expressions"].items():
+                text = repr(eval(expression, self._user))
+                reply["user_expressions"][name] = {"status": "ok", "data": {"text/plain": text}}
+        else:
+            try:
+                exec(content["code"], self._user)
+            except Exception as error:  # noqa: BLE001  (whatever a cell raises is its result)
+                reply |= {"status": "error", "ename": type(error).__name__, "evalue": str(error)}
+        await anyio.lowlevel.checkpoint()
+        yield Message("shell", "execute_reply", "", "", reply)
+
+    async def shutdown(self) -> None:
+        self._place.kernels_running -= 1
+
+
+class FakePlace:
+    """A learner's place: notebooks in a dictionary, kernels in this process, held back while `gate` is unset."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.notebooks: dict[str, Any] = {}
+        self.gate = anyio.Event()
+        self.gate.set()
+        self.kernels_running = self.kernels_started = self.most_at_once = 0
+        self.broken: JupyterMcpError | None = None
+        self.contents = self.kernels = self
+
+    def resolve(self, path: str) -> str:
+        return path
+
+    async def read(self, path: str) -> Any:
+        if path not in self.notebooks:
+            raise NotFound(f"There is no {path}.")
+        return self.notebooks[path]
+
+    async def create(self, path: str, made: Any) -> None:
+        if path in self.notebooks:
+            raise AlreadyExists(f"There is {path}.")
+        self.notebooks[path] = made
+
+    async def start(self, _name: str, *, cwd: str = "") -> FakeKernel:
+        if self.broken is not None:
+            raise self.broken
+        self.kernels_running += 1
+        self.kernels_started += 1
+        self.most_at_once = max(self.most_at_once, self.kernels_running)
+        return FakeKernel(self)
+
+    def writes(self, source: str, path: str = "squares.ipynb") -> None:
+        """The learner's solution is this from now on."""
+        made = node(self.notebooks[path])
+        made.cells[2]["source"] = source
+        self.notebooks[path] = made
+
+
+class Learners:
+    """Learners by name, each with a fake place of their own."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.places: dict[str, FakePlace] = {}
+
+    def __getitem__(self, learner: str) -> FakePlace:
+        return self.places.setdefault(learner, FakePlace(self._settings))
+
+    @asynccontextmanager
+    async def place_of(self, learner: str) -> AsyncIterator[Services]:
+        await anyio.lowlevel.checkpoint()
+        yield cast(Services, self[learner])
+
+
+def tutor_settings(folder: Path, **more: Any) -> Settings:
+    """Settings of a tutor with the task `squares`."""
+    write(folder / "tasks" / "squares.ipynb", squares())
+    (folder / "root").mkdir(exist_ok=True)
+    options = {"root": folder / "root", "state_dir": folder / "state", "tasks": folder / "tasks", **more}
+    return Settings.load(options, environ={})
+
+
+@asynccontextmanager
+async def fake_tutor(settings: Settings, learners: Learners) -> AsyncIterator[Tutor]:
+    """A tutor over fake learners, whose templates are taken to have passed their own checks."""
+    assert settings.tasks is not None
+    with open_results(settings.state_dir / "tutor" / "results.sqlite3") as results:
+        for path in settings.tasks.glob("*.ipynb"):
+            for task in load_template(path).tasks.values():
+                results.verify(task.hash)
+    async with open_tutor(settings, learners.place_of, PATIENT) as tutor:
+        yield tutor

@@ -287,6 +287,10 @@ class Settings:
         None, "Group of the hub whose members may work in others' servers; absent, nobody may.", group="Hub"
     )
     hub_places: int = _setting(500, "Users' servers that are worked in at once; more are refused.", group="Hub")
+    tasks: Path | None = _setting(
+        None, "Folder of the tutor's tasks: notebooks with their solutions and tests.", group="Tutor"
+    )
+    checks: int = _setting(20, "Learners' works that are checked at once.", group="Tutor")
     transport: Transport = _setting(
         "stdio", "What the bare command serves: stdio, or streamable HTTP as `serve` does.", "TRANSPORT", group="Server"
     )
@@ -346,7 +350,7 @@ class Settings:
         if any(values.get(name) for name in _ADDRESSES):
             _beside_jupyter(values, options or {}, environ)
         values["root"] = Path(values.get("root") or Path.cwd()).expanduser().resolve()
-        for name in ("state_dir", "kernel_profiles"):
+        for name in ("state_dir", "kernel_profiles", "tasks"):
             if name in values:
                 values[name] = values[name].expanduser().resolve()
         settings = cls(**values)

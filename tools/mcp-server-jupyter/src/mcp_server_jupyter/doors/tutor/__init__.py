@@ -1,0 +1,1 @@
+"""The tutor's doors, MCP and REST, for the service that mounts them: it says who may do what."""
