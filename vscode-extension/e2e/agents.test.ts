@@ -15,6 +15,7 @@ test("agents that are denied runs still read and edit", async () => {
   await window.command(`${TITLE}: Choose What Agents May Run`);
   await window.pick("Deny");
   await window.pick("In This Notebook");
+  await window.toast(/What agents run in a\.ipynb/);
   using agent = await Agent.start(editor, folder);
   await until("the run is refused", async () => (await agent.call("execute_code", { notebook_path: "a.ipynb", code: "1" })).isError);
   const edit = await agent.call("overwrite_cell_source", { notebook_path: "a.ipynb", cell_index: 0, cell_source: "a = 2" });

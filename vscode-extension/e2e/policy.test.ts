@@ -18,6 +18,7 @@ test("an agent's run waits for the person, who approves one and denies another",
   await window.command(`${TITLE}: Choose What Agents May Run`);
   await window.pick("Ask");
   await window.pick("In This Notebook");
+  await window.toast(/What agents run in a\.ipynb/);
   using agent = await Agent.start(editor, folder);
   const approved = agent.call("append_execute_code_cell", { notebook_path: "a.ipynb", cell_source: "print('was', 'approved')" });
   await window.toast(/agent.* asks to run/);

@@ -56,6 +56,7 @@ test("a question is in every window, and the answer of one takes it from the oth
   await window.command(`${TITLE}: Choose What Agents May Run`);
   await window.pick("Ask");
   await window.pick("In This Notebook");
+  await window.toast(/What agents run in a\.ipynb/);
   using agent = await Agent.start(editor, folder);
   const asked = agent.call("append_execute_code_cell", { notebook_path: "a.ipynb", cell_source: "print('by', 'the other window')" });
   await window.toast(/asks to run/);

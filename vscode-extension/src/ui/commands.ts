@@ -196,8 +196,13 @@ async function chooseAgentsRun(documents: Documents): Promise<void> {
   const shared = notebook === undefined ? undefined : documents.get(notebook);
   const [here, everywhere] = [t("In This Notebook"), t("In All Notebooks")];
   const where = shared === undefined ? everywhere : await vscode.window.showQuickPick([here, everywhere], { title: picked.label });
-  if (where === here && shared !== undefined) await (await shared.server.ready()).setAgents({ run: picked.run, notebook_path: shared.path });
-  else if (where === everywhere) await vscode.workspace.getConfiguration(SECTION).update("agents.run", picked.run, vscode.ConfigurationTarget.Global);
+  if (where === here && shared !== undefined) {
+    await (await shared.server.ready()).setAgents({ run: picked.run, notebook_path: shared.path });
+    void vscode.window.showInformationMessage(t("What agents run in {0}: {1}. {2}", shared.path, picked.label, picked.description));
+  } else if (where === everywhere) {
+    await vscode.workspace.getConfiguration(SECTION).update("agents.run", picked.run, vscode.ConfigurationTarget.Global);
+    void vscode.window.showInformationMessage(t("What agents run in all notebooks: {0}. {1}", picked.label, picked.description));
+  }
 }
 
 async function onKernel(node: KernelNode, operation: string): Promise<void> {

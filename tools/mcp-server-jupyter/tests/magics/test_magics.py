@@ -32,32 +32,35 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     (server.root / "folder").mkdir()
     try:
         for path in (HERE, THERE):
-            server.call("create_notebook", notebook_path=path)
+            ask(server, "create_notebook", notebook_path=path)
             # Not by start_kernel, which starts it in the root.
-            server.call("execute_code", code="0", notebook_path=path, timeout_seconds=SECONDS, timeout=SECONDS)
+            ask(server, "execute_code", code="0", notebook_path=path, timeout_seconds=SECONDS)
         run(server, LOAD)
         yield server
     finally:
         server.stop()
 
 
+def ask(server: Server, operation: str, **arguments: Any) -> dict[str, Any]:
+    """What an operation answers, however busy the machine is."""
+    return server.call(operation, timeout=SECONDS + 30, **arguments)
+
+
 def run(server: Server, code: str) -> str:
     """What a cell of HERE shows, which must have ended by itself."""
-    answer = server.call("execute_code", code=code, notebook_path=HERE, timeout_seconds=SECONDS, timeout=SECONDS)
+    answer = ask(server, "execute_code", code=code, notebook_path=HERE, timeout_seconds=SECONDS)
     assert answer["data"]["status"] in ("ok", "error"), answer
     return str(answer["text"])
 
 
 def kernel_id(server: Server, notebook: str) -> str:
-    kernels = server.call("list_kernels")["data"]["kernels"]
+    kernels = ask(server, "list_kernels")["data"]["kernels"]
     return next(str(each["kernel_id"]) for each in kernels if each["notebook_path"] == notebook)
 
 
 def test_it_lists_what_the_server_can_do(server: Server) -> None:
-    listed = server.call(
-        "execute_code", code=f"{LOAD}\n%mcp tools", notebook_path=HERE, timeout_seconds=SECONDS, timeout=SECONDS
-    )
-    told = server.call("get_execution", execution_id=listed["data"]["execution_id"], cursor=0)["text"]
+    listed = ask(server, "execute_code", code=f"{LOAD}\n%mcp tools", notebook_path=HERE, timeout_seconds=SECONDS)
+    told = ask(server, "get_execution", execution_id=listed["data"]["execution_id"], cursor=0)["text"]
     assert [name for name in OPERATIONS if f"\n{name}(" not in f"\n{told}"] == []
 
 
@@ -96,10 +99,10 @@ def test_code_runs_in_the_kernel_of_another_notebook(server: Server) -> None:
 
 def test_pictures_are_shown_as_pictures(server: Server) -> None:
     shown = f"from IPython.display import display; display({{'image/png': {PICTURE!r}}}, raw=True)"
-    there = server.call("append_execute_code_cell", notebook_path=THERE, cell_source=shown, timeout=SECONDS)
+    there = ask(server, "append_execute_code_cell", notebook_path=THERE, cell_source=shown)
     assert there["images"]
     code = f"%mcp call read_cell notebook_path={THERE} cell_index=-1"
-    answer = server.call("execute_code", code=code, notebook_path=HERE, timeout_seconds=SECONDS, timeout=SECONDS)
+    answer = ask(server, "execute_code", code=code, notebook_path=HERE, timeout_seconds=SECONDS)
     assert [image["mime_type"] for image in answer["images"]] == ["image/png"]
 
 
@@ -130,7 +133,7 @@ def test_a_call_into_the_kernel_that_asks_is_refused_and_changes_nothing(server:
 
 
 def test_the_phrase_that_runs_this_notebook_is_refused(server: Server) -> None:
-    server.call("insert_cell", notebook_path=HERE, cell_index=-1, cell_type="code", cell_source="ran = True")
+    ask(server, "insert_cell", notebook_path=HERE, cell_index=-1, cell_type="code", cell_source="ran = True")
     assert "the very cell that asks" in run(server, "%%tk\nrun this notebook")
     assert "NameError" in run(server, "ran")
 
@@ -138,20 +141,20 @@ def test_the_phrase_that_runs_this_notebook_is_refused(server: Server) -> None:
 def test_an_interrupt_ends_the_wait_and_what_was_asked_for_goes_on(server: Server) -> None:
     slow = "import time; slow = 'begun'; time.sleep(600)"
     code = f"%mcp call execute_code notebook_path={THERE} timeout_seconds=900 code={json.dumps(slow)}"
-    waiting = server.call("execute_code", code=code, notebook_path=HERE, timeout_seconds=0)["data"]["execution_id"]
+    waiting = ask(server, "execute_code", code=code, notebook_path=HERE, timeout_seconds=0)["data"]["execution_id"]
 
     def state() -> str:
-        kernels = server.call("list_kernels")["data"]["kernels"]
+        kernels = ask(server, "list_kernels")["data"]["kernels"]
         return next(str(each["state"]) for each in kernels if each["notebook_path"] == THERE)
 
     try:
         eventually(lambda: state() == "busy", SECONDS)
-        server.call("interrupt_kernel", notebook_path=HERE, timeout=SECONDS)
-        told = server.call("get_execution", execution_id=waiting, wait_seconds=60, timeout=SECONDS)
+        ask(server, "interrupt_kernel", notebook_path=HERE)
+        told = ask(server, "get_execution", execution_id=waiting, wait_seconds=60)
         assert "KeyboardInterrupt" in told["text"]
         assert state() == "busy"
     finally:
-        server.call("interrupt_kernel", notebook_path=THERE, timeout=SECONDS)
+        ask(server, "interrupt_kernel", notebook_path=THERE)
 
 
 @pytest.mark.parametrize(
