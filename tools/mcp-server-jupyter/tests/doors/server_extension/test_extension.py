@@ -38,6 +38,7 @@ def jupyter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jupyter]:
     server = Jupyter(folder, base=BASE, extensions=True)
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("MCP_JUPYTER_STATE_DIR", str(folder / "state"))
+        environment.setenv("MCP_JUPYTER_WAIT_SECONDS", str(PATIENCE))
         try:
             yield server.start()
         finally:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -32,6 +34,7 @@ def served_by(**more: Any) -> Any:
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MCP_JUPYTER_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("MCP_JUPYTER_WAIT_SECONDS", str(PATIENCE))
     (tmp_path / "root").mkdir()
     return tmp_path / "root"
 
@@ -168,3 +171,15 @@ def test_a_jupyter_on_a_unix_socket_needs_no_address(tmp_path: Path) -> None:
     settings = settings_of(served_by(sock="/run/jupyter.sock"), {"MCP_JUPYTER_STATE_DIR": str(tmp_path)})
 
     assert settings.room is None
+
+
+def test_jupyter_starts_without_what_is_served() -> None:
+    code = (
+        "import sys, jupyter_server.serverapp, mcp_server_jupyter\n"
+        "mcp_server_jupyter._jupyter_server_extension_points()\n"
+        "heavy = ('mcp', 'starlette', 'pycrdt', 'websockets', 'services', 'backends')\n"
+        "loaded = {name.removeprefix('mcp_server_jupyter.') for name in sys.modules}\n"
+        "print([name for name in heavy if name in loaded])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"

@@ -28,7 +28,7 @@ _LOOK_SECONDS = 0.5
 # A kernel that is busy, and answers on no channel meanwhile, is met unheard.
 _GREET_SECONDS = 10.0
 _AGAIN_SECONDS = 2.0
-_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.1, 1.0
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.2, 1.0
 
 
 class _Relay(Wire):
@@ -47,6 +47,9 @@ class _Relay(Wire):
         """Return once iopub is known to be heard, or after a while."""
         pause = _SHORTEST_PAUSE
         with anyio.move_on_after(_GREET_SECONDS):
+            # Most say so themselves, and some cannot be asked while they start.
+            with anyio.move_on_after(_SHORTEST_PAUSE):
+                await self._subscribed.wait()
             while not self._subscribed.is_set():
                 # Whoever answers on control while a cell runs tells of it on iopub; others do between cells.
                 async with aclosing(self.request("kernel_info_request", {}, channel="control")):
