@@ -55,9 +55,9 @@ class GroupedGroup(GroupedOptions, click.Group):
 
 
 def with_settings(*groups: str) -> Callable[[Command], Command]:
-    """Options for the settings of some groups; by default for all but those of the gateway, another server."""
+    """Options for the settings of some groups; by default for all but those of the gateway and the hub."""
     hints = get_type_hints(Settings)
-    chosen = groups or {field.metadata["group"] for field in dataclasses.fields(Settings)} - {"Gateway"}
+    chosen = groups or {field.metadata["group"] for field in dataclasses.fields(Settings)} - {"Gateway", "Hub"}
     fields = [field for field in dataclasses.fields(Settings) if field.metadata["group"] in chosen]
 
     def decorate(command: Command) -> Command:
