@@ -224,6 +224,10 @@ class Settings:
         "The kubeconfig file; absent, the pod's own account, else $KUBECONFIG, else ~/.kube/config.",
         group="Kubernetes",
     )
+    tasks: Path | None = _setting(
+        None, "Folder of the tutor's tasks: notebooks with their solutions and tests.", group="Hub"
+    )
+    checks: int = _setting(20, "Learners' works that are checked at once.", group="Hub")
     gateway_port: int = _setting(5005, "Port of the gateway; 0 takes a free one.", "GATEWAY_PORT", group="Gateway")
     max_notebook_size_mb: float = _setting(5.0, "Megabytes of one request.", "MAX_NOTEBOOK_SIZE_MB", group="Gateway")
     execution_timeout: float = _setting(
@@ -287,10 +291,6 @@ class Settings:
         None, "Group of the hub whose members may work in others' servers; absent, nobody may.", group="Hub"
     )
     hub_places: int = _setting(500, "Users' servers that are worked in at once; more are refused.", group="Hub")
-    tasks: Path | None = _setting(
-        None, "Folder of the tutor's tasks: notebooks with their solutions and tests.", group="Tutor"
-    )
-    checks: int = _setting(20, "Learners' works that are checked at once.", group="Tutor")
     transport: Transport = _setting(
         "stdio", "What the bare command serves: stdio, or streamable HTTP as `serve` does.", "TRANSPORT", group="Server"
     )
