@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx2
@@ -45,14 +46,43 @@ class Stack:
         return self.compose("exec", "-T", service, "python", "-c", code).stdout.strip()
 
 
+def _start_without_jupyter(stack: Stack) -> None:
+    """The MCP server alone, before there is a Jupyter: it is there, and says what is not."""
+    stack.compose("up", "--detach", "--no-build", "jupyter-mcp-server")
+    with httpx2.Client(timeout=60) as http:
+        until(lambda: http.get(f"{SERVER}/api/readyz").status_code == 200)
+        healthy = http.get(f"{SERVER}/health")
+        refused = http.post(f"{SERVER}/api/operations/list_notebooks", json={})
+    assert healthy.status_code == 200
+    assert (refused.status_code, refused.json()["error"]) == (503, "unavailable"), refused.text
+    assert "http://jupyter:8888" in refused.text
+
+
+def until(is_true: Callable[[], bool]) -> None:
+    """Wait, two minutes at most, for what nobody announces."""
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            if is_true():
+                return
+            problem = "it is not so"
+        except httpx2.TransportError as error:
+            problem = repr(error)
+        assert time.monotonic() < deadline, problem
+        time.sleep(0.2)
+
+
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """All three services, healthy."""
+    """All three services, healthy: first the MCP server alone, then the others."""
     stack = Stack(tmp_path_factory.mktemp("stack"))
     # What a call that was killed left would be restarted by the engine.
     stack.compose("down", "--volumes", "--remove-orphans", "--timeout=5")
     try:
+        _start_without_jupyter(stack)
         stack.compose("up", "--detach", "--no-build", "--wait")
+        with httpx2.Client(timeout=60) as http:
+            until(lambda: http.post(f"{SERVER}/api/operations/list_notebooks", json={}).status_code == 200)
         yield stack
     except AssertionError as error:
         raise AssertionError(f"{error}\n{stack.compose('logs', '--tail=40', check=False).stdout}") from error

@@ -11,7 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from conftest import GATEWAY, JUPYTER, SERVER, TOKEN, Stack
+from conftest import GATEWAY, JUPYTER, SERVER, TOKEN, Stack, until
 
 ACCEPT = {"accept": "application/json, text/event-stream"}
 KERNELSPEC = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
@@ -197,8 +197,13 @@ def test_an_agents_cell_runs_in_jupyters_kernel_and_is_in_jupyters_notebook(stac
     assert "6 * 7" in call(http, "read_cell", notebook_path=path, cell_index=0)
     sessions = http.get(f"{JUPYTER}/api/sessions", headers=TOKEN).json()
     assert path in [session["path"] for session in sessions]
-    found = http.get(f"{JUPYTER}/api/contents/{path}", headers=TOKEN).json()["content"]
-    assert ["".join(cell["source"]) for cell in found["cells"]] == [source]
+
+    def saved() -> list[str]:
+        found = http.get(f"{JUPYTER}/api/contents/{path}", headers=TOKEN).json()["content"]
+        return ["".join(cell["source"]) for cell in found["cells"]]
+
+    # People see it at once; the room, which gives an empty notebook a cell of its own, writes the file a moment later.
+    until(lambda: source in saved())
     assert (stack.notebooks / "agent.ipynb").exists()
 
 

@@ -305,7 +305,7 @@ async def test_a_kernel_of_nobody_we_know_is_told_so(tmp_path: Path) -> None:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
         client.context.destroy(linger=0)
-    assert "No mcp-server-jupyter started this kernel." in "".join(said)
+    assert "No mcp-server-jupyter started this kernel, and no Jupyter" in "".join(said)
 
 
 def test_a_server_that_is_gone_is_named_with_what_starts_it(tmp_path: Path) -> None:
@@ -313,12 +313,12 @@ def test_a_server_that_is_gone_is_named_with_what_starts_it(tmp_path: Path) -> N
     (state / "kernels" / "k-1").mkdir(parents=True)
     (state / "root").write_text("/some/folder")
     with pytest.raises(Unavailable, match=r"The server of /some/folder does not run\.") as raised:
-        find(state / "kernels" / "k-1" / "connection.json")
+        find(state / "kernels" / "k-1" / "connection.json", {})
     assert raised.value.hint == "`mcp-server-jupyter up --root /some/folder` starts one that does."
 
 
 def test_a_connection_file_elsewhere_is_nobodys(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
-        find(tmp_path / "kernels" / "k-1" / "connection.json")
+        find(tmp_path / "kernels" / "k-1" / "connection.json", {})
     with pytest.raises(NotFound):
-        find(tmp_path / "kernel-1.json")
+        find(tmp_path / "kernel-1.json", {"JPY_PARENT_PID": "1"})

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from ..doors.protocol import AGENT_HEADER, KERNEL_HEADER
+from ..doors.protocol import AGENT_HEADER, KERNEL_HEADER, NOTEBOOK_HEADER
 from ..errors import JupyterMcpError, NotFound, Unavailable
 from ..ownership import ROOT, RunningServer, ask_server, is_held, read_record
 
 _KERNELS, _CONNECTION = "kernels", "connection.json"
+_OF_JUPYTER = re.compile(r"kernel-(.+)\.json")
+_MOUNTED = "/api/mcp"
 
 
 class Refused(JupyterMcpError):
@@ -44,12 +49,13 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A server over HTTP, as the kernel `kernel_id` sees it."""
+    """A server over HTTP, as the kernel `kernel_id` sees it, which was started for `notebook` if that is known."""
 
     url: str
     root: Path
     kernel_id: str
     authorization: str | None = None
+    notebook: str | None = None
 
     def operations(self) -> list[dict[str, Any]]:
         """Every operation: name, description, `inputSchema`."""
@@ -73,6 +79,8 @@ class Server:
 
     def _ask(self, path: str, body: Mapping[str, Any] | None, headers: Mapping[str, str] | None = None) -> Any:
         sent = {"content-type": "application/json", KERNEL_HEADER: self.kernel_id, **(headers or {})}
+        if self.notebook is not None:
+            sent[NOTEBOOK_HEADER] = quote(self.notebook)
         if self.authorization is not None:
             sent["authorization"] = self.authorization
         data = None if body is None else json.dumps(body).encode()
@@ -90,31 +98,42 @@ class Server:
 
 def _refusal(error: urllib.error.HTTPError) -> JupyterMcpError:
     text = error.read().decode(errors="replace")
-    try:
+    with suppress(ValueError, KeyError, TypeError):
         said = json.loads(text)
+        said["error"]
         return Refused(said["message"], hint=said.get("hint"))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return Unavailable(f"The server answered {error.code} {error.reason}: {text[:200]}")
+    return Unavailable(
+        f"What should be the server answers {error.code} {error.reason}.",
+        hint="In a Jupyter, `jupyter server extension list` says whether mcp_server_jupyter is enabled.",
+    )
 
 
-def find(connection_file: Path) -> Server:
-    """The server of the kernel that has this connection file.
+def find(connection_file: Path, environ: Mapping[str, str]) -> Server:
+    """The server of the kernel that has this connection file and this environment.
 
     Raises:
-        NotFound: no server of ours started this kernel.
+        NotFound: neither a server of ours nor a Jupyter on this machine started this kernel.
         Unavailable: the one that did does not run, or serves no other clients.
     """
+    found = _own(connection_file) or _jupyter(connection_file, environ)
+    if found is None:
+        raise NotFound(
+            "No mcp-server-jupyter started this kernel, and no Jupyter of this machine.",
+            hint="Run the notebook in a kernel of the server: an agent's, or one picked in the editor.",
+        )
+    return found
+
+
+def _own(connection_file: Path) -> Server | None:
+    """A server of ours keeps the kernel's files in its own state."""
     kernel = connection_file.parent
     folder = kernel.parent.parent
+    if connection_file.name != _CONNECTION or kernel.parent.name != _KERNELS:
+        return None
     try:
-        if connection_file.name != _CONNECTION or kernel.parent.name != _KERNELS:
-            raise FileNotFoundError(connection_file)
         state = State(Path((folder / ROOT).read_text(encoding="utf-8")), folder)
-    except OSError as error:
-        raise NotFound(
-            "No mcp-server-jupyter started this kernel.",
-            hint="Run the notebook in a kernel of the server: an agent's, or one picked in the editor.",
-        ) from error
+    except OSError:
+        return None
     record = _record(state)
     if record is None or record.url is None:
         raise Unavailable(
@@ -123,6 +142,25 @@ def find(connection_file: Path) -> Server:
         )
     authorization = None if record.token is None else f"Bearer {record.token}"
     return Server(record.address, state.root, kernel.name, authorization)
+
+
+def _jupyter(connection_file: Path, environ: Mapping[str, str]) -> Server | None:
+    """A Jupyter tells its kernels its process id, and under that id where it is (its docs, "Runtime files")."""
+    from jupyter_core.paths import jupyter_runtime_dir  # noqa: PLC0415 - for kernels of a Jupyter only
+
+    kernel = _OF_JUPYTER.fullmatch(connection_file.name)
+    try:
+        file = Path(jupyter_runtime_dir()) / f"jpserver-{int(environ['JPY_PARENT_PID'])}.json"
+        facts = json.loads(file.read_text(encoding="utf-8"))
+        root, url, token = Path(facts["root_dir"]), str(facts["url"]), facts["token"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if kernel is None:
+        return None
+    name = environ.get("JPY_SESSION_NAME")
+    notebook = os.path.relpath(os.path.realpath(name), os.path.realpath(root)) if name else None
+    authorization = f"token {token}" if token else None
+    return Server(f"{url.rstrip('/')}{_MOUNTED}", root, kernel[1], authorization, notebook)
 
 
 def _record(state: State) -> RunningServer | None:

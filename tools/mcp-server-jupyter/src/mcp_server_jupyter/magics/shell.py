@@ -67,7 +67,7 @@ def _told() -> Iterator[None]:
 
 
 def _server() -> Server:
-    return find(Path(get_connection_file()))
+    return find(Path(get_connection_file()), os.environ)
 
 
 def _command(line: str) -> None:

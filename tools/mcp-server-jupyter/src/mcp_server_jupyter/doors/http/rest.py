@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import unquote
+
 import anyio.to_thread
 from mcp.server import MCPServer
 from starlette.requests import Request
@@ -13,7 +15,7 @@ from ...operations.bind import invoke
 from ...places import Places
 from ...services import Services
 from ..editor.shapes import API
-from ..protocol import AGENT_HEADER, KERNEL_HEADER
+from ..protocol import AGENT_HEADER, KERNEL_HEADER, NOTEBOOK_HEADER
 from .body import read_object
 from .connect import connect
 from .json_text import Json
@@ -81,7 +83,7 @@ def _caller(request: Request, services: Services) -> Caller:
     own = next((each for each in services.sessions.all() if each.id == kernel_id), None)
     return Caller(
         agent or "user",
-        notebook=None if own is None else own.notebook,
+        notebook=unquote(request.headers.get(NOTEBOOK_HEADER, "")) or None if own is None else own.notebook,
         is_agent=agent is not None,
         kernel_id=kernel_id,
     )
