@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from hub import PACKAGE, Hub, scopes
-
-Opened = Callable[..., Iterator[Hub]]
 
 
 @pytest.fixture(scope="session")
@@ -29,9 +27,9 @@ def python() -> str:
 
 
 @contextmanager
-def opened(folder: Path, python: str, *options: str, without: str | None = None) -> Iterator[Hub]:
-    """A hub whose service lacks a scope of its role."""
-    hub = Hub(folder, python, [each for each in scopes() if without is None or each != without], *options)
+def opened(folder: Path, python: str, *options: str) -> Iterator[Hub]:
+    """A hub, and its end with all it has started."""
+    hub = Hub(folder, python, scopes(), *options)
     try:
         yield hub.start()
     finally:

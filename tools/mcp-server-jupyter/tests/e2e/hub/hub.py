@@ -25,7 +25,7 @@ VALUES = PACKAGE.parents[1] / "deploy" / "jupyterhub" / "values.yaml"
 ADMIN = "admin-token-of-the-tests-0123456789"
 SERVICE = "service-token-of-the-tests-0123456789"
 NAME = "ltt-tutor"
-SECONDS = 150.0
+SECONDS = 300.0
 
 
 def values() -> dict[str, Any]:
