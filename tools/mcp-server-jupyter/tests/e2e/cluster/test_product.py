@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,19 @@ import pytest
 from control import Control
 from kube import Object, api, made_namespace, pod_manifest, wait_until
 from kubernetes import client
-from product import AGENT_PORT, CLIENT, PORT, RESTRICTED, RESTRICTED_LABELS, SERVER, Answer, Product, deploy, render
+from product import (
+    AGENT_PORT,
+    CLIENT,
+    KERNELS,
+    PORT,
+    RESTRICTED,
+    RESTRICTED_LABELS,
+    SERVER,
+    Answer,
+    Product,
+    deploy,
+    render,
+)
 
 PROFILES = """
 python3:
@@ -83,6 +96,31 @@ def test_a_client_finds_the_server_by_its_name(product: Product) -> None:
     status, told = product.request("GET", "/api/readyz", host=name)
     assert (status, told) == (200, {"status": "ready", "reasons": []})
     assert product.request("GET", "/api/operations", host="mcp-server-jupyter")[0] == 200
+
+
+def test_the_commands_of_the_guide_run_in_the_servers_pod(product: Product) -> None:
+    guide = (Path(__file__).resolve().parents[5] / "DEPLOYMENT.md").read_text()
+    listing, running = (
+        shlex.split(line) for line in re.findall(r"^  (mcp-server-jupyter (?:kernels|run) .*)$", guide, re.M)
+    )
+    assert running[-1] == "/notebooks/report.ipynb"
+    notebook = product.notebook("report.ipynb")
+    product.run(notebook, "import socket\nprint('run in', socket.gethostname())")
+    (kernel,) = product.call("list_kernels").data["kernels"]
+    own = f"jupyter-kernel-{kernel['kernel_id']}-g1"
+
+    def printed() -> str:
+        return re.findall(r"^run in (\S+)", product.call("read_cell", notebook_path=notebook, cell_index=0).text, re.M)[
+            0
+        ]
+
+    assert printed() == own
+    assert kernel["kernel_id"][:8] in product.namespace.execute(product.ready(), *listing, seconds=60)
+    said = product.namespace.execute(product.ready(), *running, seconds=150)
+    assert re.fullmatch(r"jupyter-kernel-\S+", printed()), said
+    assert printed() != own, said
+    # Nothing is left of the run, and the server's own kernel goes on.
+    wait_until("the pod of the run is gone", lambda: product.namespace.pod_names(KERNELS) == [own])
 
 
 def test_what_runs_is_interrupted_be_it_a_sleep_a_child_or_a_coroutine(
