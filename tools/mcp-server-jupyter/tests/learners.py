@@ -86,6 +86,7 @@ class FakeKernel:
     """Runs code in this process, at once: thousands of learners' kernels cannot exist on a test's machine."""
 
     def __init__(self, place: FakePlace) -> None:
+        self.id = f"kernel-{place.kernels_started}"
         self._place = place
         self._user: dict[str, Any] = {"__name__": "__main__"}
 

@@ -233,6 +233,27 @@ async def test_checks_that_were_open_when_the_service_ended_are_run_by_the_next(
         ]
 
 
+async def test_a_kernel_that_a_killed_service_left_is_ended_before_the_next_check(settings: Settings) -> None:
+    """The kernel of a check whose service never came to its end: written down, and alive."""
+    async with one_place(settings) as place_of, place_of("ada") as services:
+        left = await services.kernels.start("python3")
+        services.leave_kernels = True
+    write_down = settings.state_dir / "tutor" / "results.sqlite3"
+    with open_results(write_down) as results:
+        results.kernel_began("ada", left.id)
+        results.kernel_began("ada", "gone-long-ago")
+    async with one_place(settings) as place_of, open_tutor(settings, place_of, PATIENT) as tutor:
+        async with place_of("ada") as services:
+            assert [each.id for each in services.sessions.all()] == [left.id]
+        await tutor.deploy_task("ada", "squares")
+        assert (await tutor.check_task("ada", "squares"))["state"] == "error"
+        async with place_of("ada") as services:
+            assert not services.sessions.all()
+            assert services.kernels._kernels == {}  # type: ignore[attr-defined]
+    with open_results(write_down) as results:
+        assert results.kernels("ada") == []
+
+
 async def test_work_on_a_task_that_has_changed_since_is_not_checked_by_the_next_service(
     tmp_path: Path, settings: Settings, learners: Learners
 ) -> None:

@@ -35,6 +35,7 @@ CREATE TABLE deployed (
     learner TEXT NOT NULL, task TEXT NOT NULL, path TEXT NOT NULL, PRIMARY KEY (learner, task)
 );
 CREATE TABLE verified (hash TEXT PRIMARY KEY);
+CREATE TABLE kernels (learner TEXT NOT NULL, kernel_id TEXT NOT NULL, PRIMARY KEY (learner, kernel_id));
 PRAGMA user_version = 1;
 COMMIT;
 """
@@ -140,6 +141,22 @@ class Results:
         sql = f"SELECT l.*, ({best}) FROM ({latest}) AS l ORDER BY 1, 2"
         rows = self._query(sql, *(value for _, value in given if value is not None))
         return [dict(zip((*COLUMNS, "best_points"), row, strict=True)) for row in rows]
+
+    # ------------------------------------------------------------------ kernels of checks
+
+    def kernels(self, learner: str) -> list[str]:
+        """The kernels of a learner's checks that are not known to have ended."""
+        return [str(row[0]) for row in self._query("SELECT kernel_id FROM kernels WHERE learner = ?", learner)]
+
+    def kernel_began(self, learner: str, kernel_id: str) -> None:
+        """A check has a kernel."""
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO kernels VALUES (?, ?)", (learner, kernel_id))
+
+    def kernel_ended(self, learner: str, kernel_id: str) -> None:
+        """It has ended."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM kernels WHERE learner = ? AND kernel_id = ?", (learner, kernel_id))
 
     # ------------------------------------------------------------------ deployments and templates
 

@@ -9,6 +9,7 @@ import posixpath
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -192,7 +193,9 @@ class Tutor:
         async with self._place_of(row.learner) as services:
             kernel = template.kernel or services.settings.kernel_name
             folder = posixpath.dirname(row.path)
-            result = await examine(services, kernel, folder, task, row.sources, self._limits)
+            await self._end_left(row.learner, services)
+            watch = _Watch(self._results, row.learner)
+            result = await examine(services, kernel, folder, task, row.sources, self._limits, watch)
         ended = ResultRow(
             row.learner,
             row.task,
@@ -209,6 +212,14 @@ class Tutor:
         about = {"learner": row.learner, "task": row.task, "attempt": row.attempt, "state": ended.state}
         self.events.publish("check.finished", **about, points=ended.points, max_points=ended.max_points)
         return ended
+
+    async def _end_left(self, learner: str, services: Services) -> None:
+        """End the kernels of checks that a killed service left: a learner has one check at a time, which is this."""
+        for kernel_id in self._results.kernels(learner):
+            session = next((each for each in services.sessions.all() if each.id == kernel_id), None)
+            if session is not None:
+                await services.sessions.shutdown(session, AUTHOR)
+            self._results.kernel_ended(learner, kernel_id)
 
     def resume(self) -> None:
         """Check what an earlier service left open; what no task is there for any more is given up."""
@@ -236,6 +247,20 @@ class Tutor:
         if learner is None and task is None:
             raise InvalidRequest("Whose progress, or with which task?", hint="Give learner, task, or both.")
         return self._results.progress(learner, task)
+
+
+@dataclass(frozen=True, slots=True)
+class _Watch:
+    """The kernels of a learner's checks, written down."""
+
+    results: Results
+    learner: str
+
+    def began(self, kernel_id: str) -> None:
+        self.results.kernel_began(self.learner, kernel_id)
+
+    def ended(self, kernel_id: str) -> None:
+        self.results.kernel_ended(self.learner, kernel_id)
 
 
 @asynccontextmanager

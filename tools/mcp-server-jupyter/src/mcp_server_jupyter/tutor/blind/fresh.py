@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 import anyio
 
@@ -165,8 +165,18 @@ class Fresh:
         return False
 
 
+class Watch(Protocol):
+    """Who remembers the kernels of checks, to end those that a killed service left."""
+
+    def began(self, kernel_id: str) -> None: ...
+
+    def ended(self, kernel_id: str) -> None: ...
+
+
 @asynccontextmanager
-async def fresh_kernel(services: Services, name: str, folder: str, limits: Limits) -> AsyncIterator[Fresh]:
+async def fresh_kernel(
+    services: Services, name: str, folder: str, limits: Limits, watch: Watch | None = None
+) -> AsyncIterator[Fresh]:
     """A kernel that no notebook has, in a folder; it has ended when the context has, whatever happened.
 
     Raises:
@@ -174,11 +184,15 @@ async def fresh_kernel(services: Services, name: str, folder: str, limits: Limit
     """
     kernel = await services.kernels.start(name, cwd=folder)
     try:
+        if watch is not None:
+            watch.began(kernel.id)
         yield Fresh(kernel, limits)
     finally:
         with anyio.CancelScope(shield=True), anyio.move_on_after(_END_SECONDS):
             try:
                 await kernel.shutdown()
+                if watch is not None:
+                    watch.ended(kernel.id)
             except JupyterMcpError as error:
                 logger.warning("the kernel of a check could not be ended: %s", error)
 
@@ -204,4 +218,4 @@ def _installing() -> str:
     return f"(lambda own, user: ({run}, {make}) and '')({{'__name__': {_NAME!r}}}, globals())"
 
 
-__all__ = ["Failure", "Fresh", "KernelDead", "Limits", "TooMuch", "TooSlow", "fresh_kernel"]
+__all__ = ["Failure", "Fresh", "KernelDead", "Limits", "TooMuch", "TooSlow", "Watch", "fresh_kernel"]

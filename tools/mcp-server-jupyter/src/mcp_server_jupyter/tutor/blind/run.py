@@ -14,7 +14,7 @@ import anyio
 from ...errors import KernelDead
 from ...services import Services
 from ..template import Check, Step, Task
-from .fresh import Failure, Fresh, Limits, TooMuch, TooSlow, fresh_kernel
+from .fresh import Failure, Fresh, Limits, TooMuch, TooSlow, Watch, fresh_kernel
 from .process import Checker, CheckerEnded, Verdict, open_checker
 
 logger = logging.getLogger(__name__)
@@ -234,7 +234,13 @@ class Examination:
 
 
 async def examine(
-    services: Services, kernel: str, folder: str, task: Task, sources: Mapping[int, list[str]], limits: Limits
+    services: Services,
+    kernel: str,
+    folder: str,
+    task: Task,
+    sources: Mapping[int, list[str]],
+    limits: Limits,
+    watch: Watch | None = None,
 ) -> Result:
     """Check work: in a kernel of its own in `folder`, which has ended by the return.
 
@@ -242,7 +248,7 @@ async def examine(
         NotFound, Unavailable, KernelStartFailed: there is no kernel to be had.
     """
     began = time.monotonic()
-    async with fresh_kernel(services, kernel, folder, limits) as fresh:
+    async with fresh_kernel(services, kernel, folder, limits, watch) as fresh:
         result = await Examination(task, sources, fresh, limits).result()
     seconds = round(time.monotonic() - began, 3)
     return Result(result.state, result.points, result.max_points, result.checks, result.error, seconds)
