@@ -50,6 +50,8 @@ async def managers(root: Path, *, is_async: bool = True) -> AsyncIterator[Any]:
     finally:
         await ensure_async(kernels.shutdown_all())
         sessions.close()
+        # As the server's end does: sockets that are left are closed now, not some time later.
+        kernels.context.destroy(linger=0)
 
 
 _SERVE = """

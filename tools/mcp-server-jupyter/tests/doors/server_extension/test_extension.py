@@ -20,6 +20,7 @@ from mcp.client.streamable_http import streamable_http_client
 
 from a_jupyter import TOKEN, Jupyter
 from http_app import text_of
+from support import eventually
 
 pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("jupyter-extension")]
 PATIENCE = 120.0
@@ -40,7 +41,11 @@ def jupyter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jupyter]:
         environment.setenv("MCP_JUPYTER_STATE_DIR", str(folder / "state"))
         environment.setenv("MCP_JUPYTER_WAIT_SECONDS", str(PATIENCE))
         try:
-            yield server.start()
+            server.start()
+            # Under load it opens later than a call waits for it.
+            url = f"{server.url}api/mcp/api/operations"
+            eventually(lambda: answer_of(url, Authorization=f"token {TOKEN}")[0] == 200, PATIENCE, "our server")
+            yield server
         finally:
             server.close()
 

@@ -15,6 +15,9 @@ import anyio
 import httpx2
 import pytest
 
+# What is served is imported here: under load that takes longer than a call waits for it.
+import mcp_server_jupyter.doors.http.app
+import mcp_server_jupyter.doors.mcp.server  # noqa: F401
 from a_jupyter import managers
 from mcp_server_jupyter.doors.server_extension import mount as mount_module
 from mcp_server_jupyter.doors.server_extension.mount import Mount, settings_of
