@@ -17,6 +17,7 @@ from http_app import BASE, PORT
 from mcp_server_jupyter.doors.hub.app import create_hub
 from mcp_server_jupyter.doors.hub.endpoints import open_endpoints
 from mcp_server_jupyter.doors.hub.serve import service_settings
+from mcp_server_jupyter.doors.hub.tutor import open_tutor_apps
 from mcp_server_jupyter.hub import HubApi, Learners, People, open_learners
 from mcp_server_jupyter.settings import Settings
 
@@ -109,4 +110,5 @@ async def open_service(folder: Path, hub: FakeHub, **more: Any) -> AsyncIterator
         open_endpoints(learners, settings) as endpoints,
     ):
         people = People(api, (BEARER, SERVICE_TOKEN), settings.staff_group, settings.hub_service_name)
-        yield Service(learners, create_hub(settings, people, learners, endpoints, port=PORT))
+        async with open_tutor_apps(settings, people, learners) as apps:
+            yield Service(learners, create_hub(settings, people, learners, endpoints, apps, port=PORT))

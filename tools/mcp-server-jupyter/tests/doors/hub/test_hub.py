@@ -11,6 +11,7 @@ import pytest
 from a_hub import SERVICE_TOKEN, FakeHub, fake_hub
 from http_app import INITIALIZE
 from hub_service import BEARER, Service, UserServer, open_service, user_server
+from learners import squares, write
 
 pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("hub-servers")]
 PREFIX = "/services/tutor"
@@ -167,3 +168,32 @@ async def test_a_hub_that_is_away_is_said_with_the_delay(service: Service, hub: 
     assert (answer.status_code, answer.json()["error"]) == (503, "unavailable")
     assert answer.headers["retry-after"] == "9"
     assert re.search("9 s", answer.json()["hint"])
+
+
+async def test_the_tutor_is_for_staff_and_for_learners_in_their_own_work(hub: FakeHub, tmp_path: Path) -> None:
+    write(tmp_path / "tasks" / "squares.ipynb", squares())
+    more = {"staff_group": "staff", "hub_service_prefix": PREFIX, "tasks": tmp_path / "tasks"}
+    ada, bob, prof = (token_of(hub, name) for name in ("ada", "bob", "prof"))
+    given = {"learner": "ada", "task": "squares"}
+    async with open_service(tmp_path, hub, **more) as service:
+        tutor, api = f"{PREFIX}/tutor/mcp", f"{PREFIX}/tutor/api"
+        status, listed = await service.ask(prof, tutor, "tools/list")
+        assert (status, len(listed["result"]["tools"])) == (200, 4)
+        assert "squares: 1 points" in await service.call(prof, tutor, "list_tasks")
+        assert "ada has squares" in await service.call(prof, tutor, "deploy_task", **given)
+        # Nobody has written anything into it yet.
+        assert "0 of 1 points" in await service.call(ada, tutor, "check_task", **given, wait_seconds=300)
+        async with service.client(ada) as own, service.client(bob) as other, service.client(None) as stranger:
+            (row,) = (await own.get(f"{api}/learner_progress?learner=ada")).json()["progress"]
+            assert (row["learner"], row["points"]) == ("ada", 0)
+            for path in ("learner_progress?learner=ada", "learner_progress?task=squares", "list_tasks"):
+                assert (await other.get(f"{api}/{path}")).status_code == 403
+                assert (await stranger.get(f"{api}/{path}")).status_code == 401
+            assert (await other.post(f"{api}/check_task", json=given)).status_code == 403
+        nobody = {**given, "learner": "nobody"}
+        assert "no such user" in await service.call(prof, tutor, "deploy_task", **nobody)
+
+
+async def test_without_tasks_there_is_no_tutor(service: Service, hub: FakeHub) -> None:
+    async with service.client(token_of(hub, "prof")) as client:
+        assert (await client.get(f"{PREFIX}/tutor/api/list_tasks")).status_code == 404

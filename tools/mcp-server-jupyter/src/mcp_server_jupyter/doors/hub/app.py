@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
@@ -12,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ... import __version__
@@ -32,9 +33,20 @@ MOST_AT_ONCE = 64
 
 
 def create_hub(
-    settings: Settings, people: People, learners: Learners, endpoints: Endpoints, *, port: int | None = None
+    settings: Settings,
+    people: People,
+    learners: Learners,
+    endpoints: Endpoints,
+    apps: Mapping[str, ASGIApp],
+    *,
+    port: int | None = None,
 ) -> Starlette:
-    """The app of the service. `port` is the one it listens on, None when it is not known."""
+    """The app of the service.
+
+    Args:
+        apps: what else is served to whoever the hub knows, by path below the prefix; each says itself who may do what.
+        port: the one it listens on, None when it is not known.
+    """
     routes = _Routes(learners)
     prefix = "/" + settings.hub_service_prefix.strip("/")
     prefix = prefix.rstrip("/")
@@ -47,6 +59,8 @@ def create_hub(
             *(Route(f"{each}/health", routes.health, methods=["GET"]) for each in dict.fromkeys(("", prefix))),
             *(Route(f"{prefix}/mcp{end}", own) for end in ("", "/")),
             *(Route(f"{prefix}/user/{{name}}/mcp{end}", of_user) for end in ("", "/")),
+            *(Route(f"{prefix}{path}", Known(desk, app)) for path, app in apps.items()),
+            *(Mount(f"{prefix}{path}", Known(desk, app)) for path, app in apps.items()),
         ],
         middleware=[
             Middleware(Guard, settings=settings, token=None, port=port, is_proxied=True),
@@ -112,25 +126,49 @@ class Desk:
                 del self._at_once[who]
 
 
-class _Endpoint:
-    """An ASGI endpoint that refuses in words."""
+class _Guarded:
+    """An ASGI endpoint for whoever the hub knows; refuses the others in words."""
 
-    def __init__(self, desk: Desk, endpoints: Endpoints) -> None:
+    def __init__(self, desk: Desk) -> None:
         self._desk = desk
-        self._endpoints = endpoints
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             person = await self._desk.person(scope)
-            user = self._user(person, scope)
-            await self._desk.learners.require(user)
-
-            async def serve(scope: Scope, receive: Receive, send: Send) -> None:
-                await self._endpoints.serve(user, scope, receive, send)
-
-            await self._desk.serve(person, serve, scope, receive, send)
+            await self._desk.serve(person, await self._app(person, scope), scope, receive, send)
         except JupyterMcpError as error:
             await error_response(error, _headers(error))(scope, receive, send)
+
+    async def _app(self, person: Person, scope: Scope) -> ASGIApp:
+        raise NotImplementedError
+
+
+class Known(_Guarded):
+    """An application that says itself who may do what."""
+
+    def __init__(self, desk: Desk, app: ASGIApp) -> None:
+        super().__init__(desk)
+        self._known = app
+
+    async def _app(self, person: Person, scope: Scope) -> ASGIApp:
+        return self._known
+
+
+class _Endpoint(_Guarded):
+    """The MCP endpoint of a user's server."""
+
+    def __init__(self, desk: Desk, endpoints: Endpoints) -> None:
+        super().__init__(desk)
+        self._endpoints = endpoints
+
+    async def _app(self, person: Person, scope: Scope) -> ASGIApp:
+        user = self._user(person, scope)
+        await self._desk.learners.require(user)
+
+        async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+            await self._endpoints.serve(user, scope, receive, send)
+
+        return serve
 
     def _user(self, person: Person, scope: Scope) -> str:
         raise NotImplementedError

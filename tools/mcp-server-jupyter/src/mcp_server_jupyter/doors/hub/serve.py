@@ -6,6 +6,7 @@ import dataclasses
 import ipaddress
 import logging
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from functools import partial
 from urllib.parse import urlsplit
 
@@ -16,6 +17,7 @@ from ...tokens import load_token
 from ..http.serve import http_door, until_signal
 from .app import create_hub
 from .endpoints import open_endpoints
+from .tutor import open_tutor_apps
 
 logger = logging.getLogger(__name__)
 
@@ -59,9 +61,11 @@ async def serve_hub(settings: Settings, say: Callable[[str, str | None], object]
             HubApi(settings.hub_api_url, settings.hub_api_token) as hub,
             open_learners(hub, settings) as learners,
             open_endpoints(learners, settings) as endpoints,
+            AsyncExitStack() as stack,
         ):
             people = People(hub, own, settings.staff_group, settings.hub_service_name)
-            async with door.serving(partial(create_hub, settings, people, learners, endpoints)):
+            apps = await stack.enter_async_context(open_tutor_apps(settings, people, learners))
+            async with door.serving(partial(create_hub, settings, people, learners, endpoints, apps)):
                 say(door.endpoint.removesuffix("/mcp"), token)
                 await until_signal()
                 door.stop_accepting()

@@ -103,8 +103,8 @@ async def invoke(
     if operation is None:
         raise InvalidRequest(f"Unknown operation {name[:100]!r}.", hint=f"There are: {', '.join(OPERATIONS)}.")
     checked = check_arguments(operation, arguments)
-    if operation.run is not list_tasks:
-        await allow(checked.get("learner") or None)
+    # Why a template was refused is not for learners either: it tells of the template.
+    await allow(checked.get("learner") or None)
     return await operation.run(tutor, **checked)
 
 
