@@ -17,7 +17,7 @@ function build(name: string, umask: number, zone: string): Map<string, string> {
   const before = process.umask(umask);
   try {
     const listed = execFileSync("git", ["ls-files", "-z", "--cached", "--others", "--exclude-standard"], { cwd: repository, encoding: "utf8" });
-    for (const file of listed.split("\0").filter((file) => /^(vscode-extension|tools\/mcp-server-jupyter\/(src|scripts|[^/]*$))|^[^/]*$/.test(file))) {
+    for (const file of listed.split("\0").filter((file) => /^(vscode-extension|tools\/mcp-server-jupyter\/(src|scripts|jupyter-config|[^/]*$))|^[^/]*$/.test(file))) {
       if (file === "") continue;
       mkdirSync(path.dirname(path.join(copy, file)), { recursive: true });
       copyFileSync(path.join(repository, file), path.join(copy, file));

@@ -117,7 +117,7 @@ async def test_work_on_a_jupyter_server_is_checked_there(tmp_path: Path) -> None
             async with place_of("ada") as services:
                 await solve(services, "week1/squares.ipynb", "import os\ndef square(x): os._exit(1)")
                 assert (await tutor.check_task("ada", "squares"))["state"] == "kernel_died"
-                assert await services.kernels.client.get("api/kernels") == []  # type: ignore[attr-defined]
+                assert await services.kernels.api.kernels() == []  # type: ignore[attr-defined]
         for path in (tmp_path / "jupyter").rglob("*.ipynb"):
             assert "144" not in path.read_text()
     finally:

@@ -189,12 +189,21 @@ async def fresh_kernel(
         yield Fresh(kernel, limits)
     finally:
         with anyio.CancelScope(shield=True), anyio.move_on_after(_END_SECONDS):
-            try:
-                await kernel.shutdown()
-                if watch is not None:
-                    watch.ended(kernel.id)
-            except JupyterMcpError as error:
-                logger.warning("the kernel of a check could not be ended: %s", error)
+            if await _ended(kernel) and watch is not None:
+                watch.ended(kernel.id)
+
+
+async def _ended(kernel: Kernel) -> bool:
+    """End a kernel; True once it has. A Jupyter that is just restarting one that died fails to, and is asked again."""
+    for pause in (0.5, 1.0, 0.0):
+        try:
+            await kernel.shutdown()
+        except JupyterMcpError as error:
+            logger.warning("the kernel of a check could not be ended: %s", error)
+            await anyio.sleep(pause)
+        else:
+            return True
+    return False
 
 
 def _size(message: Message) -> int:
