@@ -104,6 +104,7 @@ async def test_a_browser_that_is_signed_in_by_a_cookie_needs_the_token_against_f
         meant = await browser.post(url, json={}, headers={"X-XSRFToken": browser.cookies["_xsrf"]})
 
     assert (read.status_code, forged.status_code, meant.status_code) == (200, 403, 200)
+    assert forged.headers["connection"] == "close"
 
 
 @pytest.mark.parametrize(("mode", "prefix"), [("auto", PREFIXES[0]), ("legacy", PREFIXES[1])])

@@ -29,6 +29,7 @@ class AsgiHandler(web.RequestHandler):
         self._gone = asyncio.Event()
         self._body = bytearray()
         self._is_too_big = False
+        self._is_read = False
         super().__init__(*args, **kwargs)
 
     @property
@@ -55,6 +56,13 @@ class AsgiHandler(web.RequestHandler):
         super().on_connection_close()
         self._gone.set()
 
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """See `tornado.web.RequestHandler.write_error`. After one whose body was not read the connection is closed:
+        said so, no client sends its next request on it (RFC 9112, section 9.6)."""
+        if not self._is_read:
+            self.set_header("Connection", "close")
+        super().write_error(status_code, **kwargs)
+
     def compute_etag(self) -> str | None:
         """See `tornado.web.RequestHandler.compute_etag`. Answers are not to be kept."""
         return None
@@ -65,6 +73,7 @@ class AsgiHandler(web.RequestHandler):
         Raises:
             tornado.web.HTTPError: 413, the body was too big.
         """
+        self._is_read = True
         if self._is_too_big:
             raise self._too_big()
         body = [bytes(self._body)]
