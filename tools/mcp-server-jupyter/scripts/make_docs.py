@@ -13,7 +13,8 @@ import click
 from mcp_server_jupyter.cli import commands
 from mcp_server_jupyter.operations import ALIASES, ARGUMENT_ALIASES, OPERATIONS, Operation
 from mcp_server_jupyter.operations.bind import Parameter, parameters
-from mcp_server_jupyter.settings import PREFIX, Settings
+from mcp_server_jupyter.settings import Settings
+from mcp_server_jupyter.values import PREFIX
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"
 GENERATED = "<!-- Written by tools/mcp-server-jupyter/scripts/make_docs.py: change the docstrings, then run it. -->\n"

@@ -22,8 +22,9 @@ from mcp_server_jupyter.commands.run import inject, parse_parameters, prepare
 from mcp_server_jupyter.commands.sample import copy_sample
 from mcp_server_jupyter.errors import InvalidRequest, NotFound, Unsupported
 from mcp_server_jupyter.notebooks import new_cell
-from mcp_server_jupyter.settings import PREFIX, Settings
+from mcp_server_jupyter.settings import Settings
 from mcp_server_jupyter.tokens import client_token
+from mcp_server_jupyter.values import PREFIX
 from support import Server, free_port, outputs_text
 
 

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from mcp_server_jupyter.addresses import Address
 from mcp_server_jupyter.errors import InvalidRequest
-from mcp_server_jupyter.settings import PREFIX, Address, Settings
+from mcp_server_jupyter.settings import Settings
+from mcp_server_jupyter.values import PREFIX
 
 
 def load(options: dict[str, Any] | None = None, **environ: str) -> Settings:

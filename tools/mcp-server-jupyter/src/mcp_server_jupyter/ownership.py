@@ -13,7 +13,6 @@ import json
 import os
 import secrets
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Protocol
 
 from .errors import InvalidRequest, Unavailable
+from .locks import is_locked, lock
 from .settings import Settings
 
 LOCK = "server.lock"
@@ -125,7 +125,7 @@ def hold(settings: Settings) -> Held | None:
     make_private(folder)
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        if not _lock(descriptor):
+        if not lock(descriptor):
             os.close(descriptor)
             return None
         if not (folder / ROOT).exists():
@@ -275,7 +275,7 @@ def read_record(folder: Path) -> RunningServer | None:
 
 def is_held(folder: Path) -> bool:
     """Whether a server holds a state folder."""
-    return _is_locked(folder / LOCK)
+    return is_locked(folder / LOCK)
 
 
 def has_unix_sockets() -> bool:
@@ -338,71 +338,3 @@ def write_private(path: Path, text: str) -> None:
     except BaseException:
         scratch.unlink(missing_ok=True)
         raise
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    _LONGEST_LOOK_SECONDS = 0.01
-
-    def _try_lock(descriptor: int) -> bool:
-        try:
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        return True
-
-    def _is_owned(descriptor: int) -> bool:
-        """Looks cannot be told from owners here; they last for an instant."""
-        return False
-
-    def _is_locked(path: Path) -> bool:
-        try:
-            descriptor = os.open(path, os.O_RDWR)
-        except OSError:
-            return False
-        try:
-            return not _try_lock(descriptor)
-        finally:
-            os.close(descriptor)
-
-else:
-    import fcntl
-
-    _LONGEST_LOOK_SECONDS = 5.0
-
-    def _try_lock(descriptor: int) -> bool:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
-    def _is_owned(descriptor: int) -> bool:
-        """Whether somebody holds it for himself; those who only look share it."""
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
-        return False
-
-    def _is_locked(path: Path) -> bool:
-        try:
-            descriptor = os.open(path, os.O_RDONLY)
-        except OSError:
-            return False
-        try:
-            return _is_owned(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _lock(descriptor: int) -> bool:
-    """Take it. Another process that only looks at it holds it for an instant, or until it gets the CPU again."""
-    until = time.monotonic() + _LONGEST_LOOK_SECONDS
-    while not _try_lock(descriptor):
-        if _is_owned(descriptor) or time.monotonic() > until:
-            return False
-        time.sleep(0.002)
-    return True

@@ -17,12 +17,13 @@ from typing import Literal, Protocol
 import anyio
 import anyio.abc
 
+from .addresses import Address
 from .errors import InvalidRequest, Unavailable
 from .events import Event, Events
 from .ownership import owned
 from .ports import Renewable
 from .services import Services, open_services
-from .settings import Address, Settings
+from .settings import Settings
 
 logger = logging.getLogger(__name__)
 

@@ -13,14 +13,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
-from urllib.parse import urlsplit
+from typing import Any, Literal, get_type_hints
 
 from . import __version__
+from .addresses import Address, check_address, check_token
 from .errors import InvalidRequest
+from .values import PREFIX, convert, from_environ
 
-PREFIX = "MCP_JUPYTER_"
 JUPYTER = "jupyter"
 SERVERAPP = "serverapp"
 """The backends of a Jupyter that we are beside, and of the one that we are in."""
@@ -31,19 +30,6 @@ _ADDRESSES = ("jupyter_url", "room_url", "runtime_url")
 _TOKENS = ("jupyter_token", "room_token", "runtime_token")
 Transport = Literal["stdio", "streamable-http"]
 KernelAccess = Literal["direct", "port-forward"]
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """A Jupyter server and the token for it, which is never shown."""
-
-    url: str
-    token: str | None = dataclasses.field(default=None, repr=False)
-
-    @property
-    def name(self) -> str:
-        """The same for every spelling of one address."""
-        return self.url.rstrip("/")
 
 
 def _setting(default: Any, text: str, *aliases: str, group: str) -> Any:
@@ -344,9 +330,9 @@ class Settings:
         for field in dataclasses.fields(cls):
             given = (options or {}).get(field.name)
             if given is None:
-                given = _from_environ(field, environ)
+                given = from_environ(field, environ)
             if given is not None:
-                values[field.name] = _convert(field.name, given, hints[field.name])
+                values[field.name] = convert(field.name, given, hints[field.name])
         if any(values.get(name) for name in _ADDRESSES):
             _beside_jupyter(values, options or {}, environ)
         values["root"] = Path(values.get("root") or Path.cwd()).expanduser().resolve()
@@ -364,7 +350,7 @@ def given_names(options: Mapping[str, Any], environ: Mapping[str, str] | None = 
     return frozenset(
         field.name
         for field in dataclasses.fields(Settings)
-        if options.get(field.name) is not None or _from_environ(field, environ) is not None
+        if options.get(field.name) is not None or from_environ(field, environ) is not None
     )
 
 
@@ -376,40 +362,6 @@ def _beside_jupyter(values: dict[str, Any], options: Mapping[str, Any], environ:
         values.setdefault("jupyter_token", shared)
         if options.get("token") is None and not environ.get(f"{PREFIX}TOKEN"):
             values.pop("token", None)
-
-
-def _from_environ(field: dataclasses.Field[Any], environ: Mapping[str, str]) -> str | None:
-    for name in (PREFIX + field.name.upper(), *field.metadata["aliases"]):
-        if environ.get(name):
-            return environ[name]
-    return None
-
-
-def _convert(name: str, value: Any, hint: Any) -> Any:
-    if get_origin(hint) in (Union, UnionType):
-        hint = next(arg for arg in get_args(hint) if arg is not type(None))
-    try:
-        return _convert_to(value, hint)
-    except (ValueError, TypeError) as error:
-        raise InvalidRequest(
-            f"Setting {name!r} cannot be {value!r}.",
-            hint=f"Give it by --{name.replace('_', '-')} or {PREFIX}{name.upper()}.",
-        ) from error
-
-
-def _convert_to(value: Any, hint: Any) -> Any:
-    if get_origin(hint) is Literal:
-        if value not in get_args(hint):
-            raise ValueError(value)
-        return value
-    if get_origin(hint) is tuple:
-        parts = value.split(",") if isinstance(value, str) else value
-        return tuple(part.strip() for part in parts if part.strip())
-    if hint is bool and isinstance(value, str):
-        if value.lower() not in ("1", "true", "yes", "on", "0", "false", "no", "off"):
-            raise ValueError(value)
-        return value.lower() in ("1", "true", "yes", "on")
-    return hint(value)
 
 
 def _check(settings: Settings) -> None:
@@ -430,36 +382,3 @@ def _check(settings: Settings) -> None:
         value = getattr(settings, field.name)
         if isinstance(value, int | float) and not 0 <= value < math.inf:
             raise InvalidRequest(f"Setting {field.name!r} cannot be {value}.", hint="Give a number from 0 on.")
-
-
-def check_address(name: str, url: str) -> None:
-    """Whether an address of a Jupyter can be one.
-
-    Raises:
-        InvalidRequest: it is none, or it holds more than an address; it is not repeated.
-    """
-    try:
-        parts = urlsplit(url)
-        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
-        is_address = is_address and _is_plain(url)
-    except ValueError:
-        is_address = False
-    if not is_address:
-        raise InvalidRequest(f"{name} is no address.", hint="Write it as http://host:8888/.")
-    if parts.query or parts.fragment or "@" in parts.netloc:
-        # It is shown and written down: a token in it would be, too.
-        raise InvalidRequest(f"{name} holds more than an address.", hint="Give the token by itself, not in it.")
-
-
-def check_token(name: str, token: str) -> None:
-    """Whether a token can be one: it goes into a header.
-
-    Raises:
-        InvalidRequest: it cannot; it is not repeated.
-    """
-    if not _is_plain(token):
-        raise InvalidRequest(f"{name} holds characters that no token has.", hint="Give it as it was made.")
-
-
-def _is_plain(text: str) -> bool:
-    return text.isascii() and text.isprintable() and " " not in text

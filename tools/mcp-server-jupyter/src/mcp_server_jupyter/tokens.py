@@ -8,7 +8,8 @@ from pathlib import Path
 
 from .errors import InvalidRequest
 from .ownership import write_private
-from .settings import PREFIX, Settings
+from .settings import Settings
+from .values import PREFIX
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import click
 
 from ..errors import InvalidRequest
-from ..settings import PREFIX, Settings, given_names
+from ..settings import Settings, given_names
+from ..values import PREFIX
 
 Command = Callable[..., Any]
 

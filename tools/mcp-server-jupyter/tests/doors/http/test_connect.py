@@ -17,10 +17,10 @@ from a_jupyter import Jupyter
 from http_app import BASE, TOKEN, App, open_app
 from mcp_server_jupyter import places as places_module
 from mcp_server_jupyter import services as services_module
+from mcp_server_jupyter.addresses import Address
 from mcp_server_jupyter.backends.jupyter.client import Client
 from mcp_server_jupyter.errors import InvalidRequest
 from mcp_server_jupyter.places import verify
-from mcp_server_jupyter.settings import Address
 
 pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("jupyter")]
 PATIENCE = 60.0

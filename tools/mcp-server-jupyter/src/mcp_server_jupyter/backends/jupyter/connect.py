@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
+from ...addresses import Address
 from ...errors import InvalidRequest, Unavailable
-from ...settings import Address, Settings
+from ...settings import Settings
 from .client import Client
 
 

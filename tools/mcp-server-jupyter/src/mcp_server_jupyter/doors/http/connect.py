@@ -7,12 +7,13 @@ import hmac
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from ...addresses import Address, check_address, check_token
 from ...errors import InvalidRequest, JupyterMcpError, NotFound, Unauthorized
 from ...operations import Caller
 from ...operations.bind import invoke
 from ...places import Places, providers, verify
 from ...services import Services
-from ...settings import JUPYTER, Address, check_address, check_token
+from ...settings import JUPYTER
 from .security import LOOPBACK
 
 _TEXTS = ("provider", "room_url", "room_id", "room_token", "runtime_url", "runtime_id", "runtime_token")

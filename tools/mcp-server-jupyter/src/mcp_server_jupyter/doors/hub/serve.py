@@ -10,9 +10,10 @@ from contextlib import AsyncExitStack
 from functools import partial
 from urllib.parse import urlsplit
 
+from ...addresses import check_address
 from ...errors import InvalidRequest
 from ...hub import HubApi, People, hub_settings, open_learners
-from ...settings import Settings, check_address
+from ...settings import Settings
 from ...tokens import load_token
 from ..http.serve import http_door, until_signal
 from .app import create_hub

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import anyio.to_thread
 
 from ...errors import JupyterMcpError, Unavailable
-from ...settings import PREFIX, SERVERAPP, Settings
+from ...settings import SERVERAPP, Settings
+from ...values import PREFIX
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette

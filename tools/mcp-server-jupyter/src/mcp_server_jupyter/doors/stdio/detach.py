@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ...ownership import LOG, Held
-from ...settings import PREFIX, Settings
+from ...settings import Settings
+from ...values import PREFIX
 
 LOG_BYTES = 5 << 20
 _FRESH = "mcp_server_jupyter.cli.detached"
