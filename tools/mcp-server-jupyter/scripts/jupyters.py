@@ -1,8 +1,8 @@
 """Make environments with Jupyters of several kinds in the user's cache, and print their Pythons, a line each.
 
-`jupyters.py collaboration documents hub`: JupyterLab with jupyter-collaboration; jupyter-server-documents; JupyterHub
-with its proxy, which needs npm, and the same JupyterLab. Standard library only. An environment is made once for its
-versions.
+`jupyters.py collaboration documents hub browser`: JupyterLab with jupyter-collaboration; jupyter-server-documents;
+JupyterHub with its proxy, which needs npm, and the same JupyterLab; what drives a browser. Standard library only. An
+environment is made once for its versions.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ KINDS = {
     "collaboration": ["jupyterlab==4.6.6", "jupyter-collaboration==5.0.4", "ipykernel==7.1.0"],
     "documents": ["jupyter-server-documents==0.3.3", "ipykernel==7.1.0"],
     "hub": ["jupyterhub==6.1.1", "jupyterlab==4.6.6", "jupyter-collaboration==5.0.4", "ipykernel==7.1.0"],
+    "browser": ["playwright==1.65.2"],
 }
 NODE = {"hub": ["configurable-http-proxy@5.3.0"]}
 """Packages of npm, in the folder `node_modules` of the environment."""
@@ -28,28 +29,49 @@ NODE = {"hub": ["configurable-http-proxy@5.3.0"]}
 def main() -> None:
     if not sys.argv[1:] or not set(sys.argv[1:]) <= set(KINDS):
         sys.exit(f"usage: jupyters.py [{'|'.join(KINDS)}]...")
-    with _locked():
-        for kind in sys.argv[1:]:
-            print(python_of(kind))
+    kinds = sys.argv[1:]
+    # Who has everything waits for nobody.
+    if not all(map(is_complete, kinds)):
+        with _locked():
+            for kind in kinds:
+                if not is_complete(kind):
+                    _make(kind)
+    for kind in kinds:
+        print(python_of(kind))
+
+
+def home_of(kind: str) -> Path:
+    """The folder of one kind's environment."""
+    digest = hashlib.sha256("\n".join([sys.version, *_wanted(kind)]).encode()).hexdigest()[:12]
+    return _cache() / f"jupyter-{kind}-{digest}"
 
 
 def python_of(kind: str) -> Path:
-    """The Python of one kind's environment, made when it is not there yet."""
-    wanted = [*KINDS[kind], *NODE.get(kind, ())]
-    digest = hashlib.sha256("\n".join([sys.version, *wanted]).encode()).hexdigest()[:12]
-    home = _cache() / f"jupyter-{kind}-{digest}"
-    python, done = home / "bin" / "python", home / "complete"
-    if not done.exists() or not python.exists():
-        _say(f"Installing {', '.join(wanted)} into {home}; this takes about a minute.")
-        venv.create(home, with_pip=True, clear=True)
-        quiet = ["--quiet", "--disable-pip-version-check", "--no-input"]
-        ended = subprocess.run([python, "-m", "pip", "install", *quiet, *KINDS[kind]], check=False, env=_environment())
-        if ended.returncode:
-            sys.exit(f"Setting up {home} failed.")
-        if kind in NODE:
-            _add_node(home, NODE[kind])
-        done.touch()
-    return python
+    """The Python of one kind's environment."""
+    return home_of(kind) / "bin" / "python"
+
+
+def is_complete(kind: str) -> bool:
+    """Whether it is there, whole."""
+    return (home_of(kind) / "complete").exists() and python_of(kind).exists()
+
+
+def _wanted(kind: str) -> list[str]:
+    return [*KINDS[kind], *NODE.get(kind, ())]
+
+
+def _make(kind: str) -> None:
+    home = home_of(kind)
+    _say(f"Installing {', '.join(_wanted(kind))} into {home}; this takes about a minute.")
+    (home / "complete").unlink(missing_ok=True)
+    venv.create(home, with_pip=True, clear=True)
+    quiet = ["--quiet", "--disable-pip-version-check", "--no-input"]
+    install = [python_of(kind), "-m", "pip", "install", *quiet, *KINDS[kind]]
+    if subprocess.run(install, check=False, env=_environment()).returncode:
+        sys.exit(f"Setting up {home} failed.")
+    if kind in NODE:
+        _add_node(home, NODE[kind])
+    (home / "complete").touch()
 
 
 def _add_node(home: Path, wanted: list[str]) -> None:

@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,28 +31,31 @@ TOKEN = "jupyter-secret"
 @asynccontextmanager
 async def managers(root: Path, *, is_async: bool = True) -> AsyncIterator[Any]:
     """The managers of a Jupyter server in this very process, without what serves them over HTTP."""
-    config = Config()
-    config.KernelRestarter.time_to_dead = 0.5
-    config.KernelManager.shutdown_wait_time = 1.0
-    specs = KernelSpecManager()
-    kernels = (AsyncMappingKernelManager if is_async else MappingKernelManager)(
-        root_dir=str(root), kernel_spec_manager=specs, config=config
-    )
-    contents = (AsyncLargeFileManager if is_async else LargeFileManager)(root_dir=str(root), config=config)
-    sessions = SessionManager(kernel_manager=kernels, contents_manager=contents, config=config)
-    try:
-        yield SimpleNamespace(
-            kernel_manager=kernels,
-            contents_manager=contents,
-            session_manager=sessions,
-            kernel_spec_manager=specs,
-            web_app=SimpleNamespace(settings={}),
+    # Else a kernel's connection file is made in the working directory, where one that is killed leaves it.
+    with TemporaryDirectory() as connections:
+        config = Config()
+        config.KernelRestarter.time_to_dead = 0.5
+        config.KernelManager.shutdown_wait_time = 1.0
+        config.MultiKernelManager.connection_dir = connections
+        specs = KernelSpecManager()
+        kernels = (AsyncMappingKernelManager if is_async else MappingKernelManager)(
+            root_dir=str(root), kernel_spec_manager=specs, config=config
         )
-    finally:
-        await ensure_async(kernels.shutdown_all())
-        sessions.close()
-        # As the server's end does: sockets that are left are closed now, not some time later.
-        kernels.context.destroy(linger=0)
+        contents = (AsyncLargeFileManager if is_async else LargeFileManager)(root_dir=str(root), config=config)
+        sessions = SessionManager(kernel_manager=kernels, contents_manager=contents, config=config)
+        try:
+            yield SimpleNamespace(
+                kernel_manager=kernels,
+                contents_manager=contents,
+                session_manager=sessions,
+                kernel_spec_manager=specs,
+                web_app=SimpleNamespace(settings={}),
+            )
+        finally:
+            await ensure_async(kernels.shutdown_all())
+            sessions.close()
+            # As the server's end does: sockets that are left are closed now, not some time later.
+            kernels.context.destroy(linger=0)
 
 
 _SERVE = """
