@@ -21,22 +21,34 @@ from mcp_server_jupyter.doors.hub.tutor import open_tutor_apps
 from mcp_server_jupyter.hub import HubApi, Learners, People, open_learners
 from mcp_server_jupyter.settings import Settings
 
+PROJECT = Path(__file__).resolve().parents[1]
 BEARER = "bearer-of-the-operator-0123456789"
 
 
 class UserServer(Jupyter):
-    """A user's own server: it takes what the fake hub has made for that user, and writes down what it was sent."""
+    """A user's own server: it takes what the fake hub has made for that user, and writes down what it was sent.
 
-    def __init__(self, folder: Path, hub: FakeHub, user: str) -> None:
+    Args:
+        extension: it has ours, as the wheel enables it.
+    """
+
+    def __init__(self, folder: Path, hub: FakeHub, user: str, *, extension: bool = False) -> None:
         self.seen = folder / "seen.txt"
+        if extension:
+            enabled = next((PROJECT / "jupyter-config").rglob("*.json"))
+            config = folder / "jupyter_config_dir" / "jupyter_server_config.d" / enabled.name
+            config.parent.mkdir(parents=True)
+            config.write_bytes(enabled.read_bytes())
         super().__init__(
             folder,
             "--ServerApp.identity_provider_class=hub_identity.HubIdentity",
+            extensions=extension,
             base=f"/user/{user}/",
             environment={
                 "FAKE_HUB_USER": user,
                 "FAKE_HUB_SEEN": str(self.seen),
                 "FAKE_HUB_ACCEPTED": str(hub.accepted),
+                "MCP_JUPYTER_STATE_DIR": str(folder / "state"),
                 "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]),
             },
         )
@@ -48,9 +60,9 @@ class UserServer(Jupyter):
 
 
 @contextmanager
-def user_server(folder: Path, hub: FakeHub, user: str) -> Iterator[UserServer]:
+def user_server(folder: Path, hub: FakeHub, user: str, *, extension: bool = False) -> Iterator[UserServer]:
     folder.mkdir()
-    server = UserServer(folder, hub, user)
+    server = UserServer(folder, hub, user, extension=extension)
     try:
         server.start()
         yield server

@@ -1,15 +1,19 @@
 """The users of a JupyterHub and their servers: who calls, who may, and a place in each user's own server."""
 
 from .api import HubApi, Minted, Server, SpawnEvent
-from .learners import Learners, hub_settings, open_learners
+from .extension import Extension, Refused
+from .learners import Learners, open_learners
 from .people import People, Person
+from .user_settings import hub_settings
 
 __all__ = [
+    "Extension",
     "HubApi",
     "Learners",
     "Minted",
     "People",
     "Person",
+    "Refused",
     "Server",
     "SpawnEvent",
     "hub_settings",

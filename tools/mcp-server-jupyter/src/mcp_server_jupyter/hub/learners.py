@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from copy import copy
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
 from weakref import WeakValueDictionary
 
 import anyio
 import anyio.abc
 
-from ..errors import InvalidRequest, JupyterMcpError, NotFound, ServerNotRunning, Unauthorized, Unavailable
+from ..errors import JupyterMcpError, NotFound, ServerNotRunning, Unauthorized, Unavailable
 from ..events import Events
 from ..ownership import owned
 from ..places import renew
 from ..services import Services, open_services
-from ..settings import JUPYTER, Settings
+from ..settings import Settings
 from ..tasks import plain_errors
 from .api import HubApi, Minted
+from .extension import Extension, Sessions, open_extension
 from .people import refused
+from .starting import Report, start_server
+from .user_settings import address_of
 
 logger = logging.getLogger(__name__)
 
@@ -38,17 +40,21 @@ _MOST_KNOWN = 20_000
 _AT_ONCE = 16
 """Places that are opened at the same moment; more wait for their turn, in order."""
 
-Report = Callable[[str], Awaitable[None]]
-
 
 @dataclass(eq=False)
 class _Place:
-    """One user's. `error` is why it could not be opened; `users` counts the calls in it."""
+    """One user's. `error` is why it could not be opened; `users` counts the calls in it.
+
+    Calls go to the `extension` in the user's server where there is one; `services` are opened there only if somebody
+    asks for them, and else with the place.
+    """
 
     user: str
     users: int = 0
     used_at: float = field(default_factory=anyio.current_time)
+    extension: Extension | None = None
     services: Services | None = None
+    serving: anyio.abc.TaskGroup | None = None
     settings: Settings | None = None
     token: Minted | None = None
     error: JupyterMcpError | None = None
@@ -56,6 +62,7 @@ class _Place:
     ended: anyio.Event = field(default_factory=anyio.Event)
     closed: anyio.Event = field(default_factory=anyio.Event)
     renewing: anyio.Lock = field(default_factory=anyio.Lock)
+    opening: anyio.Lock = field(default_factory=anyio.Lock)
 
     @property
     def is_working(self) -> bool:
@@ -77,6 +84,7 @@ class Learners:
         self._idle_seconds = idle_seconds
         self._places: dict[str, _Place] = {}
         self._events: WeakValueDictionary[str, Events] = WeakValueDictionary()
+        self._sessions: dict[str, Sessions] = {}
         self._known: dict[str, float] = {}
         self._gate = anyio.Semaphore(_AT_ONCE)
         self._is_closed = False
@@ -122,19 +130,47 @@ class Learners:
             ServerNotRunning: their server is stopped.
             Unavailable: the hub or the server does not answer, or too many servers are in use.
         """
+        async with self._in(user) as place:
+            yield await self._services(place)
+
+    @asynccontextmanager
+    async def extension(self, user: str) -> AsyncIterator[Extension | None]:
+        """Our extension in a user's server, open as a place of `using` is; None where there is none.
+
+        Raises:
+            NotAllowed, ServerNotRunning, Unavailable: as `using` does.
+        """
+        async with self._in(user) as place:
+            yield place.extension
+
+    @asynccontextmanager
+    async def _in(self, user: str) -> AsyncIterator[_Place]:
         place = await self._enter(user)
-        assert place.services is not None
         try:
-            yield place.services
+            yield place
         except Unauthorized as error:
             # Taken back at the hub, perhaps with everything else it knew.
             await self._renew(place, unless=place.token)
             raise Unavailable(
                 f"The server of {user} refuses a token that was made for it.", hint="Repeat the call: it has a new one."
             ) from error
+        except ServerNotRunning:
+            if place.extension is not None:
+                # What comes up the next time may be without it.
+                place.ended.set()
+            raise
         finally:
             place.users -= 1
             place.used_at = anyio.current_time()
+
+    async def _services(self, place: _Place) -> Services:
+        async with place.opening:
+            if place.services is None:
+                assert place.serving is not None
+                async with self._gate:
+                    await place.serving.start(self._serve, place)
+            assert place.services is not None
+            return place.services
 
     async def _enter(self, user: str) -> _Place:
         while True:
@@ -199,16 +235,42 @@ class Learners:
             async with self._gate:
                 settings = place.settings = await self._reach(place)
                 stack.push_async_callback(self._revoke, place)
-                stack.enter_context(owned(settings))
-                place.services = await stack.enter_async_context(open_services(settings))
-            events = self.events(place.user)
-            stack.callback(place.services.events.listen(events.pass_on))
-            place.used_at = anyio.current_time()
-            place.opened.set()
+                place.extension = await stack.enter_async_context(self._open_extension(place, settings))
+            place.serving = await stack.enter_async_context(anyio.create_task_group())
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._keep_token, place)
+                if place.extension is None:
+                    await self._services(place)
+                place.used_at = anyio.current_time()
+                place.opened.set()
                 await place.ended.wait()
                 tasks.cancel_scope.cancel()
+
+    @asynccontextmanager
+    async def _open_extension(self, place: _Place, settings: Settings) -> AsyncIterator[Extension | None]:
+        assert settings.jupyter_url is not None
+        assert place.token is not None
+        sessions = self._sessions.pop(place.user, None) or Sessions()
+        # The user worked for longest ago comes first.
+        self._sessions[place.user] = sessions
+        while len(self._sessions) > _MOST_KNOWN:
+            del self._sessions[next(iter(self._sessions))]
+        async with open_extension(settings.jupyter_url, place.token.token, sessions) as extension:
+            yield extension
+
+    async def _serve(self, place: _Place, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+        """The services over a user's server, until its place is left."""
+        assert place.settings is not None
+        with owned(place.settings):
+            async with open_services(place.settings) as services:
+                stop = services.events.listen(self.events(place.user).pass_on)
+                place.services = services
+                try:
+                    task_status.started()
+                    await place.ended.wait()
+                finally:
+                    stop()
+                    place.services = None
 
     async def _reach(self, place: _Place) -> Settings:
         """Where a user's server is, with a token for it."""
@@ -221,7 +283,7 @@ class Learners:
                 f"The server of {place.user} {'is starting' if server.is_pending else 'is not running'}.",
                 hint="start_server starts it, and waits for it.",
             )
-        url = _address(self._settings.hub_url, server.path, server.url)
+        url = address_of(self._settings.hub_url, server.path, server.url)
         place.token = await self._hub.mint(place.user)
         return dataclasses.replace(self._settings, jupyter_url=url, jupyter_token=place.token.token)
 
@@ -247,12 +309,15 @@ class Learners:
         """
         async with place.renewing:
             assert place.token is not None
-            assert place.services is not None
             assert place.settings is not None
             if unless is not None and (unless is not place.token or place.token.age < _AGAIN_SECONDS):
                 return
             place.token = await self._hub.mint(place.user)
-            renew(place.services, dataclasses.replace(place.settings, jupyter_token=place.token.token))
+            place.settings = dataclasses.replace(place.settings, jupyter_token=place.token.token)
+            if place.extension is not None:
+                place.extension.renew(place.token.token)
+            if place.services is not None:
+                renew(place.services, place.settings)
 
     async def _revoke(self, place: _Place) -> None:
         """Leave no token behind that still opens something; the hub ends it by itself where it is away now."""
@@ -287,89 +352,9 @@ class Learners:
         for place in self._places.values():
             place.ended.set()
 
-    # ------------------------------------------------------------------ starting servers
-
     async def start(self, user: str, report: Report, seconds: float) -> bool:
-        """Have a user's server started; whether it runs after at most `seconds`.
-
-        Args:
-            report: told what the hub says of it.
-
-        Raises:
-            NotAllowed: there is no such user, or the service's role does not cover them.
-            Unavailable: it cannot be started, or not now, or the hub does not answer.
-        """
-        try:
-            with anyio.move_on_after(seconds):
-                if await self._hub.start(user) or await self._follow(user, report):
-                    return True
-                server = await self._hub.server(user)
-                if server.is_ready:
-                    return True
-                if not server.is_pending:
-                    raise Unavailable(f"The hub could not start the server of {user}.", hint="The hub's log says why.")
-        except NotFound as error:
-            raise refused() from error
-        return False
-
-    async def _follow(self, user: str, report: Report) -> bool:
-        try:
-            async with aclosing(self._hub.progress(user)) as events:
-                async for event in events:
-                    await report(f"{event.percent:.0f} %: {event.text}")
-                    if event.has_failed:
-                        raise Unavailable(
-                            f"The server of {user} did not start: {event.text.rstrip('.')}.",
-                            hint="The hub's log says why.",
-                        )
-                    if event.is_ready:
-                        return True
-        except InvalidRequest as error:
-            # It has ended to start meanwhile, one way or the other.
-            logger.debug("no progress to follow: %s", error)
-        return False
-
-
-def _address(base: str | None, path: str, url: str | None) -> str:
-    if urlsplit(path).scheme:
-        return path
-    if base is not None:
-        parts = urlsplit(base)
-        return f"{parts.scheme}://{parts.netloc}{path}"
-    if url:
-        return url
-    raise InvalidRequest(
-        "Where users' servers are is not known.", hint="Give the address of the hub's proxy: --hub-url."
-    )
-
-
-def hub_settings(settings: Settings) -> Settings:
-    """The settings of the service: every user's place has these, with another Jupyter and a state of its own.
-
-    Raises:
-        InvalidRequest: its folder cannot be made.
-    """
-    folder = settings.state_dir / "hub"
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise InvalidRequest(f"{folder} cannot be made: {error.strerror}.", hint="Give another --state-dir.") from error
-    return dataclasses.replace(
-        settings,
-        root=folder.resolve(),
-        contents=JUPYTER,
-        kernels=JUPYTER,
-        jupyter_url=None,
-        jupyter_token=None,
-        room_url=None,
-        room_token=None,
-        runtime_url=None,
-        runtime_token=None,
-        runtime_id=None,
-        notebook=None,
-        python=None,
-        keep_kernels=True,
-    )
+        """See `starting.start_server`."""
+        return await start_server(self._hub, user, report, seconds)
 
 
 @asynccontextmanager
