@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -88,6 +89,17 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         raise AssertionError(f"{error}\n{stack.compose('logs', '--tail=40', check=False).stdout}") from error
     finally:
         stack.compose("down", "--volumes", "--remove-orphans", "--timeout=5")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    """A test that failed says what the services did meanwhile: afterwards they are gone."""
+    report = yield
+    stack = getattr(item, "funcargs", {}).get("stack")
+    if report.failed and call.when == "call" and stack is not None:
+        logs = stack.compose("logs", "--no-color", "--timestamps", "--tail=120", check=False)
+        report.sections.append(("logs of the services", logs.stdout + logs.stderr))
+    return report
 
 
 @pytest.fixture

@@ -367,6 +367,19 @@ async def test_a_second_server_waits_and_the_first_ends_when_it_is_superseded(la
         assert await run(adopted, "print('mine')") == "mine\n"
 
 
+async def test_an_object_that_is_not_as_the_api_describes_it_ends_no_server(
+    pods: Pods, lab: Lab, caplog: pytest.LogCaptureFixture
+) -> None:
+    kernel = await start(pods)
+    [lease] = lab.fake.objects["leases"].values()
+    lab.fake.put("leases", {**lease, "spec": "nothing that the API knows"})
+    await until(lambda: "is begun again" in caplog.text)
+    lab.fake.put("leases", lease)
+    assert await run(kernel, "print('still led')") == "still led\n"
+    assert pods.cluster is not None
+    assert not pods.cluster.lease.is_lost
+
+
 async def test_a_server_waits_for_an_api_server_that_does_not_answer_yet(lab: Lab, settings: Settings) -> None:
     waited: list[str] = []
     lab.fake.overloaded = True

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import anyio
 
@@ -19,11 +19,9 @@ from ...ports import Death, KernelStats, Message, Replay
 from ..zmq.kernel import FAST_ARGUMENTS, START_SECONDS, DispatchedKernel, fast_request, named
 from .host import Host, Launch
 from .link import Link, Refused, report
+from .owner import Owner
 from .replay import replay
 from .stream import AgentStream, Inbox
-
-if TYPE_CHECKING:
-    import zmq
 
 logger = logging.getLogger(__name__)
 
@@ -33,22 +31,6 @@ _CAUSE_SECONDS = 1.2
 # But for one whose place is ended: nobody knows but the place, which says so within a second or two.
 _PLACE_CAUSE_SECONDS = 5.0
 _SIGNAL_SECONDS = 3.0
-
-
-class Owner(Protocol):
-    """What a kernel needs of the collection it is in."""
-
-    @property
-    def context(self) -> zmq.Context[Any]: ...
-
-    def require_room(self) -> None:
-        """Raise `Unavailable` if one more living kernel would be too many."""
-
-    def forget(self, kernel: PodKernel) -> None:
-        """Count a kernel no more."""
-
-    def outranked(self, lease: int) -> None:
-        """An agent serves a server with this higher number of the Lease."""
 
 
 class PodKernel(DispatchedKernel):

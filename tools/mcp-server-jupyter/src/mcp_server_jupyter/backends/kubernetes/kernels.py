@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.abc
 
-from ...errors import Unavailable
+from ...errors import JupyterMcpError, Unavailable
 from ...ports import Kernelspec
 from ...settings import Settings
 from ..shared.paths import below
@@ -24,8 +24,9 @@ from . import objects
 from .cluster import Cluster, open_cluster
 from .extra import require_extra
 from .forward import Forwards
+from .hosts import known_host, new_host
 from .kernel import PodKernel
-from .pod import PodHost, known_host, new_host
+from .pod import PodHost
 from .profiles import load_profiles
 from .refusals import Hopeless
 from .sweep import Sweep
@@ -42,6 +43,8 @@ Json = dict[str, Any]
 _SHUTDOWN_SECONDS = 10.0
 _RETRY_SECONDS = 2.0
 _ADOPTIONS_AT_ONCE = 64
+_ODD = (JupyterMcpError, LookupError, TypeError, ValueError, AttributeError)
+"""What reading such an object raises, or a refusal that it leads to."""
 
 
 def open_kernels(settings: Settings) -> PodKernels:
@@ -80,7 +83,7 @@ class PodKernels:
 
     @property
     def context(self) -> zmq.Context[Any]:
-        """See `kernel.Owner.context`."""
+        """See `owner.Owner.context`."""
         return self._sockets.context
 
     async def __aenter__(self) -> PodKernels:
@@ -259,7 +262,7 @@ class PodKernels:
         self._released = True
 
     def require_room(self) -> None:
-        """See `kernel.Owner.require_room`. Kernels that have died, or wait warm, take none."""
+        """See `owner.Owner.require_room`. Kernels that have died, or wait warm, take none."""
         living = sum(
             kernel.death is None and _host(kernel).identity.state != "warm" for kernel in self._kernels.values()
         )
@@ -274,7 +277,7 @@ class PodKernels:
 
 
 class _Owner:
-    """What a kernel sees of the collection it is in. See `kernel.Owner`."""
+    """What a kernel sees of the collection it is in. See `owner.Owner`."""
 
     def __init__(self, kernels: PodKernels) -> None:
         self._kernels = kernels
@@ -295,11 +298,11 @@ class _Owner:
 
 
 async def _again(work: Callable[[], Awaitable[None]]) -> None:
-    """Go on after a defect: kernels must not be blind, or end, for it."""
+    """Go on after an object that is not as the API describes it: kernels must not be blind, or end, for it."""
     while True:
         try:
             await work()
-        except Exception:
+        except _ODD:
             logger.exception("%s failed, and is begun again", getattr(work, "__qualname__", work))
             await anyio.sleep(_RETRY_SECONDS)
         else:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import secrets
-import string
 import time
-from base64 import b64decode
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -31,7 +28,6 @@ logger = logging.getLogger(__name__)
 
 Json = dict[str, Any]
 
-_ALPHABET = string.ascii_lowercase + string.digits
 _LOOK_SECONDS = 2.0
 _EVENTS_SECONDS = 5.0
 _REACH_SECONDS = {True: 30.0, False: 10.0}
@@ -375,32 +371,3 @@ class PodHost:
         """Whether the server that made it ended before its pod ran: nothing is lost with it."""
         pod = self._pod()
         return pod is not None and not causes.running(pod) and not causes.over(pod)
-
-
-def new_host(cluster: Cluster, name: str, cwd: str, *, forwards: Forwards | None, warm: bool = False) -> PodHost:
-    """The host of a kernel that is not there yet."""
-    one = "".join(secrets.choice(_ALPHABET) for _ in range(12))
-    identity = Identity(one, cluster.own.instance, state="warm" if warm else "used")
-    return PodHost(cluster, identity, Keys.new(), cwd=cwd, name=name, forwards=forwards)
-
-
-def known_host(cluster: Cluster, secret: Json, *, forwards: Forwards | None) -> tuple[PodHost, Launch] | None:
-    """The host of a kernel that an earlier server has made, and what it started there; None for a broken Secret."""
-    metadata = secret["metadata"]
-    notes = metadata.get("annotations") or {}
-    try:
-        config = json.loads(b64decode(secret["data"][objects.AGENT_JSON]))
-        keys = Keys(config["key"], config["curve_publickey"], config["curve_secretkey"])
-        told = config["launch"]
-        launch = Launch(**{**told, "argv": tuple(told["argv"]), "epoch": int(notes[f"{objects.PREFIX}epoch"])})
-        identity = Identity(
-            metadata["labels"][objects.ID_LABEL],
-            cluster.own.instance,
-            generation=int(notes[f"{objects.PREFIX}gen"]),
-            state=metadata["labels"].get(objects.STATE_LABEL, "used"),
-        )
-    except (KeyError, ValueError, TypeError):
-        return None
-    cwd = notes.get(f"{objects.PREFIX}cwd", "")
-    launch = replace(launch, folder=cwd)
-    return PodHost(cluster, identity, keys, cwd=cwd, name=launch.name, forwards=forwards, secret=secret), launch

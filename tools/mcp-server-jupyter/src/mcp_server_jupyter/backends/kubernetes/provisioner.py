@@ -26,9 +26,10 @@ from .cluster import Cluster, open_cluster
 from .extra import require_extra
 from .forward import Forwards
 from .host import CHANNEL_PORTS
+from .hosts import known_host, new_host
 from .kernel import PodKernel
 from .objects import Identity
-from .pod import PodHost, known_host, new_host
+from .pod import PodHost
 
 if TYPE_CHECKING:
     import asyncio
@@ -152,7 +153,7 @@ class PodProvisioner(KernelProvisionerBase):
     def get_stable_start_time(self, recommended: float = 10.0) -> float:
         return max(recommended, 60.0)
 
-    # ------------------------------------------------------------------ see `kernel.Owner`
+    # ------------------------------------------------------------------ see `owner.Owner`
 
     @property
     def context(self) -> zmq.Context[Any]:
