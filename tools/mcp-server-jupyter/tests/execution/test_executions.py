@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mcp_server_jupyter.execution.execution import Execution
-from mcp_server_jupyter.execution.queue import PROGRESS_SECONDS, Executions
+from mcp_server_jupyter.execution.execution import PROGRESS_SECONDS, Execution
 from mcp_server_jupyter.operations import Caller
 from mcp_server_jupyter.operations.bind import invoke
 from mcp_server_jupyter.services import open_services
@@ -30,11 +29,11 @@ async def test_a_silent_cell_is_reported_on_by_the_heartbeat(tmp_path: Path) -> 
         answer = await invoke(services, "execute_code", arguments, caller=Caller("tester"))
         execution = services.executions.get(answer.data["execution_id"])
         assert execution is not None
-        await services.executions.wait(execution, 2.5, note, heartbeat=0.1)
+        await execution.wait(2.5, note, heartbeat=0.1)
         assert len(reports) >= 3
         await invoke(services, "interrupt_kernel", {}, caller=Caller("tester"))
 
 
 def test_the_heartbeat_comes_at_least_every_fifteen_seconds() -> None:
-    default = inspect.signature(Executions.wait).parameters["heartbeat"].default
+    default = inspect.signature(Execution.wait).parameters["heartbeat"].default
     assert 0 < default + PROGRESS_SECONDS <= 15

@@ -335,5 +335,5 @@ async def test_only_a_caller_that_cancels_interrupts_its_cell(cancelled: bool, d
     if not cancelled:
         kernel = desk.services.sessions.all()[0].kernel
         kernel._interpreter._namespace["go"].append(1)  # type: ignore[attr-defined]
-    await desk.services.executions.wait_finished(execution, 60)
+    await execution.wait_finished(60)
     assert execution.status == ("interrupted" if cancelled else "ok")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 from uuid import uuid4
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 
+PROGRESS_SECONDS = 0.3
 _DISPLAYS = ("display_data", "execute_result")
 
 
@@ -117,6 +118,39 @@ class Execution:
     @property
     def input_prompt(self) -> str | None:
         return None if self.input_request is None else str(self.input_request.content.get("prompt", ""))
+
+    async def wait(
+        self,
+        seconds: float,
+        progress: Callable[[Execution], Any] | None = None,
+        heartbeat: float = 10.0,
+    ) -> None:
+        """Wait until it is done, waits for input, or `seconds` have passed. Waiting out changes nothing.
+
+        `progress` is awaited on news, at most every 0.3 s, and at least every `heartbeat` seconds.
+        """
+        with anyio.move_on_after(seconds):
+            if progress is None:
+                await self._done_or_asking()
+                return
+            while True:
+                with anyio.move_on_after(PROGRESS_SECONDS):
+                    await self._done_or_asking()
+                    return
+                version = self.version
+                await progress(self)
+                with anyio.move_on_after(heartbeat):
+                    await self.news(version)
+
+    async def _done_or_asking(self) -> None:
+        while not self.settled and self.input_request is None:
+            await self.news(self.version)
+
+    async def wait_finished(self, seconds: float) -> None:
+        """Wait until it is done or `seconds` have passed, also if it waits for input meanwhile."""
+        with anyio.move_on_after(seconds):
+            while not self.settled:
+                await self.news(self.version)
 
     def event(self) -> dict[str, Any]:
         """What listeners are told of it."""

@@ -7,14 +7,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
 
 from ..errors import InvalidRequest, JupyterMcpError, KernelDead, NotAllowed
 from ..events import Events
-from ..journal import EditRow, ExecutionRow, Journal, new_execution_id
-from ..notebooks import insert_cell, may_raise, new_cell, outputs_mark, source_hash
+from ..journal import EditRow, Journal, new_execution_id
+from ..notebooks import insert_cell, may_raise, new_cell
 from ..outputs import OutputReducer, WidgetModels
 from ..ports import Contents
 from ..tasks import Tasks
@@ -22,7 +22,7 @@ from .edit import journaled_edit
 from .execution import Batch, Execution
 from .feed import OutputFeed
 from .recent import Recent
-from .record import Record
+from .record import Record, row_of
 from .runner import Runner, how_it_ended
 from .session import Session, require_alive
 
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 logger = logging.getLogger(__name__)
-
-PROGRESS_SECONDS = 0.3
 
 
 @dataclass(eq=False)
@@ -93,7 +91,7 @@ class Executions:
         execution = self._new(session, code, author, notebook, cell, batch, by_agent=by_agent, hold=hold)
         if batch is not None:
             self._recent.remember(batch)
-        self._record.submitted(execution, self._row(execution, cell))
+        self._record.submitted(execution, row_of(execution, cell))
         self._enqueue(session, execution)
         return execution
 
@@ -130,7 +128,7 @@ class Executions:
                 if why := self._refusal(execution):
                     raise NotAllowed(why, hint="Nothing was put in. Reading goes on.")
                 after = edit.notebook.cells[index - 1]["id"] if index else None
-                self._journal.add_execution(self._row(execution, cell, after_cell_id=after, cell_index=index))
+                self._journal.add_execution(row_of(execution, cell, after_cell_id=after, cell_index=index))
                 edit.rows.append(edit_row(execution, cell, index))
         except BaseException:
             if execution is not None:
@@ -177,61 +175,6 @@ class Executions:
             # It is sent at once: one commit says so, where two would be written within a millisecond.
             execution.started_at = execution.queued_at
         return execution
-
-    @staticmethod
-    def _row(execution: Execution, cell: NotebookNode | None, **place: Any) -> ExecutionRow:
-        batch = execution.batch
-        return ExecutionRow(
-            id=execution.id,
-            notebook=execution.notebook,
-            cell_id=execution.cell_id,
-            kernel_id=execution.kernel.id,
-            kernel_epoch=execution.kernel_epoch,
-            msg_id=execution.msg_id,
-            code=execution.code,
-            author=execution.author,
-            status=execution.status if execution.started_at is None else "running",
-            queued_at=execution.queued_at,
-            started_at=execution.started_at,
-            source_hash=None if cell is None else source_hash(cell),
-            replaced=None if cell is None else outputs_mark(cell),
-            turn=batch.id if batch is not None and batch.stop_on_error else None,
-            **place,
-        )
-
-    async def wait(
-        self,
-        execution: Execution,
-        seconds: float,
-        progress: Callable[[Execution], Any] | None = None,
-        heartbeat: float = 10.0,
-    ) -> None:
-        """Wait until it is done, waits for input, or `seconds` have passed. Waiting out changes nothing.
-
-        `progress` is awaited on news, at most every 0.3 s, and at least every `heartbeat` seconds.
-        """
-        with anyio.move_on_after(seconds):
-            if progress is None:
-                await self._settled(execution)
-                return
-            while True:
-                with anyio.move_on_after(PROGRESS_SECONDS):
-                    await self._settled(execution)
-                    return
-                version = execution.version
-                await progress(execution)
-                with anyio.move_on_after(heartbeat):
-                    await execution.news(version)
-
-    async def _settled(self, execution: Execution) -> None:
-        while not execution.settled and execution.input_request is None:
-            await execution.news(execution.version)
-
-    async def wait_finished(self, execution: Execution, seconds: float) -> None:
-        """Wait until it is done or `seconds` have passed, also if it waits for input meanwhile."""
-        with anyio.move_on_after(seconds):
-            while not execution.settled:
-                await execution.news(execution.version)
 
     async def make_up(self) -> None:
         """Write down what the journal could not take before; warnings of what it takes now are gone then."""
@@ -379,7 +322,7 @@ class Executions:
         """Let what runs finish, for at most `seconds`."""
         with anyio.move_on_after(seconds):
             for execution in self.active():
-                await self.wait_finished(execution, seconds)
+                await execution.wait_finished(seconds)
 
     # ------------------------------------------------------------------ the queue of a kernel
 

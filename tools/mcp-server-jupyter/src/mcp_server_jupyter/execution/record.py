@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
 from ..errors import Unavailable
 from ..journal import ExecutionRow, Journal
-from ..notebooks import outputs_mark
+from ..notebooks import outputs_mark, source_hash
 from ..ports import Kernel, Message
 from ..tasks import Tasks
 from .execution import Execution
@@ -235,3 +235,25 @@ class Record:
                 pause = max(_RETRY_SECONDS, 5 * (anyio.current_time() - began))
         finally:
             self._retrying = False
+
+
+def row_of(execution: Execution, cell: NotebookNode | None, **place: Any) -> ExecutionRow:
+    """What the journal keeps of an execution as it is submitted; `place` says where a new cell is."""
+    batch = execution.batch
+    return ExecutionRow(
+        id=execution.id,
+        notebook=execution.notebook,
+        cell_id=execution.cell_id,
+        kernel_id=execution.kernel.id,
+        kernel_epoch=execution.kernel_epoch,
+        msg_id=execution.msg_id,
+        code=execution.code,
+        author=execution.author,
+        status=execution.status if execution.started_at is None else "running",
+        queued_at=execution.queued_at,
+        started_at=execution.started_at,
+        source_hash=None if cell is None else source_hash(cell),
+        replaced=None if cell is None else outputs_mark(cell),
+        turn=batch.id if batch is not None and batch.stop_on_error else None,
+        **place,
+    )

@@ -47,7 +47,7 @@ async def interrupt_kernel(call: Call, notebook_path: str = "", kernel_id: str =
     is_foreign = session.kernel.foreign_since is not None
     dropped = await executions.interrupt_session(session)
     if running is not None:
-        await executions.wait_finished(running, STOP_SECONDS)
+        await running.wait_finished(STOP_SECONDS)
     stopped = running is None or running.finished
     text = "Nothing was running." if running is None else f"Interrupted execution {running.id}."
     if is_foreign:

@@ -237,7 +237,7 @@ async def get_execution(
         if cursor is not None:
             return await _page(call, execution_id, row.status, outputs, cursor, True)
         return await remembered(row, outputs, call.answers)
-    await services.executions.wait(execution, wait_seconds, _reporter(call))
+    await execution.wait(wait_seconds, _reporter(call))
     if cursor is not None:
         return await _page(call, execution_id, execution.status, execution.readable(), cursor, execution.finished)
     if execution.warnings.get("journal"):
@@ -333,7 +333,7 @@ async def wait_for(call: Call, executions: Sequence[Execution], seconds: float) 
     try:
         with anyio.move_on_after(seconds):
             for execution in executions:
-                await manager.wait(execution, seconds, report)
+                await execution.wait(seconds, report)
                 if execution.input_request is not None:
                     return
     except anyio.get_cancelled_exc_class():

@@ -137,7 +137,7 @@ class Attempts:
         done = row.total - len(executions)
         with anyio.move_on_after(row.deadline - time.time()) as limit:
             for execution in executions:
-                await self._services.executions.wait_finished(execution, math.inf)
+                await execution.wait_finished(math.inf)
                 if execution.status in ("ok", "error"):
                     done += 1
                     cell = {"done": done, "total": row.total, "cell_id": execution.cell_id, "cell": execution.status}

@@ -50,7 +50,7 @@ async def code(desk: Desk, source: str) -> Answer:
     answer = await desk.call("append_execute_code_cell", cell_source=source)
     if answer.data["status"] in ("running", "queued"):
         execution = desk.execution(answer)
-        await desk.services.executions.wait_finished(execution, PATIENCE)
+        await execution.wait_finished(PATIENCE)
         answer = await desk.call("get_execution", execution_id=execution.id)
     return answer
 
@@ -68,7 +68,7 @@ async def begun(desk: Desk) -> Answer:
 
 async def ended(desk: Desk, answer: Answer) -> Answer:
     execution = desk.execution(answer)
-    await desk.services.executions.wait_finished(execution, PATIENCE)
+    await execution.wait_finished(PATIENCE)
     return await desk.call("get_execution", execution_id=execution.id)
 
 

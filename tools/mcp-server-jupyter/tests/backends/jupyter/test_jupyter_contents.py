@@ -393,7 +393,7 @@ async def test_a_write_whose_answer_is_lost_is_looked_after(
 async def code(desk: Desk, source: str) -> Any:
     answer = await desk.call("append_execute_code_cell", cell_source=source)
     execution = desk.execution(answer)
-    await desk.services.executions.wait_finished(execution, PATIENCE)
+    await execution.wait_finished(PATIENCE)
     return await desk.call("get_execution", execution_id=execution.id)
 
 

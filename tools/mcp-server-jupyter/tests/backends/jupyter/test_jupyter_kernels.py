@@ -100,7 +100,7 @@ async def code(desk: Desk, source: str) -> Answer:
 
 async def finished(desk: Desk, answer: Answer) -> Answer:
     execution = desk.execution(answer)
-    await desk.services.executions.wait_finished(execution, PATIENCE)
+    await execution.wait_finished(PATIENCE)
     return await desk.call("get_execution", execution_id=execution.id)
 
 
@@ -332,7 +332,7 @@ async def test_a_cell_goes_on_for_the_next_server_and_is_lost_where_nobody_knows
     async with open_desk(settings_for(jupyter, tmp_path)) as desk:
         execution = desk.services.executions.get(execution_id)
         assert execution is not None
-        await desk.services.executions.wait_finished(execution, PATIENCE)
+        await execution.wait_finished(PATIENCE)
         told = await desk.call("get_execution", execution_id=execution_id)
         cells = await desk.cells()
         counted = await code(desk, "1 + 1")
@@ -360,7 +360,7 @@ async def test_what_waits_behind_a_cell_is_sent_by_the_next_server_and_whole(
     async with open_desk(settings) as desk:
         execution = desk.services.executions.get(waits)
         assert execution is not None
-        await desk.services.executions.wait_finished(execution, PATIENCE)
+        await execution.wait_finished(PATIENCE)
         told = await desk.call("get_execution", execution_id=waits)
 
     assert told.data["status"] == "ok"

@@ -126,7 +126,7 @@ async def test_a_run_whose_turn_comes_while_agents_are_paused_does_not_begin(app
     await rule(window, paused=True, notebook_path="a.ipynb")
     session = app.services.sessions.all()[0]
     execution = app.services.executions.submit(session, "1", author="agent#1", notebook="a.ipynb", by_agent=True)
-    await app.services.executions.wait_finished(execution, 30)
+    await execution.wait_finished(30)
     assert (execution.status, execution.note) == ("aborted", "Not run: agents are paused.")
 
 
@@ -202,7 +202,7 @@ async def test_without_a_window_it_says_where_to_approve_and_is_denied_in_time(
     execution = app.services.executions.get(answer.data["execution_id"])
     assert execution is not None
     with anyio.fail_after(60):
-        await app.services.executions.wait_finished(execution, 5)
+        await execution.wait_finished(5)
     assert (execution.status, execution.note) == ("aborted", "Not run: Nobody approved it in time.")
 
 

@@ -339,7 +339,7 @@ async def test_a_room_that_nobody_uses_is_left(
 async def code(desk: Desk, source: str) -> Any:
     answer = await desk.call("append_execute_code_cell", cell_source=source)
     execution = desk.execution(answer)
-    await desk.services.executions.wait_finished(execution, PATIENCE)
+    await execution.wait_finished(PATIENCE)
     return await desk.call("get_execution", execution_id=execution.id)
 
 
