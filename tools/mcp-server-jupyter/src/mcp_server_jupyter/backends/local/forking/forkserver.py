@@ -47,6 +47,7 @@ _KERNELS = (
     "ipykernel.debugger",
     "IPython.core.completerlib",
     "IPython.core.logger",
+    "IPython.core.oinspect",
     "IPython.extensions.storemagic",
 )
 _INLINE = "module://matplotlib_inline.backend_inline"
