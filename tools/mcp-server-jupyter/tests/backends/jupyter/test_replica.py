@@ -260,6 +260,50 @@ def test_an_edit_that_comes_again_changes_what_is_not_there_yet() -> None:
     assert sources(clashing.replica) == ["another", "new"]
 
 
+def test_a_room_that_has_lost_its_last_updates_gets_the_very_same_again() -> None:
+    room = Person("theirs = 1", "other = 2")
+    room.replica.begin()
+    edit(room.replica, lambda n: notebooks.insert_cell(n, 2, notebooks.new_cell("code", "before = 3")))
+    stored = room.replica.doc.get_update()
+    first = room.replica.snapshot()
+    edit(room.replica, lambda n: notebooks.replace_source(n, 1, "other = 22"))
+    last = room.replica.snapshot()
+    tab: Doc[Any] = Doc()
+    tab.apply_update(room.replica.doc.get_update())
+
+    # What was stored last is missing, and what the file lacked was taken out.
+    behind = Person()
+    behind.doc.apply_update(stored)
+    del behind.cells[2]
+    behind.replica = Replica(behind.ours.append, behind._hear)
+    behind._receive(behind.doc.get_update())
+    behind.replica.catch_up(room.replica)
+    for before, after in ((room_before(first), first), (first, last)):
+        assert behind.replica.apply_again(before, after) == []
+    behind._receive(tab.get_update())
+
+    assert sources(behind.replica) == ["theirs = 1", "other = 22", "before = 3"]
+    for update in behind.ours:
+        behind.doc.apply_update(update)
+    behind.doc.apply_update(tab.get_update())
+    assert behind.sources == ["theirs = 1", "other = 22", "before = 3"]
+
+
+def room_before(notebook: Any) -> Any:
+    """Without its last cell."""
+    return notebooks.shallow(notebook, cells=notebook.cells[:-1])
+
+
+def test_a_room_that_was_made_anew_gets_nothing_of_a_former_one() -> None:
+    room = Person("theirs = 1", "other = 2")
+    room.replica.begin()
+    edit(room.replica, lambda n: notebooks.replace_source(n, 1, "other = 22"))
+
+    anew = Person("theirs = 1", "other = 2")
+    anew.replica.catch_up(room.replica)
+    assert (sources(anew.replica), anew.ours) == (["theirs = 1", "other = 2"], [])
+
+
 def test_splices_lead_from_any_text_to_any_other() -> None:
     chance = random.Random(5)
     for _ in range(300):

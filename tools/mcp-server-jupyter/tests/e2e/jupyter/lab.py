@@ -52,9 +52,10 @@ def code_cell(cell_id: str, source: str, **more: Any) -> dict[str, Any]:
     return {**cell, **more}
 
 
-def write(jupyter: Jupyter, *cells: dict[str, Any], name: str = "a.ipynb") -> None:
+def write(jupyter: Jupyter, *cells: dict[str, Any], name: str = "a.ipynb", kernel: str = "") -> None:
     """As a program does that knows no rooms: a new file in the place of the old one."""
-    notebook = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": list(cells)}
+    metadata = {"kernelspec": {"name": kernel, "display_name": kernel, "language": "python"}} if kernel else {}
+    notebook = {"nbformat": 4, "nbformat_minor": 5, "metadata": metadata, "cells": list(cells)}
     draft = jupyter.root / f"{name}.draft"
     draft.write_text(json.dumps(notebook))
     os.replace(draft, jupyter.root / name)

@@ -21,6 +21,7 @@ from ..contents_file import Folder
 from ..contents_format import parse, require_editable, require_whole
 from .connection import Address, Connection, path_of
 from .intents import Intent, is_lost, same_content
+from .replica import Replica
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -32,6 +33,8 @@ _SAVE_SECONDS = 1.0
 _RETRY_SECONDS = 0.5
 _FLUSH_SECONDS = 20.0
 _LOOK_SECONDS = 2.0
+# A file that is nowhere so long was deleted; what its room has and no file has is not given up sooner.
+_GONE_SECONDS, _UNSAVED_GONE_SECONDS = 2.0, 15.0
 IDLE_SECONDS = 60.0
 # Browsers draw what they are sent, and keep it.
 BYTES_A_SECOND = 1_000_000
@@ -59,7 +62,8 @@ class RoomNotebook:
         self._hurry = asyncio.Event()
         self._unsaved: list[Intent] = []
         self._in_save: list[Intent] = []
-        self._made = self._saved = self._missed = 0
+        self._made = self._saved = 0
+        self._missed_at: float | None = None
         self._is_saving = False
         self._looked_at = self._free_at = self.used_at
         self._problem: JupyterMcpError | None = None
@@ -96,6 +100,7 @@ class RoomNotebook:
     async def _live(self) -> None:
         """Be in the room until it is left: each time with a new replica, which gets what the file lacks."""
         pause = _SHORTEST_PAUSE
+        former: Replica | None = None
         with self._scope:
             while not self._is_gone:
                 connection = Connection(self._folder.api.client, self._address, self._changed)
@@ -103,7 +108,8 @@ class RoomNotebook:
                     tasks.start_soon(connection.run)
                     if await _first(connection):
                         pause = _SHORTEST_PAUSE
-                        self._enter(connection)
+                        self._enter(connection, former)
+                        former = connection.replica
                         tasks.start_soon(self._leave_when_idle)
                     await connection.closed.wait()
                     tasks.cancel_scope.cancel()
@@ -124,7 +130,10 @@ class RoomNotebook:
                 self.leave()
             await anyio.sleep(max(_RETRY_SECONDS, left))
 
-    def _enter(self, connection: Connection) -> None:
+    def _enter(self, connection: Connection, former: Replica | None) -> None:
+        connection.replica.begin()
+        if self.intents and former is not None:
+            connection.replica.catch_up(former)
         for intent in self.intents:
             self._clashes += connection.replica.apply_again(intent.before, intent.after)
         self._connection, self._problem = connection, None
@@ -178,17 +187,19 @@ class RoomNotebook:
         Raises:
             Unavailable, Unauthorized
         """
-        self._looked_at = anyio.current_time()
+        self._looked_at = now = anyio.current_time()
         try:
             await self._folder.api.state(self.name)
-            self._missed = 0
+            self._missed_at = None
         except NotFound:
             path = await path_of(self._folder.api.client, self._address)
-            self._missed += 1
             if path is not None and path != self.name:
+                self._missed_at = None
                 self._moved(self, path)
-            elif path is None or self._missed > 1:
+            elif self._missed_at is None:
                 # Jupyter moves a file first, and then says so.
+                self._missed_at = now
+            elif now - self._missed_at >= (_UNSAVED_GONE_SECONDS if self.intents else _GONE_SECONDS):
                 self._problem = None
                 self.leave()
                 self._folder.tell(self.name)

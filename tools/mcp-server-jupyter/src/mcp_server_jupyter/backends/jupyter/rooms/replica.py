@@ -48,6 +48,7 @@ class Replica:
         self._known: dict[str, NotebookNode] = {}
         self._stale: set[str] = set()
         self._snapshot: NotebookNode | None = None
+        self._beginning: dict[int, int] = {}
         self._subscriptions = [
             self.doc.observe(self._updated),
             self.state.observe(self._state_changed),
@@ -143,6 +144,28 @@ class Replica:
         """
         now = self.snapshot()
         self._become(now, combined(before, after, now))
+
+    def begin(self) -> None:
+        """What is here now is what the room had when it was entered."""
+        self._beginning = self._clocks()
+
+    def catch_up(self, former: Replica) -> None:
+        """Give a room that lacks its last updates those that a former replica of it has.
+
+        They are the very updates that others may have as well, and bring along: made anew, an edit would be there
+        twice. Nothing happens where the room was made anew, from its file: it has nothing in common with that replica.
+        """
+        here = self._clocks()
+        if all(here.get(client, 0) >= clock for client, clock in former._beginning.items()):
+            with self._editing():
+                self.doc.apply_update(former.doc.get_update(self.doc.get_state()))
+
+    def _clocks(self) -> dict[int, int]:
+        """How many changes of each client are here: a state vector (Yjs docs, "Document Updates")."""
+        from pycrdt import Decoder  # noqa: PLC0415
+
+        decoder = Decoder(self.doc.get_state())
+        return {decoder.read_var_uint(): decoder.read_var_uint() for _ in range(decoder.read_var_uint())}
 
     def apply_again(self, before: NotebookNode, after: NotebookNode) -> list[Conflict]:
         """The same of an edit that the room may have, or may have lost; what clashes with it there stays there."""

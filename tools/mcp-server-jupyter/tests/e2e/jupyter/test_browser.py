@@ -1,0 +1,166 @@
+"""A person in JupyterLab, in a real browser, and an agent at our server: the same notebook, at the same time."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from lab import code_cell, on_disk, sources, write
+from window import PATIENCE, Window, open_browser, until
+
+from a_jupyter import TOKEN, Jupyter
+from mcp_server_jupyter.settings import Settings
+from support import Server, outputs_text
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(scope="module")
+async def browser() -> AsyncIterator[Any]:
+    async with open_browser() as opened:
+        yield opened
+
+
+@pytest.fixture
+async def window(jupyter: Jupyter, browser: Any, request: pytest.FixtureRequest) -> AsyncIterator[Window]:
+    page = await browser.new_page(viewport={"width": 900, "height": 600})
+    page.set_default_timeout(PATIENCE * 1000)
+    opened = Window(page, jupyter)
+    try:
+        yield opened
+    finally:
+        await opened.picture(f"last-of-{request.node.name}")
+        await page.close()
+
+
+@pytest.fixture
+def server(jupyter: Jupyter, tmp_path: Path) -> Iterator[Server]:
+    running = Beside(tmp_path, jupyter).start()
+    try:
+        yield running
+    finally:
+        running.stop()
+
+
+class Beside(Server):
+    """Our server beside a Jupyter: what it keeps is of that Jupyter."""
+
+    def __init__(self, folder: Path, jupyter: Jupyter) -> None:
+        super().__init__(folder, f"--jupyter-url={jupyter.url}", f"--jupyter-token={TOKEN}")
+        self._url = jupyter.url
+
+    @property
+    def root_state(self) -> Path:
+        given = {"root": self.root, "state_dir": self.state, "jupyter_url": self._url, "jupyter_token": TOKEN}
+        return Settings.load(given, environ={}).root_state
+
+
+class Agent:
+    """Who calls our server's operations on a.ipynb."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    async def call(self, name: str, **arguments: Any) -> dict[str, Any]:
+        answer = await anyio.to_thread.run_sync(
+            lambda: self._server.call(name, timeout=PATIENCE, notebook_path="a.ipynb", **arguments)
+        )
+        assert not answer["is_error"], answer["text"]
+        return answer
+
+
+@pytest.fixture
+def agent(server: Server) -> Agent:
+    return Agent(server)
+
+
+async def is_on_disk(jupyter: Jupyter, *wanted: str) -> None:
+    async def now() -> list[str]:
+        # Jupyter writes in place.
+        with suppress(ValueError):
+            return sources(jupyter)
+        return []
+
+    async def so() -> bool:
+        return await now() == list(wanted)
+
+    await until(so, now)
+
+
+async def test_a_person_who_types_sees_what_an_agent_runs_and_keeps_what_they_type(
+    jupyter: Jupyter, window: Window, agent: Agent, record_property: Callable[[str, Any], None]
+) -> None:
+    write(jupyter, code_cell("one", "theirs = 1"), code_cell("two", "other = 2"), kernel="python3")
+    await window.open()
+    typed = "  # a person types this while an agent works"
+    began = anyio.current_time()
+
+    async def run() -> None:
+        await agent.call("append_execute_code_cell", cell_source="print('by the agent:', 6 * 7)")
+        record_property("seconds of the agent's call", f"{anyio.current_time() - began:.2f}")
+
+    async def see() -> None:
+        await window.shows_output("by the agent: 42")
+        record_property("seconds until a person sees the output", f"{anyio.current_time() - began:.2f}")
+
+    await window.click(0)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run)
+        tasks.start_soon(see)
+        await window.type(typed, pause=40)
+    shown = (f"theirs = 1{typed}", "other = 2", "print('by the agent:', 6 * 7)")
+    await window.shows(*shown)
+    await window.picture("an-agent-runs-a-cell")
+    await is_on_disk(jupyter, *shown)
+    record_property("seconds until it is on disk", f"{anyio.current_time() - began:.2f}")
+    assert outputs_text(on_disk(jupyter)["cells"][2]) == "by the agent: 42\n"
+
+
+async def test_each_undoes_their_own(jupyter: Jupyter, window: Window, agent: Agent) -> None:
+    write(jupyter, code_cell("one", "first = 1\nlast = 2"), kernel="python3")
+    await window.open()
+    await window.click(0)
+    await window.type("  # theirs")
+    await agent.call("overwrite_cell_source", cell_index=0, cell_source="first = 100\nlast = 2  # theirs")
+    await agent.call("insert_cell", cell_index=1, cell_type="code", cell_source="ours = 3")
+    await window.shows("first = 100\nlast = 2  # theirs", "ours = 3")
+
+    # Typed slowly it is several steps; of what is not theirs none may be undone.
+    for _ in range(2 * len("  # theirs")):
+        await window.press("Control+z")
+    await window.shows("first = 100\nlast = 2", "ours = 3")
+    await window.picture("a-person-undoes-theirs")
+
+    await window.type("  # again")
+    await window.shows("first = 100\nlast = 2  # again", "ours = 3")
+    await agent.call("undo")
+    await window.shows("first = 100\nlast = 2  # again")
+    await window.picture("an-agent-undoes-theirs")
+    await is_on_disk(jupyter, "first = 100\nlast = 2  # again")
+
+
+async def test_jupyter_is_killed_in_mid_edit_and_no_cell_is_doubled_and_no_change_lost(
+    jupyter: Jupyter, window: Window, agent: Agent
+) -> None:
+    write(jupyter, code_cell("one", "theirs = 1"), code_cell("two", "other = 2"), kernel="python3")
+    await window.open()
+    await window.click(0)
+    await window.type("  # typed")
+    await agent.call("insert_cell", cell_index=2, cell_type="code", cell_source="before = 3")
+    await window.shows("theirs = 1  # typed", "other = 2", "before = 3")
+    await agent.call("overwrite_cell_source", cell_index=1, cell_source="other = 22")
+    jupyter.kill()
+    jupyter.start()
+    await agent.call("insert_cell", cell_index=3, cell_type="code", cell_source="after = 4")
+    wanted = ("theirs = 1  # typed", "other = 22", "before = 3", "after = 4")
+    await is_on_disk(jupyter, *wanted)
+    await window.shows(*wanted)
+    await window.picture("after-a-crash-of-jupyter")
+    await window.open()
+    await window.shows(*wanted)
+    await window.picture("after-a-crash-of-jupyter-and-a-reload")
+    await is_on_disk(jupyter, *wanted)
