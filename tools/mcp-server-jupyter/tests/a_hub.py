@@ -52,6 +52,8 @@ class FakeHub:
     revoked: list[str] = field(default_factory=list)
     asked: list[tuple[str, str, str]] = field(default_factory=list)
     starts: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    role: tuple[str, ...] = ("read:servers", "start:servers", "tokens", "list:users", "read:users:activity")
+    """Scopes of the service, for everybody."""
     refusals: list[tuple[int, dict[str, str]]] = field(default_factory=list)
     """What the next requests of the service are answered with instead."""
     url: str = ""
@@ -76,6 +78,7 @@ class FakeHub:
         return Starlette(
             routes=[
                 Route(f"{API}/user", self._self),
+                Route(f"{API}/users", self._list),
                 Route(f"{API}/users/{{name}}", self._user),
                 Route(f"{API}/users/{{name}}/tokens", self._mint, methods=["POST"]),
                 Route(f"{API}/users/{{name}}/tokens/{{id}}", self._revoke, methods=["DELETE"]),
@@ -100,6 +103,8 @@ class FakeHub:
 
     async def _self(self, request: Request) -> Response:
         token = self._sent(request)
+        if token == SERVICE_TOKEN:
+            return JSONResponse({"kind": "service", "name": "tutor", "scopes": list(self.role)})
         if token not in self.tokens:
             return _error(403)
         known = self.tokens[token]
@@ -107,10 +112,22 @@ class FakeHub:
         model = {"kind": "user", "name": user.name, "groups": list(user.groups), "scopes": known["scopes"]}
         return JSONResponse(model, headers={"set-cookie": f"who={user.name}"})
 
+    async def _list(self, request: Request) -> Response:
+        self._sent(request)
+        if "list:users" not in self.role:
+            return _error(403)
+        query = request.query_params
+        wanted = [each for each in self.users.values() if each.url or query.get("state") != "active"]
+        offset = int(query["offset"])
+        page = wanted[offset : offset + int(query["limit"])]
+        return JSONResponse({"items": [self._model(each) for each in page], "_pagination": {"total": len(wanted)}})
+
     async def _user(self, request: Request) -> Response:
         if refusal := self._refusal(request):
             return refusal
-        user = self.users[request.path_params["name"]]
+        return JSONResponse(self._model(self.users[request.path_params["name"]]))
+
+    def _model(self, user: User) -> dict[str, Any]:
         server = {
             "name": "",
             "ready": user.url is not None and not user.pending,
@@ -118,11 +135,14 @@ class FakeHub:
             "url": f"/user/{user.name}/",
             "full_url": user.url,
         }
-        return JSONResponse({"name": user.name, "servers": {"": server}})
+        seen = {"last_activity": "2026-01-01T12:00:00Z"} if "read:users:activity" in self.role else {}
+        return {"name": user.name, "servers": {"": server}, **seen}
 
     async def _mint(self, request: Request) -> Response:
         if refusal := self._refusal(request):
             return refusal
+        if "tokens" not in self.role:
+            return _error(403)
         body = await request.json()
         name = request.path_params["name"]
         made = {"id": f"a{len(self.minted)}", "token": secrets.token_hex(16), "user": name, **body}

@@ -42,6 +42,7 @@ def hub(world: tuple[FakeHub, UserServer, UserServer]) -> FakeHub:
     hub.users.clear()
     hub.refusals.clear()
     hub.asked.clear()
+    hub.role = FakeHub.role
     hub.add("ada", "learners", url=ada.url)
     hub.add("bob", "learners", url=bob.url)
     return hub
@@ -167,6 +168,58 @@ async def test_a_place_in_which_a_cell_runs_is_not_left(hub: FakeHub, tmp_path: 
         assert not closed.is_set()
         await run(learners, "ada", "interrupt_kernel", notebook_path="busy.ipynb")
         await until(lambda: not len(learners))
+
+
+async def test_a_server_that_stops_while_a_cell_runs_is_left(hub: FakeHub, tmp_path: Path) -> None:
+    with user_server(tmp_path / "cal", hub, "cal") as cal:
+        hub.add("cal", "learners", url=cal.url)
+        async with open_hub_learners(tmp_path, hub, idle_seconds=0.5) as learners:
+            await run(learners, "cal", "create_notebook", notebook_path="cut.ipynb")
+            async with learners.using("cal") as services:
+                code = {"notebook_path": "cut.ipynb", "code": "import time\nwhile True: time.sleep(0.05)"}
+                await invoke(services, "execute_code", {**code, "timeout_seconds": 1}, caller=Caller("test"))
+                assert services.executions.active()
+            cal.kill()
+            # The server does not answer, and it is the hub that says that it never will.
+            hub.users["cal"].url = None
+            await until(lambda: not len(learners))
+            with pytest.raises(ServerNotRunning):
+                await run(learners, "cal", "list_notebooks")
+
+
+async def test_a_role_without_tokens_leaves_the_service_its_own(
+    world: tuple[FakeHub, UserServer, UserServer], hub: FakeHub, tmp_path: Path
+) -> None:
+    hub.role = ("read:servers", "start:servers", "access:servers!group=learners")
+    before = len(hub.minted), len(hub.revoked)
+    hub.minted.append({"id": "own", "token": SERVICE_TOKEN, "user": "ada"})
+    hub._write()
+    try:
+        async with open_hub_learners(tmp_path, hub) as learners:
+            await run(learners, "ada", "list_notebooks")
+        assert SERVICE_TOKEN in world[1].tokens
+        # It is not taken back with the place.
+        assert (len(hub.minted), len(hub.revoked)) == (before[0] + 1, before[1])
+    finally:
+        hub.take_back("own")
+        world[1].seen.unlink()
+
+
+async def test_a_role_that_opens_no_server_is_refused_as_such(hub: FakeHub, tmp_path: Path) -> None:
+    hub.role = ("read:servers", "start:servers")
+    async with open_hub_learners(tmp_path, hub) as learners:
+        with pytest.raises(NotAllowed, match="role"):
+            await run(learners, "ada", "list_notebooks")
+
+
+async def test_learners_are_listed_by_pages(hub: FakeHub, tmp_path: Path) -> None:
+    hub.users["bob"].url = None
+    async with open_hub_learners(tmp_path, hub) as learners:
+        listed, total = await learners.list(running=False, offset=1, limit=1)
+        assert ([each.name for each in listed], total) == (["bob"], 2)
+        running, total = await learners.list(running=True, offset=0, limit=100)
+        assert ([(each.name, each.is_running) for each in running], total) == ([("ada", True)], 1)
+        assert running[0].last_activity == "2026-01-01T12:00:00Z"
 
 
 async def test_a_stopped_server_is_named_so_and_a_user_outside_the_role_is_refused(

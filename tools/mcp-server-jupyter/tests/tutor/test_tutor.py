@@ -376,6 +376,7 @@ async def test_the_tutors_tools_over_mcp(settings: Settings, learners: Learners)
         context = cast(Any, SimpleNamespace(request_context=SimpleNamespace(request=request)))
         assert [tool.name for tool in await mcp.list_tools()] == [
             "list_tasks",
+            "list_learners",
             "deploy_task",
             "check_task",
             "learner_progress",

@@ -12,9 +12,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from ..errors import InvalidRequest, JupyterMcpError, NotAllowed, NotFound, Unavailable
+from .role import sends_own_token
 
 if TYPE_CHECKING:
     import httpx2
@@ -43,8 +44,17 @@ class Server:
 
 
 @dataclass(frozen=True, slots=True)
+class Learner:
+    """A user as a list shows them. `last_activity` is ISO 8601; None, never, or not the service's to know."""
+
+    name: str
+    is_running: bool
+    last_activity: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Minted:
-    """A token that was made for one server; times are by `time.monotonic`."""
+    """A token that opens one server; times are by `time.monotonic`. Without an `id` it was not made for that."""
 
     id: str
     token: str = field(repr=False)
@@ -117,6 +127,37 @@ class HubApi:
         model = _object(self._judged(response))
         return model if isinstance(model.get("name"), str) else None
 
+    async def own_scopes(self) -> frozenset[str]:
+        """What the service's role lets it do.
+
+        Raises:
+            NotAllowed: the hub does not know the service's token.
+            Unavailable
+        """
+        model = await self.owner(self._token)
+        if model is None:
+            raise NotAllowed("The hub does not know the service's token.", hint="Look at --hub-api-token.")
+        given = model.get("scopes")
+        return frozenset(each for each in given if isinstance(each, str)) if isinstance(given, list) else frozenset()
+
+    async def users(self, *, running: bool = False, offset: int = 0, limit: int = 100) -> tuple[list[Learner], int]:
+        """The users whom the service may list, by the hub's order, and how many there are.
+
+        Args:
+            running: only those whose server runs or starts.
+            limit: the hub gives at most 200 at once.
+
+        Raises:
+            NotAllowed: the service's role lacks the scope `list:users`.
+            Unavailable
+        """
+        query = {"offset": str(offset), "limit": str(limit)} | ({"state": "active"} if running else {})
+        response = await self._send("GET", f"users?{urlencode(query)}", accept="application/jupyterhub-pagination+json")
+        page = _object(self._judged(response))
+        items = [each for each in page.get("items", []) if isinstance(each, dict)]
+        total = _object(page.get("_pagination")).get("total")
+        return [_learner(each) for each in items], total if isinstance(total, int) else offset + len(items)
+
     # ------------------------------------------------------------------ servers
 
     async def server(self, user: str) -> Server:
@@ -143,11 +184,21 @@ class HubApi:
     async def mint(self, user: str) -> Minted:
         """A token that opens this user's default server and nothing else, for `token_seconds`.
 
+        A role that lets the service open servers and make no tokens leaves it nothing but its own.
+
         Raises:
             NotAllowed: the service's role lacks the scope `tokens`.
             Unavailable
         """
         began = time.monotonic()
+        try:
+            return await self._mint(user, began)
+        except NotAllowed:
+            if not sends_own_token(await self.own_scopes()):
+                raise
+            return Minted("", self._token, began, began + self._token_seconds)
+
+    async def _mint(self, user: str, began: float) -> Minted:
         body = {
             "note": "mcp-server-jupyter hub",
             "expires_in": self._token_seconds,
@@ -159,7 +210,9 @@ class HubApi:
         return Minted(str(model.get("id", "")), model["token"], began, began + self._token_seconds)
 
     async def revoke(self, user: str, minted: Minted) -> None:
-        """Have a token open nothing any more."""
+        """Have a token open nothing any more; the service's own is left."""
+        if not minted.id:
+            return
         response = await self._send("DELETE", f"users/{quote(user, safe='')}/tokens/{quote(minted.id, safe='')}")
         if response.status_code != 404:
             self._judged(response)
@@ -199,7 +252,14 @@ class HubApi:
     # ------------------------------------------------------------------ requests
 
     async def _send(
-        self, method: str, path: str, body: Json | None = None, *, token: str | None = None, seconds: float = 0.0
+        self,
+        method: str,
+        path: str,
+        body: Json | None = None,
+        *,
+        token: str | None = None,
+        seconds: float = 0.0,
+        accept: str | None = None,
     ) -> httpx2.Response:
         httpx = _httpx2()
         client = self._client
@@ -208,7 +268,7 @@ class HubApi:
                 method,
                 path,
                 json=body,
-                headers=self._headers(token),
+                headers=self._headers(token) | ({"Accept": accept} if accept else {}),
                 timeout=httpx.Timeout(seconds or _ANSWER_SECONDS, connect=_CONNECT_SECONDS),
             )
         except httpx.HTTPError as error:
@@ -287,6 +347,12 @@ def _httpx2() -> Any:
 
 def _object(model: Any) -> Json:
     return model if isinstance(model, dict) else {}
+
+
+def _learner(model: Json) -> Learner:
+    server = _object(_object(model.get("servers")).get(""))
+    seen = model.get("last_activity")
+    return Learner(str(model.get("name", "")), bool(server.get("ready")), seen if isinstance(seen, str) else None)
 
 
 def _event(data: str) -> SpawnEvent | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from copy import copy
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ from ..places import renew
 from ..services import Services, open_services
 from ..settings import Settings
 from ..tasks import plain_errors
-from .api import HubApi, Minted
+from .api import HubApi, Learner, Minted
 from .extension import Extension, Sessions, open_extension
 from .people import refused
 from .starting import Report, start_server
@@ -52,6 +52,7 @@ class _Place:
     user: str
     users: int = 0
     used_at: float = field(default_factory=anyio.current_time)
+    looked_at: float = field(default_factory=anyio.current_time)
     extension: Extension | None = None
     services: Services | None = None
     serving: anyio.abc.TaskGroup | None = None
@@ -99,6 +100,10 @@ class Learners:
         if events is None:
             events = self._events[user] = Events()
         return events
+
+    async def list(self, running: bool, offset: int, limit: int) -> tuple[Sequence[Learner], int]:
+        """See `HubApi.users`."""
+        return await self._hub.users(running=running, offset=offset, limit=limit)
 
     # ------------------------------------------------------------------ places
 
@@ -329,15 +334,32 @@ class Learners:
                 logger.debug("a token ends by itself: %s", error)
 
     async def close_idle(self) -> None:
-        """Leave the servers nobody works in, until cancelled."""
-        while True:
-            await anyio.sleep(self._idle_seconds / 12)
-            now = anyio.current_time()
-            for place in self._places.values():
-                if place.users or place.is_working:
-                    place.used_at = now
-                elif place.is_free and now - place.used_at >= self._idle_seconds:
-                    place.ended.set()
+        """Leave the servers nobody works in, until cancelled; and those that stopped while a cell ran."""
+        async with anyio.create_task_group() as looking:
+            while True:
+                await anyio.sleep(self._idle_seconds / 12)
+                now = anyio.current_time()
+                for place in self._places.values():
+                    if place.users or place.is_working:
+                        place.used_at = now
+                        if not place.users and now - place.looked_at >= self._idle_seconds:
+                            place.looked_at = now
+                            looking.start_soon(self._look, place)
+                    elif place.is_free and now - place.used_at >= self._idle_seconds:
+                        place.ended.set()
+
+    async def _look(self, place: _Place) -> None:
+        """Leave a server that runs no more: what ran in it does not either, and nothing else would say so."""
+        try:
+            server = await self._hub.server(place.user)
+            runs = server.is_ready or server.is_pending
+        except NotFound:
+            runs = False
+        except JupyterMcpError as error:
+            logger.debug("whether a server still runs is not known: %s", error)
+            return
+        if not runs:
+            place.ended.set()
 
     async def drain(self, seconds: float) -> None:
         """Let what runs anywhere finish within `seconds`; the rest goes on in the users' kernels."""

@@ -7,15 +7,15 @@ import json
 import logging
 import posixpath
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 import anyio.abc
 
-from ..errors import AlreadyExists, Conflict, InvalidRequest, JupyterMcpError, NotFound
+from ..errors import AlreadyExists, Conflict, InvalidRequest, JupyterMcpError, NotFound, Unsupported
 from ..events import Events
 from ..notebooks import node
 from ..services import Services
@@ -38,6 +38,21 @@ PlaceOf = Callable[[str], AbstractAsyncContextManager[Services]]
 AUTHOR = "tutor"
 
 
+class Known(Protocol):
+    """A learner as a roster has them. `last_activity` is ISO 8601, None where it is not known."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def is_running(self) -> bool: ...
+    @property
+    def last_activity(self) -> str | None: ...
+
+
+Roster = Callable[[bool, int, int], Awaitable[tuple[Sequence[Known], int]]]
+"""The learners there are: whether only those whose server runs, from which on, how many; and how many there are."""
+
+
 class Tutor:
     """Made by `open_tutor`.
 
@@ -54,8 +69,10 @@ class Tutor:
         results: Results,
         tasks: anyio.abc.TaskGroup,
         limits: Limits,
+        roster: Roster | None,
     ) -> None:
         self.events = Events()
+        self._roster = roster
         self._settings, self._place_of, self._shelf, self._results = settings, place_of, shelf, results
         self._limits = limits
         self._tickets = 0
@@ -75,6 +92,19 @@ class Tutor:
             for name, task in self._shelf.all()
         ]
         return tasks + [{"template": each.template, "refused": str(each)} for each in self._shelf.refused]
+
+    async def list_learners(self, running: bool, offset: int, limit: int) -> dict[str, Any]:
+        """The learners, whether their servers run, and when they were last there.
+
+        Raises:
+            Unsupported: nobody here knows them.
+            NotAllowed, Unavailable: whoever knows them does not tell.
+        """
+        if self._roster is None:
+            raise Unsupported("Who the learners are is not known here.", hint="A JupyterHub's service knows them.")
+        learners, total = await self._roster(running, offset, limit)
+        rows = [{"learner": e.name, "running": e.is_running, "last_activity": e.last_activity} for e in learners]
+        return {"learners": rows, "offset": offset, "total": total}
 
     async def deploy_task(self, learner: str, task: str, path: str = "", *, reset: bool = False) -> dict[str, Any]:
         """Give a learner a task: its notebook, without tests and solutions.
@@ -264,13 +294,16 @@ class _Watch:
 
 
 @asynccontextmanager
-async def open_tutor(settings: Settings, place_of: PlaceOf, limits: Limits | None = None) -> AsyncIterator[Tutor]:
+async def open_tutor(
+    settings: Settings, place_of: PlaceOf, limits: Limits | None = None, *, roster: Roster | None = None
+) -> AsyncIterator[Tutor]:
     """The tutor over the tasks of `settings.tasks`, each of which has passed its own checks.
 
     What an earlier service left open is checked again. Checks that run when the context ends are left to the next.
 
     Args:
         place_of: a learner's place by their name.
+        roster: who the learners are, where somebody knows.
 
     Raises:
         InvalidRequest: there is no folder of tasks.
@@ -280,7 +313,7 @@ async def open_tutor(settings: Settings, place_of: PlaceOf, limits: Limits | Non
     with plain_errors(), open_results(settings.state_dir / "tutor" / "results.sqlite3") as results:
         shelf = await open_shelf(settings, results, limits)
         async with anyio.create_task_group() as tasks:
-            tutor = Tutor(settings, place_of, shelf, results, tasks, limits)
+            tutor = Tutor(settings, place_of, shelf, results, tasks, limits, roster)
             tutor.resume()
             try:
                 yield tutor

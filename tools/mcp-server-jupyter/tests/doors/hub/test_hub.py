@@ -178,7 +178,8 @@ async def test_the_tutor_is_for_staff_and_for_learners_in_their_own_work(hub: Fa
     async with open_service(tmp_path, hub, **more) as service:
         tutor, api = f"{PREFIX}/tutor/mcp", f"{PREFIX}/tutor/api"
         status, listed = await service.ask(prof, tutor, "tools/list")
-        assert (status, len(listed["result"]["tools"])) == (200, 4)
+        assert (status, len(listed["result"]["tools"])) == (200, 5)
+        assert "bob: stopped" in await service.call(prof, tutor, "list_learners")
         assert "squares: 1 points" in await service.call(prof, tutor, "list_tasks")
         assert "ada has squares" in await service.call(prof, tutor, "deploy_task", **given)
         # Nobody has written anything into it yet.
@@ -189,7 +190,8 @@ async def test_the_tutor_is_for_staff_and_for_learners_in_their_own_work(hub: Fa
             for path in ("learner_progress?learner=ada", "learner_progress?task=squares", "list_tasks"):
                 assert (await other.get(f"{api}/{path}")).status_code == 403
                 assert (await stranger.get(f"{api}/{path}")).status_code == 401
-            assert (await other.post(f"{api}/check_task", json=given)).status_code == 403
+            for name, asked in (("check_task", given), ("list_learners", {})):
+                assert (await other.post(f"{api}/{name}", json=asked)).status_code == 403
         nobody = {**given, "learner": "nobody"}
         assert "no such user" in await service.call(prof, tutor, "deploy_task", **nobody)
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import logging
-from collections.abc import Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from urllib.parse import urlsplit
 
+import anyio
+
 from ...addresses import check_address
-from ...errors import InvalidRequest
-from ...hub import HubApi, People, hub_settings, open_learners
+from ...errors import InvalidRequest, JupyterMcpError, Unavailable
+from ...hub import HubApi, People, complaints, hub_settings, open_learners
 from ...settings import Settings
 from ...tokens import load_token
 from ..http.serve import http_door, until_signal
@@ -21,6 +23,8 @@ from .endpoints import open_endpoints
 from .tutor import open_tutor_apps
 
 logger = logging.getLogger(__name__)
+
+_AGAIN_SECONDS = 15.0
 
 
 def service_settings(settings: Settings) -> Settings:
@@ -64,6 +68,7 @@ async def serve_hub(settings: Settings, say: Callable[[str, str | None], object]
             open_endpoints(learners, settings) as endpoints,
             AsyncExitStack() as stack,
         ):
+            await stack.enter_async_context(_looked_over(hub))
             people = People(hub, own, settings.staff_group, settings.hub_service_name)
             apps = await stack.enter_async_context(open_tutor_apps(settings, people, learners))
             async with door.serving(partial(create_hub, settings, people, learners, endpoints, apps)):
@@ -71,6 +76,28 @@ async def serve_hub(settings: Settings, say: Callable[[str, str | None], object]
                 await until_signal()
                 door.stop_accepting()
                 await learners.drain(settings.grace_seconds)
+
+
+@asynccontextmanager
+async def _looked_over(hub: HubApi) -> AsyncIterator[None]:
+    """Warn of what is amiss with the service's role, as soon as the hub tells it."""
+
+    async def look() -> None:
+        while True:
+            try:
+                for complaint in complaints(await hub.own_scopes()):
+                    logger.warning("the service's role at the hub: %s", complaint)
+            except Unavailable:
+                await anyio.sleep(_AGAIN_SECONDS)
+                continue
+            except JupyterMcpError as error:
+                logger.warning("the service's role at the hub is not known: %s", error)
+            return
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(look)
+        yield
+        tasks.cancel_scope.cancel()
 
 
 def _bindable(host: str) -> str:

@@ -49,7 +49,7 @@ async def open_tutor_apps(
         yield {}
         return
     allow = Authority(people, learners)
-    async with open_tutor(settings, learners.using) as tutor:
+    async with open_tutor(settings, learners.using, roster=learners.list) as tutor:
         server = lowlevel(create_tutor_mcp(tutor, allow))
         most = settings.max_body_bytes
         sessions = StreamableHTTPSessionManager(

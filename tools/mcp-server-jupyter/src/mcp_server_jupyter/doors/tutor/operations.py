@@ -28,6 +28,33 @@ async def list_tasks(tutor: Tutor) -> Answer:
     return Answer("\n".join(lines) or "No tasks.", {"tasks": tasks})
 
 
+async def list_learners(
+    tutor: Tutor,
+    running: bool = False,
+    offset: Annotated[int, Param(ge=0)] = 0,
+    limit: Annotated[int, Param(ge=1, le=200)] = 100,
+) -> Answer:
+    """The learners, whether their servers run, and when they were last there.
+
+    Args:
+        running: only those whose server runs.
+        offset: how many to leave out.
+
+    Raises:
+        NotAllowed: the service's role at the hub lacks the scope list:users.
+        Unavailable: the hub does not answer.
+    """
+    told = await tutor.list_learners(running, offset, limit)
+    rows = told["learners"]
+    lines = [
+        f"{each['learner']}: {'runs' if each['running'] else 'stopped'}, last there {each['last_activity'] or '?'}"
+        for each in rows
+    ]
+    if offset + len(rows) < told["total"] and rows:
+        lines.append(f"{told['total']} in all; offset={offset + len(rows)} goes on.")
+    return Answer("\n".join(lines) or "No learners.", told)
+
+
 async def deploy_task(tutor: Tutor, learner: str, task: str, path: str = "", reset: bool = False) -> Answer:
     """Give a learner a task: its notebook without tests and solutions.
 
@@ -84,6 +111,7 @@ async def learner_progress(tutor: Tutor, learner: str = "", task: str = "") -> A
 
 _ALL = (
     Operation(list_tasks, "Tasks", "Tasks and their points.", read_only=True),
+    Operation(list_learners, "Learners", "Who there is, whose server runs, last activity.", read_only=True),
     Operation(deploy_task, "Deploy task", "To a learner; reset keeps a copy."),
     Operation(check_task, "Check task", "Blind: states, points, messages; no answers.", idempotent=True),
     Operation(learner_progress, "Progress", "By learner, by task, or both.", read_only=True),
