@@ -113,6 +113,36 @@ def test_a_wrong_setting_is_one_line_and_exit_code_2(tmp_path: Path, arguments: 
     assert ended.stdout == ""
 
 
+@pytest.mark.parametrize(
+    ("given", "variable", "are_forked"),
+    [
+        (["gateway"], None, True),
+        (["gateway", "--no-fork-kernels"], None, False),
+        (["--no-fork-kernels", "gateway"], None, False),
+        (["gateway"], "no", False),
+        (["run", "--each", "sets.jsonl", "--output-dir", "out", "a.ipynb"], None, True),
+        (["run", "--each", "sets.jsonl", "--output-dir", "out", "--no-fork-kernels", "a.ipynb"], None, False),
+        (["run", "a.ipynb"], None, False),
+        (["serve"], None, False),
+    ],
+)
+def test_whole_notebooks_have_forked_kernels_unless_that_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: list[str], variable: str | None, are_forked: bool
+) -> None:
+    seen: list[Settings] = []
+
+    def begin(settings: Settings, *_: Any, **__: Any) -> bool:
+        seen.append(settings)
+        return True
+
+    for name in ("run_gateway", "run_sets", "run_notebook", "run_server"):
+        monkeypatch.setattr(cli.servers, name, begin)
+    monkeypatch.chdir(tmp_path)
+    ended = CliRunner().invoke(cli.commands, given, env={f"{PREFIX}FORK_KERNELS": variable})
+    assert ended.exit_code == 0, ended.output
+    assert [settings.fork_kernels for settings in seen] == [are_forked]
+
+
 # --------------------------------------------------------------------------- config
 
 

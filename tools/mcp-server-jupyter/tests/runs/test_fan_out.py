@@ -234,10 +234,11 @@ def command(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 def processes(folder: Path) -> list[psutil.Process]:
+    """Those that name the folder, or work below it: what is forked has the command line of its fork server."""
     found = []
     for process in psutil.process_iter():
         try:
-            if any(str(folder) in argument for argument in process.cmdline()):
+            if any(str(folder) in argument for argument in (*process.cmdline(), process.cwd())):
                 found.append(process)
         except psutil.Error:
             continue
@@ -259,7 +260,7 @@ def test_ctrl_c_leaves_whole_files_and_no_kernel_and_the_same_command_goes_on(ba
     assert "The same command goes on" in told
     assert [line["set"] for line in batch.summary] == [1]
     assert batch.files == {SUMMARY, batch.summary[0]["output"]}
-    eventually(lambda: not processes(batch.root.parent / "state"), 60, "the end of the kernels")
+    eventually(lambda: not processes(batch.root.parent), 60, "the end of the kernels")
     assert list((batch.root.parent / "state" / "runs").iterdir()) == []
     (batch.root / "go").touch()
     again = command(batch.root)

@@ -126,15 +126,18 @@ def test_twenty_kills_at_random_lose_no_run_and_run_no_cell_twice(gateway: Proce
                 accepted[answer["run_id"]] = number
             time.sleep(0.5)
 
-    thread = threading.Thread(target=client)
+    thread = threading.Thread(target=client, daemon=True)
     thread.start()
-    for _ in range(20):
+    for kill in range(20):
+        if kill % 2 == 0:
+            # On a slow machine a gateway takes longer to accept its first run than it is given in the other rounds.
+            before = len(accepted)
+            eventually(lambda before=before: len(accepted) > before, 120, "one more run that is accepted")
         time.sleep(chance.uniform(0.05, 2.5))
         gateway.kill()
         gateway.start()
     stop.set()
     thread.join()
-    assert accepted
     for run_id, number in accepted.items():
         shown = eventually(lambda path=f"/runs/{run_id}": ended(gateway, path), 120, f"the end of {run_id}")
         assert shown["status"] == "done", (number, shown)
