@@ -225,6 +225,17 @@ async def test_a_notebook_made_for_an_environment_is_run_by_other_programs(root:
     assert notebook.cells[0].outputs[0].data["text/plain"] == "42"
 
 
+async def test_a_kernel_started_for_a_notebook_works_in_its_folder_unless_told_otherwise(root: Path) -> None:
+    (root / "sub").mkdir()
+    for name in ("a", "b"):
+        written(root / "sub" / f"{name}.ipynb", "1")
+    async with desk(root, kernels="memory") as call:
+        for path, given, folder in (("sub/a.ipynb", {}, "sub"), ("sub/b.ipynb", {"cwd": "."}, "")):
+            answer = await call("start_kernel", notebook_path=path, **given)
+            kernel = call.services.sessions.get(answer.data["kernel_id"]).kernel
+            assert kernel.cwd in (folder, folder or ".")
+
+
 async def test_a_running_kernel_is_attached_to_a_notebook(root: Path) -> None:
     for name in ("a", "b", "c"):
         written(root / f"{name}.ipynb", "x = 6 * 7" if name == "a" else "print(x)")

@@ -216,7 +216,8 @@ async def start_kernel(
 ) -> Answer:
     """Start a kernel by kernelspec or by the path of a Python that has ipykernel; with a notebook, for it.
 
-    Named neither, it is the one that the notebook's cells, or the folder's, would start. With `kernel_id` none is
+    Named neither, it is the one that the notebook's cells, or the folder's, would start. It works in `cwd`, relative to
+    the root; absent, in the notebook's folder. With `kernel_id` none is
     started: the notebook runs on that one, which other notebooks may use too. A start that takes longer than the call
     goes on; the answer says its stage, and the same call joins it.
 
@@ -228,6 +229,7 @@ async def start_kernel(
         raise InvalidRequest("Give kernel_name or python, not both.")
     path = call.path(notebook_path) if notebook_path else None
     notebook = None if path is None else await services.contents.read(path)
+    folder = cwd or ("" if path is None else folder_of(path))
     if kernel_id:
         if path is None or kernel_name or python or cwd:
             raise InvalidRequest("With kernel_id give notebook_path, and nothing else.")
@@ -240,9 +242,9 @@ async def start_kernel(
     if not name and isinstance(present, Start):
         name, chosen = present.kernel_name, present.chosen
     elif not name:
-        choice = await choose(call, cwd if path is None else folder_of(path), notebook)
+        choice = await choose(call, folder if path is None else folder_of(path), notebook)
         name, chosen = choice.name, str(choice)
-    start = services.sessions.start(name, cwd=cwd, notebook=path, env=call.caller.environment, chosen=chosen)
+    start = services.sessions.start(name, cwd=folder, notebook=path, env=call.caller.environment, chosen=chosen)
     try:
         session = await come_up(call, start)
     except KernelStarting as error:
