@@ -11,7 +11,7 @@ from typing import Any, get_type_hints
 import click
 
 from mcp_server_jupyter.cli import commands
-from mcp_server_jupyter.operations import ALIASES, ARGUMENT_ALIASES, OPERATIONS, Operation
+from mcp_server_jupyter.operations import ALIASES, ARGUMENT_ALIASES, OF_SOME_PLACES, OPERATIONS, Operation
 from mcp_server_jupyter.operations.bind import Parameter, parameters
 from mcp_server_jupyter.settings import Settings
 from mcp_server_jupyter.values import PREFIX
@@ -23,6 +23,8 @@ GENERATED = "<!-- Written by tools/mcp-server-jupyter/scripts/make_docs.py: chan
 def tools() -> str:
     parts = [GENERATED, "# Tools\n", TOOLS_INTRODUCTION]
     for operation in OPERATIONS.values():
+        parts.append(_tool(operation))
+    for operation in OF_SOME_PLACES.values():
         parts.append(_tool(operation))
     parts.append("## Other servers' names\n")
     parts.append("Accepted, not listed, so that prompts and clients written for another server work unchanged.\n")
@@ -41,6 +43,7 @@ with the arguments as a JSON object, and as a bare JSON-RPC `POST`.
 - A tool that runs code answers when it is done or after its wait, then with an `execution_id` to go on with.
 - Answers carry `kernel_epoch`; when it has risen, variables of earlier epochs are gone.
 - A cell that raises is a result, not an error of the tool.
+- Those of terminals are listed where the kernels are a Jupyter's; `run_in_terminal` only with `--allow-terminal`.
 """
 
 

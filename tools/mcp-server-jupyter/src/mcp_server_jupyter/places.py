@@ -41,6 +41,10 @@ class Here(Protocol):
     def events(self) -> Events:
         """What happens there."""
 
+    @property
+    def settings(self) -> Settings:
+        """Of the place where calls go that name nothing of another."""
+
     def using(self, arguments: object = None) -> AbstractAsyncContextManager[Services]:
         """The place of a call with these arguments, which is open for as long as the context lasts.
 
@@ -92,6 +96,11 @@ class Places:
             if isinstance(execution_id, str) and await _has_execution(services, execution_id):
                 return services
         return self.current
+
+    @property
+    def settings(self) -> Settings:
+        """See `Here.settings`."""
+        return self.current.settings
 
     @asynccontextmanager
     async def using(self, arguments: object = None) -> AsyncIterator[Services]:
@@ -216,7 +225,7 @@ async def verify(provider: str, address: Address, port: Literal["contents", "ker
 
 def renew(services: Services, settings: Settings) -> None:
     """Have a place that is open use the credentials of these settings."""
-    for backend in (services.contents, services.kernels):
+    for backend in (services.contents, services.kernels, services.terminals):
         if isinstance(backend, Renewable):
             backend.renew(settings)
 

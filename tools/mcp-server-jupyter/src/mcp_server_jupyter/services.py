@@ -27,6 +27,7 @@ from .notebooks import new_notebook
 from .ports import Contents, Editors, Kernels
 from .settings import Settings
 from .tasks import Tasks, plain_errors
+from .terminals import Terminals, has_terminals
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class Services:
     editors: Editors
     agents: Agents
     moves: Moves
+    terminals: Terminals | None = None
     default_notebook: str | None = None
     retire: Callable[[bool], Awaitable[None]] | None = None
     """End this server, now or once nothing runs, and leave its kernels to the next; None where it is somebody's own."""
@@ -133,19 +135,23 @@ async def lead(kernels: Kernels, seconds: float = LEAD_SECONDS) -> None:
 
 @asynccontextmanager
 async def open_services(
-    settings: Settings, *, contents: Contents | None = None, kernels: Kernels | None = None
+    settings: Settings,
+    *,
+    contents: Contents | None = None,
+    kernels: Kernels | None = None,
+    terminals: Terminals | None = None,
 ) -> AsyncIterator[Services]:
     """Open backends and journal, take over what an earlier server left, and close all of it in order."""
     with plain_errors():
         async with open_kernels(settings, kernels) as opened:
             await lead(opened)
-            async with open_services_over(opened, settings, contents=contents) as services:
+            async with open_services_over(opened, settings, contents=contents, terminals=terminals) as services:
                 yield services
 
 
 @asynccontextmanager
 async def open_services_over(
-    kernels: Kernels, settings: Settings, *, contents: Contents | None = None
+    kernels: Kernels, settings: Settings, *, contents: Contents | None = None, terminals: Terminals | None = None
 ) -> AsyncIterator[Services]:
     """The same over kernels that are open, and led."""
     async with AsyncExitStack() as stack:
@@ -153,6 +159,10 @@ async def open_services_over(
         below: Contents = contents or open_backend("contents", settings.contents, settings)
         opened_contents = open_backend("contents", "live", settings, below)
         await stack.enter_async_context(opened_contents)
+        if terminals is None and has_terminals(settings):
+            terminals = open_backend("terminals", settings.kernels, settings)
+        if terminals is not None:
+            await stack.enter_async_context(terminals)
         group = await stack.enter_async_context(anyio.create_task_group())
         tasks = Tasks(group)
         tasks.start_soon(_end_when_superseded, kernels)
@@ -166,7 +176,7 @@ async def open_services_over(
         agents = Agents(journal, events, tasks, executions)
         moves = Moves(below, journal, sessions, executions)
         services = Services(
-            settings, opened_contents, kernels, journal, events, sessions, executions, editors, agents, moves
+            settings, opened_contents, kernels, journal, events, sessions, executions, editors, agents, moves, terminals
         )
         moves.tell = services.renamed
         try:

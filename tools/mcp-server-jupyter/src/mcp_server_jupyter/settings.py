@@ -276,6 +276,9 @@ class Settings:
     staff_group: str | None = _setting(
         None, "Group of the hub whose members may work in others' servers; absent, nobody may.", group="Hub"
     )
+    allow_terminal: bool = _setting(
+        False, "Offer run_in_terminal, which types commands into terminals of a Jupyter.", group="Server"
+    )
     hub_places: int = _setting(500, "Users' servers that are worked in at once; more are refused.", group="Hub")
     transport: Transport = _setting(
         "stdio", "What the bare command serves: stdio, or streamable HTTP as `serve` does.", "TRANSPORT", group="Server"

@@ -80,7 +80,7 @@ class Learners:
 
     def __init__(self, hub: HubApi, settings: Settings, tasks: anyio.abc.TaskGroup, idle_seconds: float) -> None:
         self._hub = hub
-        self._settings = settings
+        self.settings = settings
         self._tasks = tasks
         self._idle_seconds = idle_seconds
         self._places: dict[str, _Place] = {}
@@ -203,7 +203,7 @@ class Learners:
         while True:
             if self._is_closed:
                 raise Unavailable("The service is ending.", hint="Try again soon.", retry_after=_FULL_SECONDS)
-            if len(self._places) < self._settings.hub_places:
+            if len(self._places) < self.settings.hub_places:
                 return
             leaving = [place for place in self._places.values() if place.ended.is_set()]
             free = sorted((place for place in self._places.values() if place.is_free), key=lambda each: each.used_at)
@@ -288,9 +288,9 @@ class Learners:
                 f"The server of {place.user} {'is starting' if server.is_pending else 'is not running'}.",
                 hint="start_server starts it, and waits for it.",
             )
-        url = address_of(self._settings.hub_url, server.path, server.url)
+        url = address_of(self.settings.hub_url, server.path, server.url)
         place.token = await self._hub.mint(place.user)
-        return dataclasses.replace(self._settings, jupyter_url=url, jupyter_token=place.token.token)
+        return dataclasses.replace(self.settings, jupyter_url=url, jupyter_token=place.token.token)
 
     async def _keep_token(self, place: _Place) -> None:
         assert place.token is not None

@@ -5,7 +5,9 @@ A new operation is one function in this package and one line here.
 
 from __future__ import annotations
 
-from . import cells, files, history, kernels, notebooks, run, variables
+from ..settings import Settings
+from ..terminals import has_terminals
+from . import cells, files, history, kernels, notebooks, run, terminals, variables
 from .call import Answer, Answers, Call, Caller, Link, Operation, Param, Picture
 
 _ALL = (
@@ -56,6 +58,34 @@ _ALL = (
 
 OPERATIONS: dict[str, Operation] = {operation.name: operation for operation in _ALL}
 
+
+def _types_in_terminals(settings: Settings) -> bool:
+    return settings.allow_terminal and has_terminals(settings)
+
+
+_SOMEWHERE = (
+    Operation(terminals.list_terminals, "Terminals", "Running.", read_only=True, is_offered=has_terminals),
+    Operation(
+        terminals.read_terminal, "Read terminal", "Its last lines, as text.", read_only=True, is_offered=has_terminals
+    ),
+    Operation(
+        terminals.run_in_terminal,
+        "Run in terminal",
+        "Types a command; people see it.",
+        destructive=True,
+        open_world=True,
+        is_offered=_types_in_terminals,
+    ),
+)
+OF_SOME_PLACES: dict[str, Operation] = {operation.name: operation for operation in _SOMEWHERE}
+"""Listed where they are offered."""
+
+
+def offered(settings: Settings) -> list[Operation]:
+    """Every operation that a place with these settings offers."""
+    return [*_ALL, *(operation for operation in _SOMEWHERE if operation.is_offered(settings))]
+
+
 ALIASES: dict[str, str] = {
     "execute_cell": "execute_cell_with_progress",
     "execute_cell_simple_timeout": "execute_cell_with_progress",
@@ -105,6 +135,7 @@ ARGUMENT_ALIASES: dict[str, tuple[str, ...]] = {
 __all__ = [
     "ALIASES",
     "ARGUMENT_ALIASES",
+    "OF_SOME_PLACES",
     "OPERATIONS",
     "Answer",
     "Answers",
@@ -114,4 +145,5 @@ __all__ = [
     "Operation",
     "Param",
     "Picture",
+    "offered",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import logging
@@ -13,9 +14,10 @@ from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from ..errors import InvalidRequest, JupyterMcpError, KernelDead
+from ..errors import InvalidRequest, JupyterMcpError, KernelDead, Unsupported
 from ..services import Services
-from . import ALIASES, ARGUMENT_ALIASES, OPERATIONS, Answer, Call, Caller, Operation, Param
+from ..settings import Settings
+from . import ALIASES, ARGUMENT_ALIASES, OF_SOME_PLACES, OPERATIONS, Answer, Call, Caller, Operation, Param
 from .call import Progress, never
 from .interpreter import add_missing_modules
 from .notices import add_notice, from_outside, heard
@@ -26,7 +28,7 @@ logger = logging.getLogger(__name__)
 NO_LIMITS = Param()
 MOST = 2**63
 LONGEST_NAME = 4096
-TEXTS = frozenset({"cell_source", "code", "old_string", "new_string", "text"})
+TEXTS = frozenset({"cell_source", "code", "old_string", "new_string", "text", "command"})
 """Arguments that are a cell's or a program's text, kept whatever is in it; all others are names of something."""
 _NOT_IN_NAMES = re.compile("[\0\ud800-\udfff]")
 JSON_TYPES: dict[Any, str] = {str: "string", int: "integer", float: "number", bool: "boolean"}
@@ -147,7 +149,20 @@ def input_schema(operation: Operation) -> dict[str, Any]:
 
 def resolve(name: str) -> Operation | None:
     """The operation of a name or of another server's name for it."""
-    return OPERATIONS.get(ALIASES.get(name, name))
+    return OPERATIONS.get(ALIASES.get(name, name)) or OF_SOME_PLACES.get(name)
+
+
+def require_offered(operation: Operation, settings: Settings) -> None:
+    """Refuse an operation that a place with these settings does not offer.
+
+    Raises:
+        Unsupported
+    """
+    if operation.is_offered(settings):
+        return
+    allowed = dataclasses.replace(settings, allow_terminal=True)
+    hint = "Whoever starts the server allows it: --allow-terminal." if operation.is_offered(allowed) else None
+    raise Unsupported(f"{operation.name} is not offered here.", hint=hint)
 
 
 def check_arguments(operation: Operation, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -217,6 +232,7 @@ async def invoke(
     outcome = "cancelled"
     call = Call(services, caller, progress, cancelled_by_caller)
     try:
+        require_offered(operation, services.settings)
         checked = check_arguments(operation, arguments)
         await _follow_moves(call, checked)
         permit(call, operation, checked)

@@ -27,6 +27,10 @@ def never() -> bool:
     return False
 
 
+def everywhere(settings: Settings) -> bool:
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class Answers:
     """How much a client wants in one answer, and how long it waits. Named and bounded as in `Settings`."""
@@ -168,7 +172,8 @@ class Answer:
 class Operation:
     """One operation: a typed async function `(call, ...) -> Answer` and what a door must tell of it.
 
-    `doc` is the one line an agent reads; the function's docstring is for the documentation.
+    `doc` is the one line an agent reads; the function's docstring is for the documentation. Where it `is_offered`, by
+    the settings of a place, it is listed.
     """
 
     run: Callable[..., Awaitable[Answer]]
@@ -178,6 +183,7 @@ class Operation:
     destructive: bool = False
     idempotent: bool = False
     open_world: bool = False
+    is_offered: Callable[[Settings], bool] = everywhere
 
     @property
     def name(self) -> str:

@@ -17,7 +17,7 @@ from ...errors import JupyterMcpError
 from ...events import Events
 from ...hub import Extension, Learners, Person, Refused
 from ...operations import Caller
-from ...operations.bind import resolve
+from ...operations.bind import require_offered, resolve
 from ...operations.uris import parse_handle
 from ...services import Services
 from ..mcp.resources import failed
@@ -39,6 +39,7 @@ class LearnerPlace:
         self.user = user
         self.learners = learners
         self.events: Events = learners.events(user)
+        self.settings = learners.settings
 
     @asynccontextmanager
     async def using(self, arguments: object = None) -> AsyncIterator[Services]:
@@ -79,8 +80,9 @@ class LearnerMcp(JupyterMcp):
         self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None
     ) -> T.CallToolResult | T.InputRequiredResult:
         """See `JupyterMcp.call_tool`."""
-        if resolve(name) is not None:
+        if (operation := resolve(name)) is not None:
             try:
+                require_offered(operation, self._place.settings)
                 async with self._place.learners.extension(self._place.user) as extension:
                     if extension is not None:
                         return await self._passed_on(extension, name, arguments, context)

@@ -17,7 +17,7 @@ from pydantic import AnyUrl
 
 from ... import __version__
 from ...errors import JupyterMcpError
-from ...operations import OPERATIONS, Answer, Caller, Operation
+from ...operations import Answer, Caller, Operation, offered
 from ...operations.bind import input_schema, invoke, resolve
 from ...operations.call import Progress
 from ...operations.uris import parse_handle
@@ -64,7 +64,7 @@ class JupyterMcp(MCPServer[dict[str, Any]]):
         return caller_of(request)
 
     async def list_tools(self) -> list[T.Tool]:
-        return [_tool(operation) for operation in OPERATIONS.values()] + await super().list_tools()
+        return [_tool(operation) for operation in offered(self.places.settings)] + await super().list_tools()
 
     async def list_resources(self) -> list[T.Resource]:
         """Every notebook, the first 500 by path; beyond that, the template and its completion."""

@@ -126,10 +126,11 @@ async def _open(stack: AsyncExitStack, settings: Settings, serverapp: Any) -> St
     from ..http.app import create_mounted  # noqa: PLC0415
     from ..mcp.server import create_mcp  # noqa: PLC0415
 
-    contents, kernels = (
-        open_backend(port, getattr(settings, port), settings, serverapp) for port in ("contents", "kernels")
+    contents, kernels, terminals = (
+        open_backend(port, SERVERAPP, settings, serverapp) for port in ("contents", "kernels", "terminals")
     )
-    services = await stack.enter_async_context(open_services(settings, contents=contents, kernels=kernels))
+    opened = open_services(settings, contents=contents, kernels=kernels, terminals=terminals)
+    services = await stack.enter_async_context(opened)
     places = await stack.enter_async_context(open_places(services))
     app = create_mounted(places, create_mcp(places))
     await stack.enter_async_context(app.router.lifespan_context(app))
