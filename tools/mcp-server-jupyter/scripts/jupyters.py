@@ -19,7 +19,13 @@ from bootstrap import _cache, _environment, _locked, _say
 KINDS = {
     "collaboration": ["jupyterlab==4.6.6", "jupyter-collaboration==5.0.4", "ipykernel==7.1.0"],
     "documents": ["jupyter-server-documents==0.3.3", "ipykernel==7.1.0"],
-    "hub": ["jupyterhub==6.1.1", "jupyterlab==4.6.6", "jupyter-collaboration==5.0.4", "ipykernel==7.1.0"],
+    "hub": [
+        "jupyterhub==6.1.1",
+        "jupyterhub-idle-culler==2.0.0",
+        "jupyterlab==4.6.6",
+        "jupyter-collaboration==5.0.4",
+        "ipykernel==7.1.0",
+    ],
     "browser": ["playwright==1.65.2"],
 }
 NODE = {"hub": ["configurable-http-proxy@5.3.0"]}

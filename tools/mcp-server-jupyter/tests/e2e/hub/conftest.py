@@ -1,16 +1,21 @@
-"""A hub, from an environment of its own in the user's cache."""
+"""Hubs, from an environment of their own in the user's cache, and learners' images."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import venv
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from hub import PACKAGE, Hub, scopes
+from hub import NAME, PACKAGE, Hub, values
+
+CULLED_SECONDS = 20
 
 
 @pytest.fixture(scope="session")
@@ -26,17 +31,88 @@ def python() -> str:
     return made.stdout.strip()
 
 
+@pytest.fixture(scope="session")
+def image(python: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the learner's image of deploy/jupyterhub has: our wheel, and all that the hub's other servers have."""
+    home = tmp_path_factory.mktemp("image")
+    command = [sys.executable, PACKAGE / "scripts" / "bootstrap.py", "poetry"]
+    poetry = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    project = ["--no-interaction", "--project", PACKAGE]
+    built = [poetry, "-m", "poetry", *project, "build", "--format", "wheel", "--output", home / "dist"]
+    subprocess.run(built, check=True, capture_output=True)
+    (wheel,) = (home / "dist").glob("*.whl")
+    below = Path(python).parents[1]
+    venv.create(home / "env", with_pip=True)
+    (packages,) = (home / "env" / "lib").glob("python3*/site-packages")
+    (shared,) = (below / "lib").glob("python3*/site-packages")
+    (packages / "below.pth").write_text(f"{shared}\n")
+    own = home / "env" / "bin" / "python"
+    quiet = ["--quiet", "--disable-pip-version-check", "--no-input"]
+    subprocess.run([own, "-m", "pip", "install", *quiet, f"{wheel}[jupyter]", "jupysql==0.11.1"], check=True)
+    return {
+        "command": [str(own), "-m", "jupyterhub.singleuser"],
+        "environment": {
+            "JUPYTER_CONFIG_PATH": str(below / "etc" / "jupyter"),
+            "JUPYTER_PATH": str(below / "share" / "jupyter"),
+            "PATH": os.pathsep.join([str(own.parent), os.environ["PATH"]]),
+        },
+    }
+
+
 @contextmanager
-def opened(folder: Path, python: str, *options: str) -> Iterator[Hub]:
+def opened(folder: Path, python: str, **more: Any) -> Iterator[Hub]:
     """A hub, and its end with all it has started."""
-    hub = Hub(folder, python, scopes(), *options)
+    hub = Hub(folder, python, **more)
     try:
         yield hub.start()
     finally:
         hub.close()
 
 
+def lacking() -> Mapping[str, list[str]]:
+    """Roles that each lack one scope of the service's, by the name of that scope."""
+    whole: list[str] = values()["hub"]["loadRoles"][NAME]["scopes"]
+    return {scope.partition("!")[0]: [each for each in whole if each != scope] for scope in whole}
+
+
+def service_name(scope: str) -> str:
+    return "without-" + scope.replace(":", "-")
+
+
+def token_of(service: str) -> str:
+    return f"token-of-{service}-0123456789"
+
+
 @pytest.fixture(scope="session")
-def hub(tmp_path_factory: pytest.TempPathFactory, python: str) -> Iterator[Hub]:
-    with opened(tmp_path_factory.mktemp("hub"), python) as running:
+def hub(tmp_path_factory: pytest.TempPathFactory, python: str, image: dict[str, Any]) -> Iterator[Hub]:
+    """A hub with values.yaml, where dora's server is of our image; and with services whose roles lack one scope."""
+    names = [service_name(scope) for scope in lacking()]
+    services = [{"name": name, "api_token": token_of(name)} for name in names]
+    roles = [
+        {"name": name, "services": [name], "scopes": scopes}
+        for name, scopes in zip(names, lacking().values(), strict=True)
+    ]
+    folder = tmp_path_factory.mktemp("hub")
+    with opened(folder, python, services=services, roles=roles, images={"dora": image}) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def culled(hub: Hub, tmp_path_factory: pytest.TempPathFactory, python: str, image: dict[str, Any]) -> Iterator[Hub]:
+    """One with access-role.yaml beside, that ends what nobody has used for `CULLED_SECONDS`."""
+    # What begins here ends while that one starts.
+    hub.run("cal")
+    hub.call(hub.token("cal"), "/mcp", "list_notebooks")
+    culler = {
+        "name": "culler",
+        "command": [python, "-m", "jupyterhub_idle_culler", f"--timeout={CULLED_SECONDS}", "--cull-every=5"],
+    }
+    role = {
+        "name": "culler",
+        "services": ["culler"],
+        "scopes": ["list:users", "read:users:activity", "read:servers", "delete:servers"],
+    }
+    folder = tmp_path_factory.mktemp("culled")
+    more = {"files": ["access-role.yaml"], "services": [culler], "roles": [role], "images": {"dora": image}}
+    with opened(folder, python, **more) as running:
         yield running

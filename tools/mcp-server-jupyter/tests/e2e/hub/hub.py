@@ -1,4 +1,4 @@
-"""A real JupyterHub with its proxy and real servers, set up as deploy/jupyterhub/values.yaml says."""
+"""A real JupyterHub with its proxy and real servers, set up as deploy/jupyterhub says."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,47 +21,70 @@ from support import eventually, free_port
 
 HERE = Path(__file__).parent
 PACKAGE = HERE.parents[2]
-VALUES = PACKAGE.parents[1] / "deploy" / "jupyterhub" / "values.yaml"
+DEPLOY = PACKAGE.parents[1] / "deploy" / "jupyterhub"
 ADMIN = "admin-token-of-the-tests-0123456789"
 SERVICE = "service-token-of-the-tests-0123456789"
 NAME = "ltt-tutor"
 SECONDS = 300.0
+LEARNERS = ("ada", "bob", "cal", "dora")
 
 
-def values() -> dict[str, Any]:
-    loaded: dict[str, Any] = yaml.safe_load(VALUES.read_text())
-    return loaded
+def values(*files: str) -> dict[str, Any]:
+    """Values files over each other, as Helm has them: objects are merged, all else is replaced."""
+    merged: dict[str, Any] = {}
+    for name in ("values.yaml", *files):
+        merged = _over(merged, yaml.safe_load((DEPLOY / name).read_text()))
+    return merged
 
 
-def scopes() -> list[str]:
-    """Those of the service's role."""
-    return list(values()["hub"]["loadRoles"][NAME]["scopes"])
+def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        known = merged.get(key)
+        merged[key] = _over(known, value) if isinstance(known, dict) and isinstance(value, dict) else value
+    return merged
 
 
 class Hub:
-    """A hub whose users `ada` and `bob` are learners, `prof` is staff and `eve` nothing.
+    """A hub whose users `LEARNERS` are learners, `prof` is staff and `eve` nothing.
 
     Args:
-        scopes: of the service's role.
+        files: values beside values.yaml.
         options: of the service.
+        services: more of them, each with an `api_token`.
+        roles: more of them.
+        images: users with a `command` and an `environment` of their own.
     """
 
-    def __init__(self, folder: Path, python: str, scopes: Sequence[str], *options: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        python: str,
+        *,
+        files: Sequence[str] = (),
+        options: Sequence[str] = (),
+        services: Sequence[Mapping[str, Any]] = (),
+        roles: Sequence[Mapping[str, Any]] = (),
+        images: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
         self.folder = folder
         self.log = folder / "hub.log"
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.service = f"{self.url}/services/{NAME}"
         self._python = Path(python)
-        self._scopes = list(scopes)
+        self._values = values(*files)["hub"]
         self._options = options
+        self._services = services
+        self._roles = roles
+        self._images = images or {}
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Hub:
         home = self._python.parents[1]
         proxy = home / "node_modules" / "configurable-http-proxy" / "bin" / "configurable-http-proxy"
-        groups = values()["hub"]["config"]["JupyterHub"]["load_groups"]
-        groups["learners"]["users"] = ["ada", "bob"]
+        groups = self._values["config"]["JupyterHub"]["load_groups"]
+        groups["learners"]["users"] = list(LEARNERS)
         groups["staff"]["users"] = ["prof"]
         command = [sys.executable, "-m", "mcp_server_jupyter", "hub", f"--hub-url={self.url}", "--staff-group=staff"]
         given = {
@@ -71,7 +94,9 @@ class Hub:
             "proxy_port": free_port(),
             "proxy": ["node", str(proxy)],
             "singleuser": [str(home / "bin" / "jupyterhub-singleuser")],
+            "images": self._images,
             "groups": groups,
+            "extra_config": list(self._values.get("extraConfig", {}).values()),
             "services": [
                 {"name": "admin", "api_token": ADMIN},
                 {
@@ -80,17 +105,16 @@ class Hub:
                     "url": f"http://127.0.0.1:{free_port()}",
                     "command": [*command, f"--state-dir={self.folder / 'state'}", *self._options],
                 },
+                *self._services,
             ],
             "roles": [
                 {
                     "name": "admin-of-the-tests",
                     "services": ["admin"],
-                    "scopes": ["admin:users", "admin:servers", "tokens"],
+                    "scopes": ["admin:users", "admin:servers", "admin:groups", "tokens"],
                 },
-                *(
-                    {"name": name, **role, "scopes": self._scopes}
-                    for name, role in values()["hub"]["loadRoles"].items()
-                ),
+                *({"name": name, **role} for name, role in self._values["loadRoles"].items()),
+                *self._roles,
             ],
         }
         with self.log.open("ab") as log:
@@ -107,7 +131,7 @@ class Hub:
                 },
             )
         eventually(self._is_up, SECONDS, "the hub's start")
-        for name in ("ada", "bob", "prof", "eve"):
+        for name in (*LEARNERS, "prof", "eve"):
             assert self.ask("POST", f"users/{name}")[0] in (201, 409)
         return self
 
@@ -172,7 +196,7 @@ class Hub:
     def close(self) -> None:
         if self.process is None or self.process.poll() is not None:
             return
-        for user in ("ada", "bob", "prof", "eve"):
+        for user in (*LEARNERS, "prof", "eve"):
             # They outlive a hub that ends.
             with suppress(OSError, AssertionError):
                 self.stop(user)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from functools import partial
-from pathlib import Path
 
 import pytest
 
-from conftest import opened
 from hub import SECONDS, SERVICE, Hub
 from support import eventually
 
@@ -96,22 +93,3 @@ def test_equal_paths_of_two_learners_never_meet(ada: Hub) -> None:
         # A room reaches the disk a while after the answer.
         eventually(partial(has_cell, ada, user, f"who = '{user}'"), SECONDS, f"the notebook of {user} on disk")
         assert user in ada.call(SERVICE, f"/user/{user}/mcp", "execute_code", notebook_path="same.ipynb", code="who")
-
-
-def test_a_token_is_taken_back_when_its_server_is_left(tmp_path: Path, python: str) -> None:
-    """By the end of the service here; the hub's own list says so."""
-    with opened(tmp_path, python) as hub:
-        hub.run("ada")
-        hub.call(hub.token("ada"), "/mcp", "list_notebooks")
-
-        def made() -> list[str]:
-            listed = hub.ask("GET", "users/ada/tokens")[1]["api_tokens"]
-            return [each["id"] for each in listed if each["note"] == "mcp-server-jupyter hub"]
-
-        assert len(made()) == 1
-        journals = list((tmp_path / "state" / "roots").glob("hub-*/journal.sqlite3"))
-        assert journals
-        for journal in journals:
-            # Tokens are in memory alone.
-            assert sqlite3.connect(journal).execute("PRAGMA integrity_check").fetchone() == ("ok",)
-        eventually(lambda: not made(), 150, "the token's end")
