@@ -3,7 +3,8 @@
 Run: `python3 deploy/compose/engine.py [PYTEST'S ARGUMENTS]`. An engine of our own needs root. It has its socket and its
 state in folders of its own and runs, with the tests, in a network namespace of its own: whatever listens on the
 stack's ports here is in nobody's way, and nothing of the machine's network is changed. Its images are made by buildah,
-on a base of Debian's packages: no registry is asked.
+on a base of Debian's packages: no registry is asked. `engine.py needs-root` says, by exit code 0, that nothing can be
+tested here: there is no engine, and no root to start one.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from testcluster.shell import CommandFailed, Refusal, alone, run, say, tail  # n
 
 CONTEXT = ROOT / "dist" / "compose"
 START_SECONDS = 60
-INSIDE = "--inside"
+INSIDE, NEEDS_ROOT = "--inside", "needs-root"
 CONFIGURATION = "docker"
 PACKAGES = {
     "containerd": ("containerd", "containerd-shim-runc-v2", "ctr"),
@@ -43,6 +44,8 @@ IMAGES = {"notebooks": "notebooks.Dockerfile", "server": "server.Dockerfile"}
 
 def main(arguments: list[str]) -> int:
     """Pytest's exit code."""
+    if arguments == [NEEDS_ROOT]:
+        return int(os.geteuid() == 0 or _works(os.environ))
     if arguments[:1] == [INSIDE]:
         with _engine(Path(arguments[1])) as environment:
             _load(Path(arguments[1]), environment)

@@ -238,8 +238,9 @@ def test_the_volume_is_backed_up_under_the_documents_name(stack: Stack) -> None:
         assert "./precious.txt" in found.getnames()
 
 
-def test_the_volume_and_the_folder_outlive_the_containers(stack: Stack) -> None:
+def test_the_volume_and_the_folder_outlive_an_update(stack: Stack) -> None:
     stack.python("jupyter", "open('work/stays.txt', 'w').write('stays')")
+    stack.compose("pull")
     stack.compose("down", "--timeout=10")
     stack.compose("up", "--detach", "--no-build", "--wait")
     assert stack.python("jupyter", "print(open('work/stays.txt').read())") == "stays"
