@@ -123,10 +123,11 @@ def test_a_wrong_setting_is_one_line_and_exit_code_2(tmp_path: Path, arguments: 
         (["run", "--each", "sets.jsonl", "--output-dir", "out", "a.ipynb"], None, True),
         (["run", "--each", "sets.jsonl", "--output-dir", "out", "--no-fork-kernels", "a.ipynb"], None, False),
         (["run", "a.ipynb"], None, False),
-        (["serve"], None, False),
+        (["serve"], None, True),
+        (["serve", "--no-fork-kernels"], None, False),
     ],
 )
-def test_whole_notebooks_have_forked_kernels_unless_that_is_refused(
+def test_kernels_are_forked_unless_that_is_refused_or_there_is_one_only(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: list[str], variable: str | None, are_forked: bool
 ) -> None:
     seen: list[Settings] = []

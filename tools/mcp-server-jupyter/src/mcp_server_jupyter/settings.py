@@ -171,7 +171,7 @@ class Settings:
     )
     fast_kernels: bool = _setting(True, "Start Python kernels with the settings that answer fastest.", group="Kernels")
     fork_kernels: bool = _setting(
-        False,
+        True,
         "Fork Python kernels from a process that has imported ipykernel, where that is safe; docs/kernels.md says "
         "where.",
         group="Kernels",

@@ -113,16 +113,15 @@ def run(
     output_dir: Path | None,
     **options: Any,
 ) -> None:
-    """Execute NOTEBOOK and write its outputs; exit code 1 when a cell fails.
-
-    Kernels of --each are forked where that is safe (docs/kernels.md says where), unless --no-fork-kernels is given.
-    """
+    """Execute NOTEBOOK and write its outputs; exit code 1 when a cell fails."""
     if (each is None) != (output_dir is None) or (each and output):
         raise click.UsageError("--each and --output-dir go together, without --output.")
     source = source.resolve()
     if not (options["root"] or context.find_root().params.get("root") or source.is_relative_to(Path.cwd())):
         options["root"] = str(source.parent)
-    settings = load_settings(context, {"log_level": "warning", **given(options)}, fork_kernels=each is not None)
+    # The first kernel is spawned in any case: a fork server would come too late for the only one.
+    own = {"log_level": "warning"} if each is not None else {"log_level": "warning", "fork_kernels": False}
+    settings = load_settings(context, {**own, **given(options)})
     if each is not None and output_dir is not None:
         has_limit = "execution_timeout" in given_names(options)
         try:
@@ -139,11 +138,8 @@ def run(
 @with_settings("Gateway", "Backends", "Kernels", "HTTP", "Server", "Kubernetes")
 @click.pass_context
 def gateway(context: click.Context, /, **options: Any) -> None:
-    """Serve notebooks as an API: POST one to /run and get its results; see docs/gateway.md.
-
-    Kernels are forked where that is safe (docs/kernels.md says where), unless --no-fork-kernels is given.
-    """
-    servers.run_gateway(load_settings(context, options, fork_kernels=True))
+    """Serve notebooks as an API: POST one to /run and get its results; see docs/gateway.md."""
+    servers.run_gateway(load_settings(context, options))
 
 
 @commands.command(cls=GroupedOptions)

@@ -79,15 +79,12 @@ def merged_options(context: click.Context, options: Mapping[str, Any]) -> dict[s
     return merged
 
 
-def load_settings(
-    context: click.Context, options: Mapping[str, Any], *, make_root: bool = False, **defaults: Any
-) -> Settings:
-    """The settings of a command; `defaults` are its own, in place of the setting's."""
+def load_settings(context: click.Context, options: Mapping[str, Any], *, make_root: bool = False) -> Settings:
+    """The settings of a command."""
     merged = merged_options(context, options)
     if make_root:
         _make_root(merged.get("root") or os.environ.get(f"{PREFIX}ROOT"))
-    names = given_names(merged)
-    return Settings.load({**merged, **{name: value for name, value in defaults.items() if name not in names}})
+    return Settings.load(merged)
 
 
 def _make_root(root: str | None) -> None:
