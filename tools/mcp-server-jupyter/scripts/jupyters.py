@@ -1,7 +1,8 @@
 """Make environments with Jupyters of several kinds in the user's cache, and print their Pythons, a line each.
 
-`jupyters.py collaboration documents hub browser`: JupyterLab with jupyter-collaboration; jupyter-server-documents;
-JupyterHub with its proxy, which needs npm, and the same JupyterLab; what drives a browser. Standard library only. An
+`jupyters.py collaboration documents hub extension browser`: JupyterLab with jupyter-collaboration;
+jupyter-server-documents; JupyterHub with its proxy, which needs npm, and the same JupyterLab; a Jupyter server with
+jupyter-collaboration, jupyter-server-mcp and this very package; what drives a browser. Standard library only. An
 environment is made once for its versions.
 """
 
@@ -14,7 +15,7 @@ import sys
 import venv
 from pathlib import Path
 
-from bootstrap import _cache, _environment, _locked, _say
+from bootstrap import PROJECT, _cache, _environment, _locked, _say
 
 KINDS = {
     "collaboration": ["jupyterlab==4.6.6", "jupyter-collaboration==5.0.4", "ipykernel==7.1.0"],
@@ -26,10 +27,13 @@ KINDS = {
         "jupyter-collaboration==5.0.4",
         "ipykernel==7.1.0",
     ],
+    "extension": ["jupyter-collaboration==5.0.4", "jupyter-server-mcp==0.4.1", "ipykernel==7.1.0"],
     "browser": ["playwright==1.65.2"],
 }
 NODE = {"hub": ["configurable-http-proxy@5.3.0"]}
 """Packages of npm, in the folder `node_modules` of the environment."""
+OURS = {"extension": ["--editable", f"{PROJECT}[jupyter]"]}
+"""What pip is given besides, for this package: its code is what is here now, its requirements those of its making."""
 
 
 def main() -> None:
@@ -63,16 +67,17 @@ def is_complete(kind: str) -> bool:
 
 
 def _wanted(kind: str) -> list[str]:
-    return [*KINDS[kind], *NODE.get(kind, ())]
+    wanted = [*KINDS[kind], *NODE.get(kind, ())]
+    return [*wanted, str(PROJECT), (PROJECT / "pyproject.toml").read_text()] if kind in OURS else wanted
 
 
 def _make(kind: str) -> None:
     home = home_of(kind)
-    _say(f"Installing {', '.join(_wanted(kind))} into {home}; this takes about a minute.")
+    _say(f"Installing {', '.join([*KINDS[kind], *NODE.get(kind, ())])} into {home}; this takes about a minute.")
     (home / "complete").unlink(missing_ok=True)
     venv.create(home, with_pip=True, clear=True)
     quiet = ["--quiet", "--disable-pip-version-check", "--no-input"]
-    install = [python_of(kind), "-m", "pip", "install", *quiet, *KINDS[kind]]
+    install = [python_of(kind), "-m", "pip", "install", *quiet, *KINDS[kind], *OURS.get(kind, ())]
     if subprocess.run(install, check=False, env=_environment()).returncode:
         sys.exit(f"Setting up {home} failed.")
     if kind in NODE:

@@ -116,12 +116,17 @@ class Delivery:
         def is_anothers(cell: NotebookNode) -> bool:
             return late and not execution.owns(cell)
 
-        cell = await execution.sink.show(execution.reducer.execution_count, unless=is_anothers)
+        is_running = not execution.finished
+        count = execution.reducer.execution_count
+        cell = await execution.sink.show(count, unless=is_anothers, is_running=is_running)
         if cell is None:
             if not late:
                 execution.add_note(NO_CODE_CELL)
             return False
         execution.written = cell.outputs, cell.execution_count
+        if is_running and cell.outputs != execution.outputs():
+            # The place shows less while it runs: the next server is to know that for this run's as well.
+            self._record.streamed(execution, *execution.written)
         return True
 
     async def _update_displays(self, execution: Execution) -> None:

@@ -50,13 +50,16 @@ class OutputSink(Protocol):
     def replace(self, index: int, output: NotebookNode) -> None:
         """The output at `index` is another one now."""
 
-    async def show(self, execution_count: int | None, *, unless: Unless | None = None) -> NotebookNode | None:
+    async def show(
+        self, execution_count: int | None, *, unless: Unless | None = None, is_running: bool = False
+    ) -> NotebookNode | None:
         """Show in the cell what has come so far, whatever it showed before: seen by the next read, on disk soon after
         (`Contents.flush` waits for it). Returns the cell as it is then.
 
         Args:
             unless: asked about the cell as it is; nothing is shown, and None returned, where it says so. The same goes
                 for a cell that is no code cell any more.
+            is_running: more may follow. A place that keeps whatever it has shown may then show less, and later.
 
         Raises:
             NotFound: the cell or its notebook is gone.

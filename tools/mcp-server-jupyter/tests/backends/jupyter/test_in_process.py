@@ -12,6 +12,7 @@ from typing import Any
 import anyio
 import pytest
 from jupyter_core.utils import ensure_async
+from jupyter_server.gateway.managers import GatewayMappingKernelManager
 
 from a_jupyter import managers
 from execution.desk import Desk, open_desk, settings_of
@@ -186,3 +187,14 @@ async def test_live_documents_without_an_address_are_refused_and_never_written_o
     async with open_contents(settings, app) as contents:
         with pytest.raises(Unavailable, match="Unix socket"):
             await contents.read("a.ipynb")
+
+
+async def test_kernels_at_a_gateway_are_refused_at_once_and_notebooks_are_served(app: Any, tmp_path: Path) -> None:
+    """The real manager of Jupyter Server for them; nobody is asked whether there is a gateway."""
+    app.kernel_manager = GatewayMappingKernelManager()
+    async with desk_over(app, tmp_path) as desk:
+        await desk.call("insert_cell", cell_index=0, cell_type="code", cell_source="x = 1")
+        assert (await desk.call("get_notebook_info")).data["kernel_id"] is None
+        with pytest.raises(Unavailable, match="Kernel Gateway"):
+            await desk.call("append_execute_code_cell", cell_source="1 + 1")
+        assert "x = 1" in (await desk.call("read_notebook")).text

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from pycrdt import Array, Doc, Map, Text
+from pycrdt import Array, Doc, Map, StickyIndex, Text
 
 from mcp_server_jupyter import notebooks
-from mcp_server_jupyter.backends.jupyter.rooms.replica import Replica
+from mcp_server_jupyter.backends.jupyter.rooms.replica import Replica, changed_place
 from mcp_server_jupyter.backends.jupyter.rooms.texts import merged, spliced, splices
 from mcp_server_jupyter.errors import Conflict
 
@@ -334,3 +334,46 @@ def test_two_changes_of_one_text_are_both_kept(base: str, ours: str, theirs: str
 def test_two_changes_of_the_same_part_are_a_conflict(base: str, ours: str, theirs: str) -> None:
     with pytest.raises(Conflict):
         merged("c0", base, ours, theirs)
+
+
+def test_whether_a_cell_runs_is_seen_and_no_part_of_the_notebook() -> None:
+    person = Person("1", "2")
+    before = person.replica.snapshot()
+    person.replica.mark("c1", is_running=True)
+    person.exchange()
+    assert [cell["execution_state"] for cell in person.cells] == ["idle", "running"]
+    person.replica.mark("c1", is_running=True)
+    assert person.ours == []
+    assert person.replica.snapshot() == before
+    person.replica.mark("c1", is_running=False)
+    person.exchange()
+    assert [cell["execution_state"] for cell in person.cells] == ["idle", "idle"]
+
+
+@pytest.mark.parametrize(("source", "at", "meant"), [("a = 1\nb", 3, 4), ("a", 1, 2)])
+def test_a_cursor_stays_behind_what_was_edited(source: str, at: int, meant: int) -> None:
+    person = Person(source)
+    [cursor] = person.replica.cursors("c0", at)
+    person.text(0).insert(0, "#")
+    person.exchange()
+    assert StickyIndex.from_json(cursor["head"], person.text(0)).get_index() == meant
+    assert person.replica.cursors("gone", 1) == []
+
+
+def test_a_cursor_in_a_text_that_is_not_ascii_is_at_its_end() -> None:
+    person = Person("é😀\nc")
+    person.text(0).insert(0, "é")
+    person.exchange()
+    for at in range(1, 7):
+        [cursor] = person.replica.cursors("c0", at)
+        # Of the type itself, not of a character: on this side that is its end (Yjs, `RelativePosition`).
+        assert (set(cursor["head"]), cursor["head"]["assoc"]) == ({"type", "assoc"}, 0)
+
+
+def test_the_place_of_an_edit_is_behind_the_last_change_of_its_last_cell() -> None:
+    one, two = (notebooks.new_cell("code", source) for source in ("a = 1\nb = 2\n", "c"))
+    before = notebooks.shallow(notebooks.new_notebook(""), cells=[one, two])
+    changed = notebooks.shallow(before, cells=[notebooks.shallow(one, source="a = 100\nb = 200\n"), two])
+    assert changed_place(before, changed) == (one.id, len("a = 100\nb = 200"))
+    assert changed_place(notebooks.shallow(before, cells=[one]), before) == (two.id, 1)
+    assert changed_place(before, before) is None

@@ -14,14 +14,16 @@ from typing import Any
 import anyio
 import httpx2
 import pytest
+from jupyter_server.serverapp import ServerApp
 
 # What is served is imported here: under load that takes longer than a call waits for it.
 import mcp_server_jupyter.doors.http.app
 import mcp_server_jupyter.doors.mcp.server  # noqa: F401
 from a_jupyter import managers
 from mcp_server_jupyter.doors.server_extension import mount as mount_module
+from mcp_server_jupyter.doors.server_extension import shared_tools
 from mcp_server_jupyter.doors.server_extension.mount import Mount, settings_of
-from mcp_server_jupyter.errors import InvalidRequest
+from mcp_server_jupyter.errors import InvalidRequest, JupyterMcpError, Unavailable
 
 pytestmark = pytest.mark.anyio
 PATIENCE = 120.0
@@ -186,3 +188,20 @@ def test_jupyter_starts_without_what_is_served() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"
+
+
+async def test_tools_that_another_server_of_this_jupyter_offers_are_called_in_it(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_jupyter(root) as mount:
+        loaded = SimpleNamespace(extension_apps={"mcp_server_jupyter": [SimpleNamespace(mount=mount)]})
+        monkeypatch.setattr(ServerApp, "initialized", classmethod(lambda _: True))
+        monkeypatch.setattr(ServerApp, "instance", classmethod(lambda _: SimpleNamespace(extension_manager=loaded)))
+        with anyio.fail_after(PATIENCE):
+            await shared_tools.nb_create_notebook(notebook_path="a.ipynb")
+            [listed] = await shared_tools.nb_list_notebooks()
+            with pytest.raises(JupyterMcpError, match=r"gone\.ipynb"):
+                await shared_tools.nb_read_cell(notebook_path="gone.ipynb", cell_index=0)
+    assert "a.ipynb" in listed.text
+    with pytest.raises(Unavailable):
+        await shared_tools.nb_list_notebooks()

@@ -7,14 +7,20 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import anyio
 
 from a_jupyter import TOKEN, Jupyter
 from execution.desk import settings_of
 from mcp_server_jupyter.settings import Settings
 
-SCRIPT = Path(__file__).parents[3] / "scripts" / "jupyters.py"
+PATIENCE = 90.0
+PACKAGE = Path(__file__).parents[3]
+SCRIPT = PACKAGE / "scripts" / "jupyters.py"
 
 
 def python_of(kind: str) -> str:
@@ -68,3 +74,27 @@ def on_disk(jupyter: Jupyter, name: str = "a.ipynb") -> dict[str, Any]:
 
 def sources(jupyter: Jupyter, name: str = "a.ipynb") -> list[str]:
     return ["".join(cell["source"]) for cell in on_disk(jupyter, name)["cells"]]
+
+
+async def until(true: Callable[[], Awaitable[bool]], now: Callable[[], Awaitable[Any]] | None = None) -> None:
+    """Wait for what another program does, which cannot be waited for; `now` says how it is, where it does not come."""
+    with anyio.move_on_after(PATIENCE):
+        while not await true():  # noqa: ASYNC110
+            await anyio.sleep(0.05)
+        return
+    raise AssertionError(f"not within {PATIENCE} s; it is {None if now is None else await now()!r}")
+
+
+async def is_on_disk(jupyter: Jupyter, *wanted: str) -> None:
+    """Wait until the file of a.ipynb has cells of these sources."""
+
+    async def now() -> list[str]:
+        # Jupyter writes in place.
+        with suppress(ValueError):
+            return sources(jupyter)
+        return []
+
+    async def so() -> bool:
+        return await now() == list(wanted)
+
+    await until(so, now)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
-from lab import code_cell, on_disk, sources, write
-from window import PATIENCE, Window, open_browser, until
+from lab import PATIENCE, code_cell, is_on_disk, on_disk, write
+from window import Window, open_browser
 
 from a_jupyter import TOKEN, Jupyter
 from mcp_server_jupyter.settings import Settings
@@ -78,19 +77,6 @@ def agent(server: Server) -> Agent:
     return Agent(server)
 
 
-async def is_on_disk(jupyter: Jupyter, *wanted: str) -> None:
-    async def now() -> list[str]:
-        # Jupyter writes in place.
-        with suppress(ValueError):
-            return sources(jupyter)
-        return []
-
-    async def so() -> bool:
-        return await now() == list(wanted)
-
-    await until(so, now)
-
-
 async def test_a_person_who_types_sees_what_an_agent_runs_and_keeps_what_they_type(
     jupyter: Jupyter, window: Window, agent: Agent, record_property: Callable[[str, Any], None]
 ) -> None:
@@ -114,6 +100,8 @@ async def test_a_person_who_types_sees_what_an_agent_runs_and_keeps_what_they_ty
         await window.type(typed, pause=40)
     shown = (f"theirs = 1{typed}", "other = 2", "print('by the agent:', 6 * 7)")
     await window.shows(*shown)
+    # Where the agent has edited, with its name at the pointer.
+    await window.page.locator(".jp-remote-cursor").first.wait_for(state="attached")
     await window.picture("an-agent-runs-a-cell")
     await is_on_disk(jupyter, *shown)
     record_property("seconds until it is on disk", f"{anyio.current_time() - began:.2f}")

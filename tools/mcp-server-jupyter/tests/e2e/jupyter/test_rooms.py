@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace as replace_settings
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
-from lab import code_cell, on_disk, settings_for, sources, write
-from pycrdt import Awareness, Doc, read_message
+from lab import PATIENCE, code_cell, on_disk, settings_for, sources, until, write
+from pycrdt import Array, Awareness, Doc, read_message
 
 from a_jupyter import Jupyter
 from execution.desk import Desk, open_desk, shown
@@ -19,21 +20,14 @@ from mcp_server_jupyter.backends.jupyter.contents import JupyterContents
 from mcp_server_jupyter.backends.jupyter.rooms import notebook as rooms
 from mcp_server_jupyter.backends.jupyter.rooms.connection import AWARENESS, Connection, find_room
 from mcp_server_jupyter.backends.jupyter.rooms.notebook import RoomNotebook
+from mcp_server_jupyter.backends.jupyter.rooms.outputs import STREAM_CHARACTERS
 from mcp_server_jupyter.errors import AlreadyExists, NotFound, Unavailable
 
 pytestmark = pytest.mark.anyio
-PATIENCE = 60.0
 
 
 async def seen(contents: JupyterContents, name: str = "a.ipynb") -> list[str]:
     return [cell.source for cell in (await contents.read(name)).cells]
-
-
-async def until(true: Callable[[], Awaitable[bool]]) -> None:
-    with anyio.fail_after(PATIENCE):
-        # What Jupyter does cannot be waited for.
-        while not await true():  # noqa: ASYNC110
-            await anyio.sleep(0.05)
 
 
 async def sees(contents: JupyterContents, *wanted: str, name: str = "a.ipynb") -> None:
@@ -173,7 +167,8 @@ async def test_others_see_who_is_there_and_whose_autosave_counts(jupyter: Jupyte
         for message in told:
             aware.apply_awareness_update(read_message(message[1:]), None)
         states = [state for state in aware.states.values() if "user" in state]
-        return [(state["user"]["name"], state["autosave"]) for state in states] == [("Ada", False)]
+        known = [(state["user"]["name"], state["autosave"], "cursors" in state) for state in states]
+        return known == [("Ada", False, True)]
 
     async with anyio.create_task_group() as tasks:
         listening = Listening(contents.client, address, lambda: None)
@@ -364,3 +359,53 @@ async def test_a_person_sees_what_an_agent_runs_and_each_undoes_their_own(
         await desk.call("undo")
         await sees(person, "theirs = 2", "print(6 * 7)")
     assert sources(jupyter) == ["theirs = 2", "print(6 * 7)"]
+
+
+async def test_others_see_that_a_cell_runs_and_the_beginning_of_what_it_prints_then_all(
+    jupyter: Jupyter, person: JupyterContents, tmp_path: Path
+) -> None:
+    write(jupyter, code_cell("one", "theirs = 1"))
+    go_on = tmp_path / "go-on"
+    count = 400_000
+    source = (
+        f"import pathlib, time\nprint('x' * {count}, flush=True)\n"
+        f"while not pathlib.Path({str(go_on)!r}).exists(): time.sleep(0.02)\nprint('ended')"
+    )
+    async with open_desk(settings_for(jupyter, tmp_path, wait_seconds=PATIENCE)) as desk:
+        await seen(person)
+        await code(desk, "2")
+        desk.services.settings = replace_settings(desk.services.settings, wait_seconds=0.0)
+        answer = await desk.call("append_execute_code_cell", cell_source=source)
+
+        async def is_cut() -> bool:
+            cells = (await person.read("a.ipynb")).cells
+            return len(cells) == 3 and "characters more" in shown(cells[2])
+
+        await until(is_cut)
+        text = shown((await person.read("a.ipynb")).cells[2])
+
+        async def is_running() -> bool:
+            return await state_of(person) == ["idle", "idle", "running"]
+
+        await until(is_running)
+        go_on.touch()
+        execution = desk.execution(answer)
+        await desk.services.executions.wait_finished(execution, PATIENCE)
+
+        async def is_whole() -> bool:
+            return shown((await person.read("a.ipynb")).cells[2]) == "x" * count + "\nended\n"
+
+        await until(is_whole)
+
+        async def is_idle() -> bool:
+            return await state_of(person) == ["idle", "idle", "idle"]
+
+        await until(is_idle)
+    assert STREAM_CHARACTERS < len(text) < STREAM_CHARACTERS + 200
+    assert shown(on_disk(jupyter)["cells"][2]) == "x" * count + "\nended\n"
+
+
+async def state_of(contents: JupyterContents) -> list[str]:
+    """What live documents say of each cell besides."""
+    connection = await room_of(contents)._joined()
+    return [cell.get("execution_state") or "idle" for cell in connection.replica.doc.get("cells", type=Array)]

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import anyio
-from lab import python_of
+from lab import python_of, until
 
 from a_jupyter import TOKEN, Jupyter
 
 REPOSITORY = Path(__file__).parents[5]
 SHOTS = Path(__file__).parent / "shots"
-PATIENCE = 90.0
 _SOURCES = ".jp-Notebook .jp-Cell .jp-InputArea .cm-content"
 # What the extension's own tests install where none is there.
 _BROWSER = "import { setUpBrowser } from './e2e/setup.ts'; console.log(setUpBrowser());"
@@ -96,12 +95,3 @@ class Window:
     async def picture(self, name: str) -> None:
         SHOTS.mkdir(exist_ok=True)
         await self.page.screenshot(path=SHOTS / f"{name}.png")
-
-
-async def until(true: Callable[[], Awaitable[bool]], now: Callable[[], Awaitable[Any]]) -> None:
-    """Wait for what another program does; `now` says how it is, where it does not come."""
-    with anyio.move_on_after(PATIENCE):
-        while not await true():  # noqa: ASYNC110
-            await anyio.sleep(0.05)
-        return
-    raise AssertionError(f"not within {PATIENCE} s; it is {await now()!r}")

@@ -16,10 +16,9 @@ import anyio.abc
 
 from ... import notebooks
 from ...errors import AlreadyExists, InvalidNotebook, InvalidRequest, JupyterMcpError, NotFound
-from ...ports import Entry
+from ...ports import Entry, Unless
 from ...settings import Settings
 from ..shared.changes import Changes
-from ..shared.edited_outputs import EditedOutputs
 from ..shared.paths import notebook_within, within
 from .connect import open_room_client
 from .contents_api import ContentsApi
@@ -27,6 +26,7 @@ from .contents_file import FileNotebook, Folder
 from .contents_format import require_whole
 from .contents_listing import list_entries
 from .rooms.notebook import RoomNotebook
+from .rooms.outputs import Shown
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -103,19 +103,19 @@ class JupyterContents:
 
     async def read(self, path: str) -> NotebookNode:
         """See `ports.Contents.read`."""
-        async with self._using(path) as state:
+        async with self.using(path) as state:
             return await state.read()
 
     @contextlib.asynccontextmanager
     async def edit(self, path: str, *, durable: bool = True, author: str = "") -> AsyncIterator[NotebookNode]:
         """See `ports.Contents.edit`. It is durable once Jupyter has written it."""
-        async with self._using(path) as state, state.edit(durable=durable, author=author) as notebook:
+        async with self.using(path) as state, state.edit(durable=durable, author=author) as notebook:
             yield notebook
         self._changes.tell(state.name)
 
-    def outputs(self, path: str, cell_id: str) -> EditedOutputs:
+    def outputs(self, path: str, cell_id: str) -> JupyterOutputs:
         """See `ports.Contents.outputs`."""
-        return EditedOutputs(self, path, cell_id)
+        return JupyterOutputs(self, path, cell_id)
 
     async def flush(self, path: str | None = None, *, urgent: bool = True) -> None:
         """See `ports.Contents.flush`.
@@ -149,7 +149,7 @@ class JupyterContents:
         """See `ports.Contents.create`."""
         settled = notebooks.settle(notebook, ())
         require_whole(notebooks.new_notebook(""), settled)
-        async with self._using(path) as state, state.editing:
+        async with self.using(path) as state, state.editing:
             name = state.name
             if await self._api.is_there(name):
                 raise AlreadyExists(f"{name!r} exists already.", hint="Open it, or choose another name.")
@@ -167,6 +167,10 @@ class JupyterContents:
             self._tasks.start_soon(self._follow)
         return self._changes.subscribe()
 
+    def tell(self, path: str) -> None:
+        """Say that a notebook has changed, by us."""
+        self._changes.tell(self.resolve(path))
+
     async def _follow(self) -> None:
         while True:
             await anyio.sleep(_LOOK_SECONDS)
@@ -181,7 +185,7 @@ class JupyterContents:
     # ----------------------------------------------------------------- what is open
 
     @contextlib.asynccontextmanager
-    async def _using(self, path: str) -> AsyncIterator[OpenNotebook]:
+    async def using(self, path: str) -> AsyncIterator[OpenNotebook]:
         state = await self._state(self.resolve(path))
         try:
             yield state
@@ -243,3 +247,22 @@ class JupyterContents:
             total, count = total - state.size, count - 1
             state.leave()
             del self._open[state.name]
+
+
+class JupyterOutputs(Shown):
+    """See `ports.OutputSink`. What shows them, a live document or a file, may be another one by the next time."""
+
+    def __init__(self, contents: JupyterContents, path: str, cell_id: str) -> None:
+        super().__init__()
+        self._contents = contents
+        self._path = path
+        self._cell_id = cell_id
+
+    async def show(
+        self, execution_count: int | None, *, unless: Unless | None = None, is_running: bool = False
+    ) -> NotebookNode | None:
+        """See `ports.OutputSink.show`."""
+        async with self._contents.using(self._path) as state:
+            cell = await self.put_into(state, self._cell_id, execution_count, unless, is_running=is_running)
+        self._contents.tell(self._path)
+        return cell

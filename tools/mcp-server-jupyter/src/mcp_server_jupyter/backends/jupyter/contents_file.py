@@ -18,6 +18,8 @@ import anyio.to_thread
 
 from ... import notebooks
 from ...errors import Conflict, InvalidNotebook, JupyterMcpError, NotFound, Unavailable
+from ...ports import Unless
+from ..shared.edited_outputs import put_outputs
 from .contents_api import INLINE_BYTES, ContentsApi, notebook_body
 from .contents_format import Document, parse, render, require_editable, require_whole, same
 
@@ -69,6 +71,10 @@ class FileNotebook:
         self._pending = self._on_disk = 0
         self._next = _Attempt()
         self._cost = 0.0
+
+    @property
+    def is_live(self) -> bool:
+        return False
 
     @property
     def is_dirty(self) -> bool:
@@ -197,6 +203,19 @@ class FileNotebook:
                     await self._save(before, after)
             else:
                 self._save_later(after)
+
+    async def put(
+        self,
+        cell_id: str,
+        outputs: list[NotebookNode],
+        execution_count: int | None,
+        unless: Unless | None,
+        *,
+        is_running: bool,
+    ) -> NotebookNode | None:
+        """See `rooms.outputs.Cells.put`."""
+        async with self.edit(durable=False, author="") as notebook:
+            return put_outputs(notebook, cell_id, outputs, execution_count, unless)
 
     def _save_later(self, after: NotebookNode) -> None:
         """Let readers see an edit at once, and write it soon; the caller holds `editing`."""

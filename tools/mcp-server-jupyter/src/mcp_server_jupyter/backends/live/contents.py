@@ -290,14 +290,16 @@ class LiveOutputs(OutputList):
         super().replace(index, output)
         self._below.replace(index, output)
 
-    async def show(self, execution_count: int | None, *, unless: Unless | None = None) -> NotebookNode | None:
+    async def show(
+        self, execution_count: int | None, *, unless: Unless | None = None, is_running: bool = False
+    ) -> NotebookNode | None:
         """See `ports.OutputSink.show`."""
         contents, name = self._contents, self._name
         if name not in contents.documents:
             # Not while a window takes the notebook: it would have what the file had before.
             async with contents.lock(name):
                 if name not in contents.documents:
-                    return await self._below.show(execution_count, unless=unless)
+                    return await self._below.show(execution_count, unless=unless, is_running=is_running)
         document = contents.documents[name]
         changed = notebooks.shallow(document.buffer, cells=list(document.buffer.cells))
         cell = put_outputs(changed, self._cell_id, self.outputs, execution_count, unless)

@@ -39,7 +39,9 @@ class EditedOutputs(OutputList):
         self._path = path
         self._cell_id = cell_id
 
-    async def show(self, execution_count: int | None, *, unless: Unless | None = None) -> NotebookNode | None:
+    async def show(
+        self, execution_count: int | None, *, unless: Unless | None = None, is_running: bool = False
+    ) -> NotebookNode | None:
         """See `ports.OutputSink.show`."""
         async with self._contents.edit(self._path, durable=False) as notebook:
             return put_outputs(notebook, self._cell_id, self.outputs, execution_count, unless)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
     from starlette.types import ASGIApp
 
+    from ..mcp.server import JupyterMcp
+
 logger = logging.getLogger(__name__)
 
 _OPEN_SECONDS = 60.0
@@ -41,20 +43,35 @@ class Mount:
         self._stopping = asyncio.Event()
         self._settled = asyncio.Event()
         self._app: Starlette | None = None
+        self._mcp: JupyterMcp | None = None
         self._error: JupyterMcpError = Unavailable("The extension is starting.", hint="Try again soon.")
 
     async def app(self) -> ASGIApp:
         """The application; waits while it opens. What keeps it from that is an application that says so."""
-        try:
-            async with asyncio.timeout(_OPEN_SECONDS):
-                await self._settled.wait()
-        except TimeoutError:
-            logger.warning("a call came %s s before the extension was open", _OPEN_SECONDS)
+        await self._opened()
         if self._app is not None:
             return self._app
         from ..http.security import error_response  # noqa: PLC0415 - see `_load`
 
         return error_response(self._error)
+
+    async def mcp(self) -> JupyterMcp:
+        """The MCP server behind it, for calls within this process; waits while it opens.
+
+        Raises:
+            JupyterMcpError: it is not served here.
+        """
+        await self._opened()
+        if self._mcp is None:
+            raise self._error
+        return self._mcp
+
+    async def _opened(self) -> None:
+        try:
+            async with asyncio.timeout(_OPEN_SECONDS):
+                await self._settled.wait()
+        except TimeoutError:
+            logger.warning("a call came %s s before the extension was open", _OPEN_SECONDS)
 
     def stop(self) -> None:
         """End `run`."""
@@ -74,18 +91,19 @@ class Mount:
             logger.exception("MCP is not served here")
             self._error = Unavailable("The extension failed.", hint="Jupyter's log says how.")
         finally:
-            self._app = None
+            self._app = self._mcp = None
             self._settled.set()
 
     async def _serve(self, settings: Settings) -> None:
         async with AsyncExitStack() as stack:
             if not await self._owns(stack, settings):
                 return
-            app = await _open(stack, settings, self._serverapp)
+            app, self._mcp = await _open(stack, settings, self._serverapp)
             self._app = app
             self._settled.set()
             await self._stopping.wait()
-            self._app, self._error = None, Unavailable("Jupyter is stopping.", hint="Start it again.")
+            self._app = self._mcp = None
+            self._error = Unavailable("Jupyter is stopping.", hint="Start it again.")
             app.state.stopping = True
             app.state.requests.end()
 
@@ -120,7 +138,7 @@ def _load() -> None:
     from ..mcp import server  # noqa: F401, PLC0415
 
 
-async def _open(stack: AsyncExitStack, settings: Settings, serverapp: Any) -> Starlette:
+async def _open(stack: AsyncExitStack, settings: Settings, serverapp: Any) -> tuple[Starlette, JupyterMcp]:
     from ...places import open_places  # noqa: PLC0415 - see `_load`
     from ...services import open_backend, open_services  # noqa: PLC0415
     from ..http.app import create_mounted  # noqa: PLC0415
@@ -132,9 +150,10 @@ async def _open(stack: AsyncExitStack, settings: Settings, serverapp: Any) -> St
     opened = open_services(settings, contents=contents, kernels=kernels, terminals=terminals)
     services = await stack.enter_async_context(opened)
     places = await stack.enter_async_context(open_places(services))
-    app = create_mounted(places, create_mcp(places))
+    mcp = create_mcp(places)
+    app = create_mounted(places, mcp)
     await stack.enter_async_context(app.router.lifespan_context(app))
-    return app
+    return app, mcp
 
 
 def settings_of(serverapp: Any, environ: Mapping[str, str] | None = None) -> Settings:

@@ -8,7 +8,9 @@ from weakref import WeakSet
 
 import zmq
 from jupyter_core.utils import ensure_async
+from jupyter_server.gateway.managers import GatewayMappingKernelManager
 
+from ....errors import Unavailable
 from ....settings import Settings
 from ..kernels import JupyterKernels
 from ..kernels_api import Channels, Json
@@ -34,6 +36,7 @@ class ManagedKernels:
         self._specs = serverapp.kernel_spec_manager
         self._context: zmq.Context[Any] = zmq.Context()
         self._channels: WeakSet[KernelChannels] = WeakSet()
+        self._are_elsewhere = isinstance(self._kernels, GatewayMappingKernelManager)
 
     async def __aenter__(self) -> ManagedKernels:
         return self
@@ -53,11 +56,14 @@ class ManagedKernels:
 
     async def sessions(self) -> list[Json]:
         """See `KernelsApi.sessions`."""
+        if self._are_elsewhere:
+            return []
         with plain_refusals():
             return list(await ensure_async(self._sessions.list_sessions()))
 
     async def begin_session(self, body: Json) -> Json:
         """See `KernelsApi.begin_session`."""
+        self._require_sockets()
         path, kernel = body["path"], body["kernel"]
         with plain_refusals():
             if await ensure_async(self._sessions.session_exists(path=path)):
@@ -78,6 +84,8 @@ class ManagedKernels:
 
     async def kernels(self) -> list[Json]:
         """See `KernelsApi.kernels`."""
+        if self._are_elsewhere:
+            return []
         with plain_refusals():
             return list(await ensure_async(self._kernels.list_kernels()))
 
@@ -88,6 +96,7 @@ class ManagedKernels:
 
     async def start(self, name: str, folder: str, kernel_id: str | None = None) -> Json:
         """See `KernelsApi.start`."""
+        self._require_sockets()
         with plain_refusals():
             begun = self._kernels.start_kernel(kernel_name=name, path=folder, kernel_id=kernel_id)
             return await self.kernel(await ensure_async(begun))
@@ -109,6 +118,18 @@ class ManagedKernels:
         """See `KernelsApi.end`."""
         with plain_refusals():
             await ensure_async(self._kernels.shutdown_kernel(kernel_id))
+
+    def _require_sockets(self) -> None:
+        """A gateway's kernels have none that we could meet.
+
+        Raises:
+            Unavailable: they are at one.
+        """
+        if self._are_elsewhere:
+            raise Unavailable(
+                "The kernels of this Jupyter are at a Kernel Gateway, where the extension cannot run anything.",
+                hint="Run mcp-server-jupyter serve beside it, with ROOM_URL for it and RUNTIME_URL for the gateway.",
+            )
 
     def channels(self, kernel_id: str, identity: str, listener: Listener) -> Channels:
         """See `KernelsApi.channels`."""

@@ -17,11 +17,13 @@ import anyio
 
 from .... import notebooks
 from ....errors import InvalidNotebook, JupyterMcpError, NotFound, Unavailable
+from ....ports import Unless
+from ...shared.edited_outputs import put_outputs
 from ..contents_file import Folder
 from ..contents_format import parse, require_editable, require_whole
 from .connection import Address, Connection, path_of
 from .intents import Intent, is_lost, same_content
-from .replica import Replica
+from .replica import Replica, changed_place
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -74,6 +76,10 @@ class RoomNotebook:
     def intents(self) -> list[Intent]:
         """What a room that was built anew must be given again, in its order."""
         return [*self._in_save, *self._unsaved]
+
+    @property
+    def is_live(self) -> bool:
+        return True
 
     @property
     def is_busy(self) -> bool:
@@ -222,6 +228,24 @@ class RoomNotebook:
                 connection.present(user=_user(author))
             with anyio.CancelScope(shield=durable):
                 await self._apply(before, after, durable=durable)
+            if author and (place := changed_place(before, after)) and self._connection is not None:
+                self._connection.present(cursors=self._connection.replica.cursors(*place))
+
+    async def put(
+        self,
+        cell_id: str,
+        outputs: list[NotebookNode],
+        execution_count: int | None,
+        unless: Unless | None,
+        *,
+        is_running: bool,
+    ) -> NotebookNode | None:
+        """See `outputs.Cells.put`."""
+        async with self.edit(durable=False, author="") as notebook:
+            cell = put_outputs(notebook, cell_id, outputs, execution_count, unless)
+        if cell is not None and self._connection is not None:
+            self._connection.replica.mark(cell_id, is_running=is_running)
+        return cell
 
     async def _paced(self) -> None:
         """Wait as long as what was sent keeps those busy who are in the room; what comes meanwhile goes together."""

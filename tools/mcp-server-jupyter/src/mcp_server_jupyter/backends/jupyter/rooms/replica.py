@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .... import notebooks
 from ....errors import Conflict, InvalidNotebook
 from .cells import change_cell, change_map, make_cell, plain, read_cell
-from .texts import merged
+from .texts import merged, splices
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -177,6 +177,36 @@ class Replica:
         self._become(now, wanted)
         return clashes
 
+    # ------------------------------------------------------------------ what is no part of the notebook
+
+    def mark(self, cell_id: str, *, is_running: bool) -> None:
+        """Let those who look at a code cell see whether it runs."""
+        state = "running" if is_running else "idle"
+        for ycell in self._cells:
+            if ycell.get("id") == cell_id and ycell.get("execution_state", "idle") != state:
+                with self._editing():
+                    ycell["execution_state"] = state
+
+    def cursors(self, cell_id: str, at: int) -> list[dict[str, Any]]:
+        """A cursor in a cell's source as awareness tells it (Yjs docs, "Relative Positions"); none in no cell.
+
+        Args:
+            at: characters before it. In a text that is not ASCII alone it is at the end: pycrdt panics at some places.
+        """
+        from pycrdt import Assoc  # noqa: PLC0415
+
+        for ycell in self._cells:
+            if ycell.get("id") != cell_id:
+                continue
+            text = ycell["source"]
+            is_exact = at > 0 and str(text).isascii()
+            place = text.sticky_index(min(at, len(text)) if is_exact else 0, Assoc.BEFORE).to_json()
+            if not is_exact and at > 0:
+                # Of a text as a whole, this side of it is its end.
+                place["assoc"] = Assoc.AFTER.value
+            return [{"anchor": place, "head": place, "primary": True, "empty": True}]
+        return []
+
     def _become(self, now: NotebookNode, wanted: NotebookNode) -> None:
         if wanted is now:
             return
@@ -234,6 +264,19 @@ class Replica:
             change_map(there, now.metadata, wanted.metadata)
         else:
             self._meta["metadata"] = Map(dict(wanted.metadata))
+
+
+def changed_place(before: NotebookNode, after: NotebookNode) -> tuple[str, int] | None:
+    """The cell whose source an edit has changed last, by its id, and the character after the change."""
+    old = {cell["id"]: cell for cell in before.cells}
+    for cell in reversed(after.cells):
+        was = old.get(cell["id"])
+        if was is None:
+            return cell["id"], len(cell.source)
+        if was.source != cell.source:
+            grown = len(cell.source) - len(was.source)
+            return cell["id"], splices(was.source, cell.source)[-1].end + grown
+    return None
 
 
 def combined(before: NotebookNode, after: NotebookNode, now: NotebookNode) -> NotebookNode:
