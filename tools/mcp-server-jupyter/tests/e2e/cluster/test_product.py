@@ -123,6 +123,32 @@ def test_the_commands_of_the_guide_run_in_the_servers_pod(product: Product) -> N
     wait_until("the pod of the run is gone", lambda: product.namespace.pod_names(KERNELS) == [own])
 
 
+def test_a_notebook_runs_once_for_each_set_of_parameters_in_a_pod_of_its_own(product: Product) -> None:
+    cells = [
+        {"cell_type": "code", "source": "x = 0", "metadata": {"tags": ["parameters"]}},
+        {"cell_type": "code", "source": "import socket\n[x, socket.gethostname()]", "metadata": {"tags": ["results"]}},
+    ]
+    cells = [{"id": f"cell-{i}", "outputs": [], "execution_count": None, **cell} for i, cell in enumerate(cells)]
+    notebook = {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+    sets = "".join(json.dumps({"x": x}) + "\n" for x in (1, 2, 3))
+    files = {"/notebooks/each.ipynb": json.dumps(notebook), "/notebooks/sets.jsonl": sets}
+    code = f"import pathlib\nfor path, text in {files!r}.items(): pathlib.Path(path).write_text(text)"
+    assert product.namespace.execute(product.ready(), "python", "-c", code) == ""
+    command = ["mcp-server-jupyter", "run", "--root", "/notebooks", "--state-dir", "/state", "--kernels", "kubernetes"]
+    command += ["/notebooks/each.ipynb", "--each", "/notebooks/sets.jsonl", "--output-dir", "/notebooks/out"]
+    said = product.namespace.execute(product.ready(), *command, "--workers", "2", seconds=150)
+    assert "3 done, 0 failed" in said
+    summary = product.namespace.execute(product.ready(), "cat", "/notebooks/out/summary.jsonl")
+    results = [json.loads(line)["results"]["result"] for line in summary.splitlines()]
+    assert [x for x, _ in results] == [1, 2, 3]
+    pods = {pod for _, pod in results}
+    assert len(pods) == 3
+    assert all(re.fullmatch(r"jupyter-kernel-\w+-g1", pod) for pod in pods), pods
+    wait_until("the pods of the runs are gone", lambda: not product.namespace.pod_names(KERNELS))
+    assert "3 of 3 are done already" in product.namespace.execute(product.ready(), *command, seconds=60)
+    assert product.namespace.pod_names(KERNELS) == []
+
+
 def test_what_runs_is_interrupted_be_it_a_sleep_a_child_or_a_coroutine(
     product: Product, request: pytest.FixtureRequest
 ) -> None:
