@@ -40,12 +40,12 @@ run: env-run ## Start the server on ROOT (default: ./notebooks, filled with a sa
 .PHONY: test test-long
 test: env-dev ## Run the tests; ARGS go to pytest, e.g. ARGS="-k notebooks"
 	@$(MAKE) --no-print-directory test-extension
-	@cd $(PACKAGE) && .venv/bin/python -m pytest -n $(WORKERS) $(ARGS)
+	@cd $(PACKAGE) && .venv/bin/python -m pytest -n $(WORKERS) --durations=40 $(ARGS)
 .PHONY: test-extension
 test-extension: env-dev ## Run the VS Code extension's tests that need no editor; says so where npm is missing
 	@$(call node,npm run --silent test)
 test-long: env-dev ## Run the long ones: chaos, fuzz, conformance, soak; ARGS go to pytest
-	@cd $(PACKAGE) && .venv/bin/python -m pytest -n auto -m long --timeout=600 $(ARGS)
+	@cd $(PACKAGE) && .venv/bin/python -m pytest -n auto -m long --timeout=600 --durations=20 $(ARGS)
 
 .PHONY: check check-format check-lint check-types check-layers check-extension check-workflows
 check: check-format check-lint check-types check-layers check-extension check-workflows ## Format, lint, types and layers
