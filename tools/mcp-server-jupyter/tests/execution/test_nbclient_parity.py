@@ -88,7 +88,7 @@ def feed_ours(events: list[tuple[str, dict[str, Any]]]) -> OutputReducer:
     return reducer
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(EVENT, max_size=25))
 def test_one_cell_has_the_outputs_and_the_count_nbclient_gives_it(events: list[Any]) -> None:
     client = client_of("x")
@@ -100,7 +100,7 @@ def test_one_cell_has_the_outputs_and_the_count_nbclient_gives_it(events: list[A
     nbformat.validate(client.nb)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(EVENT, max_size=15), st.lists(EVENT, max_size=15))
 def test_a_later_cell_updates_the_displays_of_an_earlier_one_as_in_nbclient(
     first: list[Any], second: list[Any]

@@ -559,7 +559,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(JSON.filter(lambda value: value is not None), st.sampled_from([0, 5000]))
 def test_any_json_comes_back_equal(value: Any, padding: int) -> None:
     value = [value, "x" * padding]

@@ -305,7 +305,7 @@ def apply(notebook: Any, side: str, script: list[tuple[str, int, int]]) -> tuple
     return inserted, deleted, changed
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(edits, edits)
 def test_a_merge_never_loses_or_doubles_a_cell(ours_script: Any, theirs_script: Any) -> None:
     base = build(*"abcdefg")

@@ -510,7 +510,7 @@ OUTPUT = st.one_of(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.lists(OUTPUT, max_size=8), st.integers(0, 3000), st.integers(0, 3))
 def test_a_view_never_exceeds_its_budget_and_never_raises(outputs: list[Any], chars: int, images: int) -> None:
     result = view(outputs, max_chars=chars, max_images=images, max_image_bytes=1000, more=more)
@@ -520,7 +520,7 @@ def test_a_view_never_exceeds_its_budget_and_never_raises(outputs: list[Any], ch
     result.text.encode()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(OUTPUT, max_size=6), st.integers(1, 200))
 def test_pages_put_together_are_the_whole_text(outputs: list[Any], limit: int) -> None:
     pages, cursor = [], 0
@@ -531,7 +531,7 @@ def test_pages_put_together_are_the_whole_text(outputs: list[Any], limit: int) -
     assert "".join(pages) == plain_text(outputs)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(NOISE, min_size=1, max_size=5), st.data())
 def test_a_cursor_stays_true_while_the_output_grows(parts: list[str], data: Any) -> None:
     whole = [stream(text, f"s{number}") for number, text in enumerate(parts)]

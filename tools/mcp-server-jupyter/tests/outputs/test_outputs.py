@@ -193,7 +193,7 @@ KINDS = ["stream", "display_data", "execute_result", "update_display_data", "err
 KEYS = ["name", "text", "data", "metadata", "transient", "ename", "evalue", "traceback", "status", "payload", "wait"]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(
         st.tuples(
@@ -209,7 +209,7 @@ def test_whatever_a_kernel_sends_the_notebook_stays_valid(messages: list[Any], l
     assert_valid(reducer)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(st.tuples(st.text(max_size=30), st.sampled_from(["stdout", "stderr"])), max_size=30),
     st.integers(0, 200),

@@ -117,7 +117,7 @@ def json_lists(draw: Any) -> str:
     return f"[{inner}{draw(spaces)}]" + draw(st.sampled_from(["", " x", ",\n1]", "\n}", "]"]))
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(strings.map(lambda text: text + " x") | json_lists(), st.integers(1, 9))
 def test_values_scanned_in_bites_are_those_scanned_at_once(text: str, bite: int) -> None:
     plain = json_scan.plain_scanner()
@@ -127,7 +127,7 @@ def test_values_scanned_in_bites_are_those_scanned_at_once(text: str, bite: int)
     assert found == plain(text, 0)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.text(st.characters() | st.sampled_from('\n\r"\\\ud800\udc00\u2028é😀'), max_size=60),
     st.booleans(),

@@ -103,7 +103,7 @@ def edit(document: Any, change: Any) -> Any:
     return notebook_text.splice(document, notebooks.settle(copy, document.notebook.cells))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(files_of)
 def test_any_layout_is_read_whole_and_written_back_byte_for_byte(file: tuple[Any, bytes]) -> None:
     value, data = file
@@ -114,7 +114,7 @@ def test_any_layout_is_read_whole_and_written_back_byte_for_byte(file: tuple[Any
     assert rewritten.data() == data
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(files_of, st.integers(0, 4), text, outputs)
 def test_an_edit_changes_the_bytes_of_its_cell_only(
     file: tuple[Any, bytes], index: int, source: str, new_outputs: list[Any]
@@ -139,7 +139,7 @@ def test_an_edit_changes_the_bytes_of_its_cell_only(
         assert json.loads(after.data())["cells"][index]["source"] == source
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     files_of, st.lists(st.tuples(st.sampled_from("idm"), st.integers(0, 9), st.integers(0, 9)), max_size=6), metadata
 )
@@ -205,7 +205,7 @@ def broken(draw: Any) -> bytes:
     return bytes(data)
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(broken())
 @example(b"[" * 200_000)
 @example(b'{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": ' + b"[" * 200_000)
