@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import yaml
@@ -57,3 +58,27 @@ def test_the_service_is_where_the_hub_looks_for_it_and_starts_with_its_settings(
 def test_one_service_at_a_time_has_the_state() -> None:
     spec = OBJECTS["Deployment"]["spec"]
     assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
+
+
+def test_the_other_role_opens_servers_by_the_services_own_token_and_its_hook_lets_it_in() -> None:
+    other = yaml.safe_load((FOLDER / "access-role.yaml").read_text())["hub"]
+    (role,) = other["loadRoles"].values()
+    own = set(VALUES["hub"]["loadRoles"][NAME]["scopes"])
+    assert set(role["scopes"]) == own - {"tokens!group=learners"} | {"access:servers!group=learners"}
+    spawner = SimpleNamespace(oauth_access_scopes=["access:servers!server=ada/"])
+    config = SimpleNamespace(Spawner=SimpleNamespace())
+    for source in other["extraConfig"].values():
+        exec(source, {"c": config})
+    config.Spawner.pre_spawn_hook(spawner)
+    assert spawner.oauth_access_scopes == ["access:servers!server=ada/", "access:servers!group=learners"]
+
+
+def test_the_learners_image_installs_the_list_and_our_wheel_with_its_extra() -> None:
+    text = (FOLDER / "learner.Dockerfile").read_text()
+    assert "COPY learner.txt *.whl" in text
+    assert "--requirement /tmp/learner.txt" in text
+    assert "[jupyter]" in text
+    assert "USER 1000" in text
+    wanted = (FOLDER / "learner.txt").read_text()
+    for name in ("jupyterhub", "jupyterlab", "jupyter-collaboration", "jupysql"):
+        assert f"\n{name}==" in wanted

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from hub import NAME, PACKAGE, Hub, values
+from hub import DEPLOY, NAME, PACKAGE, Hub, values
 
 CULLED_SECONDS = 20
 
@@ -33,7 +33,7 @@ def python() -> str:
 
 @pytest.fixture(scope="session")
 def image(python: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What the learner's image of deploy/jupyterhub has: our wheel, and all that the hub's other servers have."""
+    """What deploy/jupyterhub/learner.Dockerfile installs: our wheel, and what learner.txt lists."""
     home = tmp_path_factory.mktemp("image")
     command = [sys.executable, PACKAGE / "scripts" / "bootstrap.py", "poetry"]
     poetry = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
@@ -48,7 +48,8 @@ def image(python: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
     (packages / "below.pth").write_text(f"{shared}\n")
     own = home / "env" / "bin" / "python"
     quiet = ["--quiet", "--disable-pip-version-check", "--no-input"]
-    subprocess.run([own, "-m", "pip", "install", *quiet, f"{wheel}[jupyter]", "jupysql==0.11.1"], check=True)
+    wanted = ["--requirement", DEPLOY / "learner.txt", f"{wheel}[jupyter]"]
+    subprocess.run([own, "-m", "pip", "install", *quiet, *wanted], check=True)
     return {
         "command": [str(own), "-m", "jupyterhub.singleuser"],
         "environment": {

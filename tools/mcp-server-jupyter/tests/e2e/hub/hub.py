@@ -196,10 +196,12 @@ class Hub:
     def close(self) -> None:
         if self.process is None or self.process.poll() is not None:
             return
-        for user in (*LEARNERS, "prof", "eve"):
-            # They outlive a hub that ends.
-            with suppress(OSError, AssertionError):
-                self.stop(user)
+        users = (*LEARNERS, "prof", "eve")
+        # They outlive a hub that ends.
+        with suppress(OSError, AssertionError):
+            for user in users:
+                self.ask("DELETE", f"users/{user}/server")
+            eventually(lambda: not any(map(self.server, users)), SECONDS, "the end of the users' servers")
         self.process.send_signal(signal.SIGTERM)
         try:
             self.process.wait(60)
