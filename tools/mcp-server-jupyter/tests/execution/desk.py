@@ -16,6 +16,7 @@ from mcp_server_jupyter.operations.bind import invoke
 from mcp_server_jupyter.ports import Contents, Kernels
 from mcp_server_jupyter.services import Services, open_services
 from mcp_server_jupyter.settings import Settings
+from mcp_server_jupyter.terminals import Terminals
 
 
 def settings_of(folder: Path, **more: Any) -> Settings:
@@ -60,9 +61,13 @@ class Desk:
 
 @asynccontextmanager
 async def open_desk(
-    settings: Settings, *, contents: Contents | None = None, kernels: Kernels | None = None
+    settings: Settings,
+    *,
+    contents: Contents | None = None,
+    kernels: Kernels | None = None,
+    terminals: Terminals | None = None,
 ) -> AsyncIterator[Desk]:
-    async with open_services(settings, contents=contents, kernels=kernels) as services:
+    async with open_services(settings, contents=contents, kernels=kernels, terminals=terminals) as services:
         yield Desk(services)
 
 

@@ -18,6 +18,7 @@ from a_jupyter import managers
 from execution.desk import Desk, open_desk, settings_of
 from mcp_server_jupyter.backends.jupyter.in_process.contents import open_contents
 from mcp_server_jupyter.backends.jupyter.in_process.kernels import open_kernels
+from mcp_server_jupyter.backends.jupyter.in_process.terminals import open_terminals
 from mcp_server_jupyter.errors import InvalidNotebook, NotFound, Unavailable
 from mcp_server_jupyter.operations import Answer
 
@@ -37,7 +38,8 @@ async def app(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[A
 async def desk_over(app: Any, folder: Path) -> AsyncIterator[Desk]:
     settings = settings_of(folder, contents="serverapp", kernels="serverapp")
     contents, kernels = open_contents(settings, app), open_kernels(settings, app)
-    async with open_desk(settings, contents=contents, kernels=kernels) as desk:
+    terminals = open_terminals(settings, app)
+    async with open_desk(settings, contents=contents, kernels=kernels, terminals=terminals) as desk:
         yield desk
 
 

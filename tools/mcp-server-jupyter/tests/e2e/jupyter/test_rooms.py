@@ -390,7 +390,7 @@ async def test_others_see_that_a_cell_runs_and_the_beginning_of_what_it_prints_t
         await until(is_running)
         go_on.touch()
         execution = desk.execution(answer)
-        await desk.services.executions.wait_finished(execution, PATIENCE)
+        await execution.wait_finished(PATIENCE)
 
         async def is_whole() -> bool:
             return shown((await person.read("a.ipynb")).cells[2]) == "x" * count + "\nended\n"
