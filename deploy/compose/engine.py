@@ -4,7 +4,7 @@ Run: `python3 deploy/compose/engine.py [PYTEST'S ARGUMENTS]`. An engine of our o
 state in folders of its own and runs, with the tests, in a network namespace of its own: whatever listens on the
 stack's ports here is in nobody's way, and nothing of the machine's network is changed. Its images are made by buildah,
 on a base of Debian's packages: no registry is asked. `engine.py needs-root` says, by exit code 0, that nothing can be
-tested here: there is no engine, and no root to start one.
+tested here: there is no engine, and no root who may start one.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ IMAGES = {"notebooks": "notebooks.Dockerfile", "server": "server.Dockerfile"}
 def main(arguments: list[str]) -> int:
     """Pytest's exit code."""
     if arguments == [NEEDS_ROOT]:
-        return int(os.geteuid() == 0 or _works(os.environ))
+        return int(_works(os.environ) or _may_start())
     if arguments[:1] == [INSIDE]:
         with _engine(Path(arguments[1])) as environment:
             _load(Path(arguments[1]), environment)
@@ -83,6 +83,13 @@ def _works(environment: Mapping[str, str]) -> bool:
         subprocess.run(["docker", *question], env=dict(environment), capture_output=True, check=False).returncode == 0
         for question in (["version"], ["compose", "version"])
     )
+
+
+def _may_start() -> bool:
+    """Whether an engine of our own can have its network namespace: root in a container may not."""
+    if os.geteuid() != 0:
+        return False
+    return subprocess.run(["unshare", "--net", "true"], capture_output=True, check=False).returncode == 0
 
 
 def _provide_plugin(paths: Paths, cache: Path) -> None:

@@ -2,15 +2,24 @@
  * `npm run pictures`: makes the walkthrough's pictures new, in media/walkthrough, from the packaged extension in a real
  * VS Code with a real agent beside it. `make package` first. Look at them before you commit them.
  */
+import { execFileSync } from "node:child_process";
 import path from "node:path";
 import type { Locator } from "playwright-core";
 import { Agent } from "./support/agent.ts";
 import { Editor } from "./support/editor.ts";
 import { writeNotebook } from "./support/notebooks.ts";
-import { extensionFolder, findVsix } from "./support/places.ts";
+import { extensionFolder, findVsix, python } from "./support/places.ts";
 import { until } from "./support/wait.ts";
 
 const SIZE = { width: 960, height: 600 };
+/** An editor's window has few colours: with 64 of them a file is a third as big, and nobody sees it. */
+const REDUCE = `
+import sys
+from PIL import Image
+with Image.open(sys.argv[1]) as picture:
+    reduced = picture.convert("RGB").quantize(64, dither=Image.Dither.NONE)
+reduced.save(sys.argv[1], optimize=True)
+`;
 const TITLE = "Jupyter with Agents";
 const CELLS = [
   "# %md\n## Which station warms fastest?",
@@ -32,7 +41,9 @@ async function picture(name: string): Promise<void> {
   // A list to pick from shows the hint of the row at hand for as long as it is open.
   const isPicking = await window.rows().first().isVisible();
   if (!isPicking) await page.locator(".workbench-hover-container:visible").waitFor({ state: "hidden" });
-  await page.screenshot({ path: path.join(extensionFolder, "media/walkthrough", `${name}.png`) });
+  const file = path.join(extensionFolder, "media/walkthrough", `${name}.png`);
+  await page.screenshot({ path: file });
+  execFileSync(python, ["-c", REDUCE, file]);
 }
 
 /** Scroll on until something of the notebook is in view, above what lies at the window's end. */
