@@ -5,6 +5,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 PACKAGE := tools/mcp-server-jupyter
+# A second, tiny wheel: other import names of the same.
+NAMES := tools/tk-ai-extension
 BIN := $(PACKAGE)/.venv/bin
 ROOT ?= notebooks
 DIST ?= dist
@@ -50,11 +52,12 @@ test-long: env-dev ## Run the long ones: chaos, fuzz, conformance, soak; ARGS go
 .PHONY: check check-format check-lint check-types check-layers check-extension check-workflows
 check: check-format check-lint check-types check-layers check-extension check-workflows ## Format, lint, types and layers
 check-format: env-dev
-	@cd $(PACKAGE) && .venv/bin/ruff format --check .
+	@cd $(PACKAGE) && .venv/bin/ruff format --check . && .venv/bin/ruff format --config pyproject.toml --check $(abspath $(NAMES))
 check-lint: env-dev
-	@cd $(PACKAGE) && .venv/bin/ruff check .
+	@cd $(PACKAGE) && .venv/bin/ruff check . && .venv/bin/ruff check --config pyproject.toml $(abspath $(NAMES))
 check-types: env-dev
-	@cd $(PACKAGE) && .venv/bin/mypy && .venv/bin/mypy --package bench
+	@cd $(PACKAGE) && .venv/bin/mypy && .venv/bin/mypy --package bench && \
+	.venv/bin/mypy $(abspath $(NAMES))/src
 check-layers: env-dev
 	@cd $(PACKAGE) && .venv/bin/lint-imports
 check-extension: env-dev
@@ -96,6 +99,8 @@ package: env-dev ## Build the wheel, its bundle for Claude Desktop and the exten
 	python=$$($(PACKAGE)/scripts/find-python) && poetry=$$("$$python" $(PACKAGE)/scripts/bootstrap.py poetry) && \
 	"$$poetry" -m poetry --no-interaction --project $(PACKAGE) build --format wheel --output $(abspath $(DIST)); }
 	@$(BIN)/python $(PACKAGE)/scripts/mcpb.py $(abspath $(DIST))
+	@python=$$($(PACKAGE)/scripts/find-python) && poetry=$$("$$python" $(PACKAGE)/scripts/bootstrap.py poetry) && \
+	"$$poetry" -m poetry --no-interaction --project $(NAMES) build --format wheel --output $(abspath $(DIST))
 
 .PHONY: image-context
 image-context: ## Fill DIST/image with what the images of deploy/docker are made from: the wheel and the locked versions

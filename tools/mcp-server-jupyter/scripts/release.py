@@ -25,6 +25,7 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 PACKAGE = Path("tools/mcp-server-jupyter")
 CHANGELOG = Path("CHANGELOG.md")
 PYPROJECT = PACKAGE / "pyproject.toml"
+NAMES = Path("tools/tk-ai-extension/pyproject.toml")
 MANIFEST = Path("vscode-extension/package.json")
 NPM_LOCK = Path("vscode-extension/package-lock.json")
 IMAGES = r"(mcp-server-jupyter/(?:server|kernel):)\d+\.\d+\.\d+"
@@ -34,6 +35,9 @@ NUMBER = re.compile(r"\d+\.\d+\.\d+")
 PLACES: tuple[tuple[Path, str, int], ...] = (
     (PYPROJECT, r'(?m)(^version = ")\d+\.\d+\.\d+', 1),
     (PYPROJECT, r'(to = "mcp_server_jupyter-)\d+\.\d+\.\d+', 1),
+    (NAMES, r'(?m)(^version = ")\d+\.\d+\.\d+', 1),
+    (NAMES, r'(to = "tk_ai_extension-)\d+\.\d+\.\d+', 1),
+    (NAMES, r'("mcp-server-jupyter \(==)\d+\.\d+\.\d+', 1),
     (PACKAGE / "src/mcp_server_jupyter/__init__.py", r'(?m)(^__version__ = ")\d+\.\d+\.\d+', 1),
     (MANIFEST, r'(?m)(^  "version": ")\d+\.\d+\.\d+', 1),
     (NPM_LOCK, r'(?m)(\A\{\n  "name": "mcp-server-jupyter",\n  "version": ")\d+\.\d+\.\d+', 1),

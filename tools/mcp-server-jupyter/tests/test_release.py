@@ -24,6 +24,9 @@ FILES = {
     "CHANGELOG.md": "# Changelog\n\n## Unreleased\n\n### Added\n- Something.\n\n## 1.0.0 - 2026-01-01\n- The first.\n",
     f"{PACKAGE}/pyproject.toml": '[project]\nname = "x"\nversion = "1.0.0"\n'
     '[tool.poetry]\npackages = [{ to = "mcp_server_jupyter-1.0.0.data/data" }]\n',
+    "tools/tk-ai-extension/pyproject.toml": '[project]\nname = "y"\nversion = "1.0.0"\n'
+    'dependencies = ["mcp-server-jupyter (==1.0.0)"]\n'
+    '[tool.poetry]\npackages = [{ to = "tk_ai_extension-1.0.0.data/data" }]\n',
     f"{PACKAGE}/src/mcp_server_jupyter/__init__.py": '__version__ = "1.0.0"\n',
     "vscode-extension/package.json": '{\n  "name": "mcp-server-jupyter",\n  "version": "1.0.0"\n}\n',
     "vscode-extension/package-lock.json": '{\n  "name": "mcp-server-jupyter",\n  "version": "1.0.0",\n  "packages": {\n'

@@ -1,0 +1,1 @@
+"""The magics under their other names."""
