@@ -13,7 +13,7 @@ import pytest
 
 from a_jupyter import TOKEN, Jupyter
 from execution.desk import Desk, open_desk, settings_of, shown
-from mcp_server_jupyter.backends.jupyter import kernel as kernel_module
+from mcp_server_jupyter.backends.jupyter import process as process_module
 from mcp_server_jupyter.backends.jupyter.client import Client
 from mcp_server_jupyter.backends.jupyter.kernel import JupyterKernel
 from mcp_server_jupyter.backends.jupyter.kernels import JupyterKernels
@@ -439,8 +439,8 @@ async def test_an_idle_kernel_that_cannot_be_shut_down_goes_on(desk: Desk, monke
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels without work are left after a moment."""
-    monkeypatch.setattr(kernel_module, "_REST_SECONDS", 0.0)
-    monkeypatch.setattr(kernel_module, "_LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(process_module, "_REST_SECONDS", 0.0)
+    monkeypatch.setattr(process_module, "_LOOK_SECONDS", 0.05)
 
 
 async def nobody_is_connected(api: Client) -> bool:
