@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
+from queue import Empty
 from typing import Any
 
 import anyio
@@ -61,6 +63,7 @@ class TheirKernel:
             self._client.start_channels()
             await self._client.wait_for_ready()
             self._client.allow_stdin = False
+            self._client.shell_channel.get_msg = looking_again(self._client.shell_channel.get_msg)
         client = NotebookClient(notebook, km=self._manager, record_timing=False, timeout=100)
         client.kc = self._client
         await client.async_wait_for_reply(self._client.execute(RESET, silent=True))
@@ -72,6 +75,25 @@ class TheirKernel:
             self._client.stop_channels()
             await self._manager.shutdown_kernel(now=True)
             self._manager = None
+
+
+def looking_again(get_msg: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """Wait for a message as GET_MSG does, in steps.
+
+    What nbclient sends for an Output widget, while it waits, may take the event by which the reply's coming is told: it
+    then finds the reply when its time is over.
+    """
+
+    async def get(timeout: float | None = None) -> Any:  # noqa: ASYNC109 - as jupyter_client calls it
+        end = math.inf if timeout is None else anyio.current_time() + timeout
+        while True:
+            try:
+                return await get_msg(timeout=min(1.0, end - anyio.current_time()))
+            except Empty:
+                if anyio.current_time() >= end:
+                    raise
+
+    return get
 
 
 class OurKernels:
