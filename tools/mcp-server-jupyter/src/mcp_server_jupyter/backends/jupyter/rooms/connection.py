@@ -245,6 +245,17 @@ class Connection:
 
     # ------------------------------------------------------------------ awareness
 
+    async def comes_up(self) -> bool:
+        """Whether it is joined, before it ends."""
+        joined = asyncio.ensure_future(self.joined.wait())
+        closed = asyncio.ensure_future(self.closed.wait())
+        try:
+            await asyncio.wait({joined, closed}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            joined.cancel()
+            closed.cancel()
+        return self.is_open
+
     def present(self, **fields: Any) -> None:
         """Tell those who look at the notebook something of us."""
         if all(self._presence.get(key) == value for key, value in fields.items()):
@@ -298,3 +309,10 @@ def _closed(client: Client, error: Any) -> JupyterMcpError:
     if code == 4400:
         return InvalidNotebook("Jupyter cannot open it as a notebook.", hint="Repair it by hand.")
     return client.away(error)
+
+
+def user_of(author: str) -> dict[str, str]:
+    """What others in a room see of an author."""
+    name = author.partition("#")[0] or "agent"
+    initials = name[:2].upper()
+    return {"username": name, "name": name, "display_name": name, "initials": initials, "color": "#8250df"}

@@ -21,8 +21,9 @@ from ....ports import Unless
 from ...shared.edited_outputs import put_outputs
 from ..contents_file import Folder
 from ..contents_format import parse, require_editable, require_whole
-from .connection import Address, Connection, path_of
+from .connection import Address, Connection, path_of, user_of
 from .intents import Intent, is_lost, same_content
+from .pace import Pace
 from .replica import Replica, changed_place
 
 if TYPE_CHECKING:
@@ -38,9 +39,6 @@ _LOOK_SECONDS = 2.0
 # A file that is nowhere so long was deleted; what its room has and no file has is not given up sooner.
 _GONE_SECONDS, _UNSAVED_GONE_SECONDS = 2.0, 15.0
 IDLE_SECONDS = 60.0
-# Browsers draw what they are sent, and keep it.
-BYTES_A_SECOND = 1_000_000
-_LONGEST_PACE = 2.0
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
 
 Moved = Callable[["RoomNotebook", str], None]
@@ -67,7 +65,8 @@ class RoomNotebook:
         self._made = self._saved = 0
         self._missed_at: float | None = None
         self._is_saving = False
-        self._looked_at = self._free_at = self.used_at
+        self._looked_at = self.used_at
+        self._pace = Pace()
         self._problem: JupyterMcpError | None = None
         self._clashes: list[JupyterMcpError] = []
         folder.tasks.start_soon(self._live)
@@ -112,7 +111,7 @@ class RoomNotebook:
                 connection = Connection(self._folder.api.client, self._address, self._changed)
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(connection.run)
-                    if await _first(connection):
+                    if await connection.comes_up():
                         pause = _SHORTEST_PAUSE
                         self._enter(connection, former)
                         former = connection.replica
@@ -214,7 +213,7 @@ class RoomNotebook:
     async def edit(self, *, durable: bool, author: str) -> AsyncIterator[NotebookNode]:
         """See `ports.Contents.edit`."""
         if not durable:
-            await self._paced()
+            await self._pace.wait()
         async with self.editing:
             connection = await self._used()
             before = connection.replica.snapshot()
@@ -225,7 +224,7 @@ class RoomNotebook:
             after = notebooks.settle(copy, before.cells)
             require_whole(before, after)
             if author:
-                connection.present(user=_user(author))
+                connection.present(user=user_of(author))
             with anyio.CancelScope(shield=durable):
                 await self._apply(before, after, durable=durable)
             if author and (place := changed_place(before, after)) and self._connection is not None:
@@ -247,18 +246,12 @@ class RoomNotebook:
             self._connection.replica.mark(cell_id, is_running=is_running)
         return cell
 
-    async def _paced(self) -> None:
-        """Wait as long as what was sent keeps those busy who are in the room; what comes meanwhile goes together."""
-        left = self._free_at - anyio.current_time()
-        if left > 0:
-            await anyio.sleep(min(left, _LONGEST_PACE))
-
     async def _apply(self, before: NotebookNode, after: NotebookNode, *, durable: bool) -> None:
         connection = await self._joined()
         now = connection.replica.snapshot()
         sent = connection.replica.sent
         connection.replica.apply(before, after)
-        self._free_at = max(self._free_at, anyio.current_time()) + (connection.replica.sent - sent) / BYTES_A_SECOND
+        self._pace.spend(connection.replica.sent - sent)
         wanted = connection.replica.snapshot()
         if wanted is now:
             return
@@ -418,21 +411,3 @@ class RoomNotebook:
         problems, self._clashes = self._clashes, []
         if problems:
             raise problems[0]
-
-
-async def _first(connection: Connection) -> bool:
-    """Whether it is joined, before it ends."""
-    joined = asyncio.ensure_future(connection.joined.wait())
-    closed = asyncio.ensure_future(connection.closed.wait())
-    try:
-        await asyncio.wait({joined, closed}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        joined.cancel()
-        closed.cancel()
-    return connection.is_open
-
-
-def _user(author: str) -> dict[str, str]:
-    name = author.partition("#")[0] or "agent"
-    initials = name[:2].upper()
-    return {"username": name, "name": name, "display_name": name, "initials": initials, "color": "#8250df"}
