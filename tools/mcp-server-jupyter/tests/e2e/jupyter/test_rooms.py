@@ -17,6 +17,7 @@ from a_jupyter import Jupyter
 from execution.desk import Desk, open_desk, shown
 from mcp_server_jupyter import notebooks
 from mcp_server_jupyter.backends.jupyter.contents import JupyterContents
+from mcp_server_jupyter.backends.jupyter.rooms import connection as connections
 from mcp_server_jupyter.backends.jupyter.rooms import notebook as rooms
 from mcp_server_jupyter.backends.jupyter.rooms.connection import AWARENESS, Connection, find_room
 from mcp_server_jupyter.backends.jupyter.rooms.notebook import RoomNotebook
@@ -291,6 +292,27 @@ async def test_a_notebook_that_jupyter_moves_is_followed(jupyter: Jupyter, conte
         await contents.flush("b.ipynb")
     assert sources(jupyter, "b.ipynb") == ["later"]
     assert not (jupyter.root / "a.ipynb").exists()
+
+
+async def test_what_is_unsaved_goes_with_a_notebook_whose_room_is_not_found_while_it_is_moved(
+    jupyter: Jupyter, contents: JupyterContents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(jupyter, code_cell("one", "1"))
+    await replace(contents, "ours")
+    room = room_of(contents)
+    connection = room._connection
+    assert connection is not None
+    # That Jupyter closes a room because it does not find its file takes an unlucky moment: it is said to have, here.
+    monkeypatch.setattr(connections, "_closed", lambda *_: NotFound("There is no such file."))
+    await contents.client.call("PATCH", "api/contents/a.ipynb", {"path": "moved.ipynb"})
+    connection.reset()
+    with anyio.fail_after(PATIENCE):
+        while room.name != "moved.ipynb":  # noqa: ASYNC110
+            await anyio.sleep(0.05)
+    await sees(contents, "ours", name="moved.ipynb")
+    with anyio.fail_after(PATIENCE):
+        await contents.flush("moved.ipynb")
+    assert sources(jupyter, "moved.ipynb") == ["ours"]
 
 
 async def test_a_deleted_notebook_is_said_and_not_made_again(jupyter: Jupyter, contents: JupyterContents) -> None:

@@ -49,7 +49,7 @@ class RoomNotebook:
     """One notebook in its room."""
 
     def __init__(self, folder: Folder, name: str, address: Address, moved: Moved) -> None:
-        self.name = name
+        self.name = self._told_path = name
         self.editing = anyio.Lock()
         self.used_at = anyio.current_time()
         self._is_gone = False
@@ -64,6 +64,7 @@ class RoomNotebook:
         self._in_save: list[Intent] = []
         self._made = self._saved = 0
         self._missed_at: float | None = None
+        self._refused_at: float | None = None
         self._is_saving = False
         self._looked_at = self.used_at
         self._pace = Pace()
@@ -119,13 +120,29 @@ class RoomNotebook:
                     await connection.closed.wait()
                     tasks.cancel_scope.cancel()
                 self._connection, self._problem = None, connection.problem
-                self._is_gone = isinstance(connection.problem, NotFound | InvalidNotebook)
+                self._is_gone = self._is_gone or await self._has_gone(connection.problem)
                 self._tell()
                 await anyio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 # A Jupyter that was started anew may have given the file another id.
                 with contextlib.suppress(JupyterMcpError):
                     self._address = await self._folder.api.find_room(self.name) or self._address
+
+    async def _has_gone(self, problem: JupyterMcpError | None) -> bool:
+        """Whether there is nothing to come back to: a file that is being moved is nowhere for a moment."""
+        if not isinstance(problem, NotFound) or not self.intents:
+            return isinstance(problem, NotFound | InvalidNotebook)
+        now = anyio.current_time()
+        if self._refused_at is None:
+            self._refused_at = now
+        await self._look_after(problem)
+        return now - self._refused_at >= _UNSAVED_GONE_SECONDS
+
+    async def _look_after(self, problem: JupyterMcpError) -> None:
+        """A file that is not found may have another path by now, which nobody has told yet."""
+        if isinstance(problem, NotFound):
+            with contextlib.suppress(JupyterMcpError):
+                await self.look()
 
     async def _leave_when_idle(self) -> None:
         """Rooms that somebody is in are kept, and their servers count as used."""
@@ -136,6 +153,7 @@ class RoomNotebook:
             await anyio.sleep(max(_RETRY_SECONDS, left))
 
     def _enter(self, connection: Connection, former: Replica | None) -> None:
+        self._refused_at = None
         connection.replica.begin()
         if self.intents and former is not None:
             connection.replica.catch_up(former)
@@ -150,8 +168,11 @@ class RoomNotebook:
     def _changed(self) -> None:
         connection = self._connection
         path = None if connection is None else connection.replica.state.get("path")
-        if isinstance(path, str) and path and path != self.name:
-            self._moved(self, path)
+        # A room may tell the former path long after a move: only what it tells anew counts.
+        if isinstance(path, str) and path and path != self._told_path:
+            self._told_path = path
+            if path != self.name:
+                self._moved(self, path)
         self._folder.tell(self.name)
 
     def _tell(self) -> None:
@@ -326,6 +347,7 @@ class RoomNotebook:
                     self._problem = error
                     pause = _RETRY_SECONDS
                     logger.debug("the room of %s was not saved: %s", self.name, error)
+                    await self._look_after(error)
                 self._tell()
         finally:
             self._is_saving = False
