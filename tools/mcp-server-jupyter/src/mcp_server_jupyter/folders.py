@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from .errors import Unavailable
+from .errors import InvalidRequest, Unavailable
 
 # Socket names hold the runtime folder, a prefix and a number; sun_path takes 107 bytes (unix(7)), 103 on macOS.
 _LONGEST_FOLDER = 80
@@ -35,6 +35,20 @@ def runtime_folder() -> Path:
         if private and os.access(folder, os.W_OK | os.X_OK):
             return folder
     raise Unavailable("There is no private folder for sockets.", hint="Set XDG_RUNTIME_DIR to a folder of your own.")
+
+
+def service_folder(state_dir: Path, name: str) -> Path:
+    """The folder below a state directory that a service without notebooks of its own works in.
+
+    Raises:
+        InvalidRequest: it cannot be made.
+    """
+    folder = state_dir / name
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidRequest(f"{folder} cannot be made: {error.strerror}.", hint="Give another --state-dir.") from error
+    return folder.resolve()
 
 
 def _runtime_bases() -> Iterator[Path]:

@@ -6,6 +6,7 @@ import dataclasses
 from urllib.parse import urlsplit
 
 from ..errors import InvalidRequest
+from ..folders import service_folder
 from ..settings import JUPYTER, Settings
 
 
@@ -38,14 +39,9 @@ def hub_settings(settings: Settings) -> Settings:
     Raises:
         InvalidRequest: its folder cannot be made.
     """
-    folder = settings.state_dir / "hub"
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise InvalidRequest(f"{folder} cannot be made: {error.strerror}.", hint="Give another --state-dir.") from error
     return dataclasses.replace(
         settings,
-        root=folder.resolve(),
+        root=service_folder(settings.state_dir, "hub"),
         contents=JUPYTER,
         kernels=JUPYTER,
         jupyter_url=None,

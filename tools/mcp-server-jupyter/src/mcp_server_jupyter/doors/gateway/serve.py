@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from functools import partial
 
-from ...errors import InvalidRequest
+from ...folders import service_folder
 from ...runs import open_runs
 from ...services import open_services
 from ...settings import Settings
@@ -23,14 +23,9 @@ def gateway_settings(settings: Settings) -> Settings:
     Raises:
         InvalidRequest: that folder cannot be made.
     """
-    folder = settings.state_dir / "gateway"
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise InvalidRequest(f"{folder} cannot be made: {error.strerror}.", hint="Give another --state-dir.") from error
     return dataclasses.replace(
         settings,
-        root=folder.resolve(),
+        root=service_folder(settings.state_dir, "gateway"),
         port=settings.gateway_port,
         notebook=None,
         keep_kernels=True,
