@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from gateways import Process, code, notebook
-from support import Server
+from support import Server, eventually
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"
 LANGCHAIN = "langchain-mcp-adapters==0.3.2"
@@ -62,7 +62,8 @@ def test_the_official_client_works_in_both_eras(server: Server) -> None:
     assert sum("tools" in line for line in lines) == 2
     assert sum("42" in line for line in lines) == 2
     for name in ("auto", "legacy"):
-        assert server.notebook(f"{name}.ipynb")["cells"][0]["source"] == ["6 * 7"]
+        cells = eventually(lambda path=f"{name}.ipynb": server.notebook(path)["cells"], what=f"{name}'s cell on disk")
+        assert cells[0]["source"] == ["6 * 7"]
 
 
 @pytest.mark.xdist_group("integrations")

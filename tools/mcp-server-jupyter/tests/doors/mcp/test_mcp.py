@@ -15,7 +15,7 @@ from mcp.shared.exceptions import MCPDeprecationWarning
 from mcp.types import PromptReference, ResourceTemplateReference
 
 from every_door import http_client, stdio_client
-from support import Server
+from support import Server, eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -190,5 +190,6 @@ async def test_twenty_notebooks_at_once_get_each_its_own_cells(server: Server, t
             for number in range(20):
                 tasks.start_soon(work, number)
     for number in range(20):
-        cells = server.notebook(f"many-{number}.ipynb")["cells"]
-        assert ["".join(cell["source"]) for cell in cells] == [f"print({number} * 1000 + {step})" for step in range(3)]
+        path, expected = f"many-{number}.ipynb", [f"print({number} * 1000 + {step})" for step in range(3)]
+        eventually(lambda path=path: len(server.notebook(path)["cells"]) == 3, what=f"the cells of {path} on disk")
+        assert ["".join(cell["source"]) for cell in server.notebook(path)["cells"]] == expected
