@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -40,6 +41,7 @@ async def measure(folder: Path, rounds: int, at_once: int, quiet: Quiet) -> Samp
                 samples[name]["forked"].append((await server.execute(path, code)).seconds)
                 _require_forked(await server.kernel_pid(path))
                 await server.call("shutdown_kernel", notebook_path=path)
+    samples["fork warm"] = await _warm(folder / "warm", rounds, quiet)
     async with _forking(folder / "forks", ()) as server:
         paths = [_notebook(server, f"{number}.ipynb") for number in range(at_once)]
         await quiet()
@@ -52,6 +54,33 @@ async def measure(folder: Path, rounds: int, at_once: int, quiet: Quiet) -> Samp
         forked = sum(map(_pss, family))
     samples["fork memory"] = {"forked": [forked], "plain": [await _plain_memory(folder, len(pids))]}
     return samples
+
+
+async def _warm(folder: Path, rounds: int, quiet: Quiet) -> dict[str, list[float]]:
+    """A kernel that waits: until it is somebody's, and until its first result, in turn with a plain one."""
+    found: dict[str, list[float]] = {"plain": [], "first result": [], "start": []}
+    async with _forking(folder, ("--warm-kernels", "1")) as server:
+        for number in range(rounds):
+            await quiet()
+            found["plain"].append(await plain(server.folder, "1+1"))
+            path = _notebook(server, f"{number}.ipynb")
+            await _until_warm(server)
+            await quiet()
+            found["first result"].append((await server.execute(path, "1+1")).seconds)
+            await _until_warm(server)
+            await quiet()
+            found["start"].append((await server.call("start_kernel")).seconds)
+            for session in re.findall(r"^(\S+) python3 ", (await server.call("list_kernels")).text, re.MULTILINE):
+                await server.call("shutdown_kernel", kernel_id=session)
+    return found
+
+
+async def _until_warm(server: Server) -> None:
+    deadline = time.monotonic() + 60
+    while "kept warm" not in (await server.call("list_kernels")).text:
+        if time.monotonic() > deadline:
+            raise TimeoutError("No kernel is kept warm.")
+        await asyncio.sleep(0.05)
 
 
 async def plain(folder: Path, code: str) -> float:

@@ -104,6 +104,10 @@ def _forked(samples: Samples) -> list[Figure]:
     for name, (title, target) in targets.items():
         if seconds := samples.get(name):
             found.append(_ratio(f"forked kernel, {title} / plain", seconds["forked"], seconds["plain"], target))
+    if seconds := samples.get("fork warm"):
+        name = "warm kernel, start to first result / plain"
+        found.append(_ratio(name, seconds["first result"], seconds["plain"], 0.15))
+        found.append(Figure("warm kernel, start_kernel answered", 1000 * median(seconds["start"]), "ms", 20))
     if sizes := samples.get("fork memory"):
         forked, plain = sizes["forked"][0], sizes["plain"][0]
         detail = f"{forked / 2**20:.0f} / {plain / 2**20:.0f} MiB (PSS), with recorders and fork server"

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import anyio
 
+from local_kernels import printed, run
 from mcp_server_jupyter.backends.local import LocalKernels
 from mcp_server_jupyter.backends.local import kernel as local_kernel
 from mcp_server_jupyter.backends.local.forking.client import ForkServer
 from mcp_server_jupyter.backends.local.forking.forks import Line
+from mcp_server_jupyter.backends.local.kernel import LocalKernel
 from mcp_server_jupyter.backends.local.kernelspecs import find
 from mcp_server_jupyter.backends.local.system import environment
 from mcp_server_jupyter.settings import Settings
@@ -85,3 +90,51 @@ def descriptors(pid: int) -> Sequence[str]:
             except FileNotFoundError:
                 continue
     return found
+
+
+async def told(kernel: LocalKernel, code: str) -> Any:
+    """What a cell prints as JSON last."""
+    messages = await run(kernel, textwrap.dedent(code))
+    errors = [message.content["evalue"] for message in messages if message.msg_type == "error"]
+    assert errors == []
+    return json.loads(printed(messages).splitlines()[-1])
+
+
+# What a kernel is, as a cell in it sees that.
+SELF = """
+import atexit, asyncio, gc, json, locale, logging, os, resource, signal, sys, threading, warnings
+def _told():
+    status = dict(line.rstrip().partition(":\\t")[::2] for line in open("/proc/self/status"))
+    streams = (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__, sys.__stdin__)
+    return {
+        "argv": [sys.argv[0], *sys.argv[1:2], *sys.argv[3:]],
+        "orig_argv": [*sys.orig_argv[:4], *sys.orig_argv[5:]],
+        "flags": repr(sys.flags),
+        "executable": sys.executable,
+        "path": sys.path,
+        "meta_path": [repr(type(each)) for each in sys.meta_path],
+        "modules": sorted(sys.modules),
+        "main": sorted(vars(sys.modules["__main__"])),
+        "hooks": [repr(type(each)) for each in (sys.excepthook, sys.displayhook, sys.gettrace(), sys.getprofile())],
+        "streams": [[type(each).__name__, each.encoding, each.errors] for each in streams],
+        "environ": {name: value for name, value in os.environ.items() if name != "JPY_PARENT_PID"},
+        "parent": os.environ["JPY_PARENT_PID"] == str(os.getppid()),
+        "cwd": os.getcwd(),
+        "leads": [os.getsid(0) == os.getpid(), os.getpgrp() == os.getpid()],
+        "signals": [status[name] for name in ("SigBlk", "SigIgn", "SigCgt")],
+        "handlers": {str(n): repr(signal.getsignal(n)).split(" at ")[0] for n in signal.valid_signals()},
+        "limits": [resource.getrlimit(getattr(resource, n)) for n in dir(resource) if n.startswith("RLIMIT_")],
+        "status": {name: status[name] for name in ("Umask", "CapEff", "Cpus_allowed", "NoNewPrivs")},
+        "nice": os.nice(0),
+        "main thread": threading.main_thread().native_id == os.getpid(),
+        "warnings": [repr(each) for each in warnings.filters],
+        "locale": [locale.setlocale(category) for category in range(6)] + [locale.getpreferredencoding()],
+        "loggers": sorted(logging.root.manager.loggerDict),
+        "logging": [repr(logging.root.handlers), logging.root.level],
+        "atexit": atexit._ncallbacks(),
+        "limit of recursion": sys.getrecursionlimit(),
+        "gc": [gc.isenabled(), gc.get_threshold(), len(gc.callbacks)],
+        "loop": [repr(type(asyncio.get_event_loop_policy())), repr(type(asyncio.get_running_loop()))],
+    }
+print(json.dumps(_told()))
+"""

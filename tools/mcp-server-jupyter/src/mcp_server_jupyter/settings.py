@@ -176,6 +176,11 @@ class Settings:
         "where.",
         group="Kernels",
     )
+    warm_kernels: int = _setting(
+        0,
+        "Forked kernels kept waiting of each kind that was used last, so that a start takes milliseconds; 0 for none.",
+        group="Kernels",
+    )
     preload: tuple[str, ...] = _setting(
         (), "Modules (comma separated) that forked kernels have imported already, e.g. pandas.", group="Kernels"
     )

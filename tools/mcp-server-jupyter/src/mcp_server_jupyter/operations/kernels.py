@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import InvalidRequest, JupyterMcpError, KernelStarting
 from ..execution.session import Session, describe, require_alive
 from ..execution.start import Start
-from ..ports import Environment, Interpreters, Kernel, KernelStats
+from ..ports import Environment, Interpreters, Kernel, KernelStats, Warmed
 from .call import Answer, Call
 from .interpreter import choose, folder_of
 
@@ -126,15 +126,18 @@ async def list_kernels(call: Call) -> Answer:
         line, facts = _listed_start(start)
         lines.append(line)
         kernels.append(facts)
+    waiting = call.services.kernels.waiting if isinstance(call.services.kernels, Warmed) else 0
+    if waiting:
+        lines.append(f"{waiting} more {'is' if waiting == 1 else 'are'} kept warm, for whoever starts the next.")
     specs = await call.services.kernels.specs()
-    lines.append("Kernelspecs:" if lines else "No kernel runs. Kernelspecs:")
+    lines.append("Kernelspecs:" if kernels else "No kernel runs. Kernelspecs:")
     lines += [f"  {spec.name}: {spec.display_name} ({spec.language})" for spec in specs]
     environments = await _environments(call)
     lines += _unready(environments)
     names = {spec.name: spec.display_name for spec in specs}
     for each in kernels:
         each["display_name"] = names.get(each.get("name", ""), each.get("name"))
-    data = {"kernels": kernels, "kernelspecs": list(names), "display_names": names}
+    data = {"kernels": kernels, "warm": waiting, "kernelspecs": list(names), "display_names": names}
     return Answer("\n".join(lines), {**data, "environments": [dataclasses.asdict(each) for each in environments]})
 
 

@@ -27,6 +27,7 @@ from .kernels import (
     Message,
     Renewable,
     Replay,
+    Warmed,
 )
 
 __all__ = [
@@ -53,4 +54,5 @@ __all__ = [
     "Renewable",
     "Replay",
     "Unless",
+    "Warmed",
 ]

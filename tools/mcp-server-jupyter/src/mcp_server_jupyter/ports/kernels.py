@@ -312,6 +312,15 @@ class Joinable(Protocol):
 
 
 @runtime_checkable
+class Warmed(Protocol):
+    """What `Kernels` offer besides that keep kernels ready for whoever comes first."""
+
+    @property
+    def waiting(self) -> int:
+        """How many kernels wait for their first user. `start` takes one of them where it can."""
+
+
+@runtime_checkable
 class Renewable(Protocol):
     """What a backend offers besides that somebody else's server is reached through, by credentials that may change."""
 

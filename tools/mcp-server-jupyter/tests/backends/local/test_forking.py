@@ -19,13 +19,22 @@ import anyio
 import psutil
 import pytest
 
-from forked_kernels import ForkedKernels, descriptors, fork_servers, is_forked, line_of, ready_line, server_of
+from forked_kernels import (
+    SELF,
+    ForkedKernels,
+    descriptors,
+    fork_servers,
+    is_forked,
+    line_of,
+    ready_line,
+    server_of,
+    told,
+)
 from local_kernels import content, ignored, is_gone, kernelspec, printed, processes, run, until
 from mcp_server_jupyter.backends.local import LocalKernels, open_kernels
 from mcp_server_jupyter.backends.local.forking import client, forks
 from mcp_server_jupyter.backends.local.forking.doctor import examine, often_imported
 from mcp_server_jupyter.backends.local.forking.fitness import is_possible_here, why_spawned
-from mcp_server_jupyter.backends.local.kernel import LocalKernel
 from mcp_server_jupyter.backends.local.kernelspecs import Recipe
 from mcp_server_jupyter.folders import runtime_folder
 from mcp_server_jupyter.ports import Death, Kernelspec
@@ -52,53 +61,7 @@ async def forked(settings: Settings) -> AsyncIterator[ForkedKernels]:
     assert fork_servers() == []
 
 
-async def told(kernel: LocalKernel, code: str) -> Any:
-    """What a cell prints as JSON last."""
-    messages = await run(kernel, textwrap.dedent(code))
-    errors = [message.content["evalue"] for message in messages if message.msg_type == "error"]
-    assert errors == []
-    return json.loads(printed(messages).splitlines()[-1])
-
-
 # --------------------------------------------------------------------------- they are as if spawned
-
-SELF = """
-import atexit, asyncio, gc, json, locale, logging, os, resource, signal, sys, threading, warnings
-def _told():
-    status = dict(line.rstrip().partition(":\\t")[::2] for line in open("/proc/self/status"))
-    streams = (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__, sys.__stdin__)
-    return {
-        "argv": [sys.argv[0], *sys.argv[1:2], *sys.argv[3:]],
-        "orig_argv": [*sys.orig_argv[:4], *sys.orig_argv[5:]],
-        "flags": repr(sys.flags),
-        "executable": sys.executable,
-        "path": sys.path,
-        "meta_path": [repr(type(each)) for each in sys.meta_path],
-        "modules": sorted(sys.modules),
-        "main": sorted(vars(sys.modules["__main__"])),
-        "hooks": [repr(type(each)) for each in (sys.excepthook, sys.displayhook, sys.gettrace(), sys.getprofile())],
-        "streams": [[type(each).__name__, each.encoding, each.errors] for each in streams],
-        "environ": {name: value for name, value in os.environ.items() if name != "JPY_PARENT_PID"},
-        "parent": os.environ["JPY_PARENT_PID"] == str(os.getppid()),
-        "cwd": os.getcwd(),
-        "leads": [os.getsid(0) == os.getpid(), os.getpgrp() == os.getpid()],
-        "signals": [status[name] for name in ("SigBlk", "SigIgn", "SigCgt")],
-        "handlers": {str(n): repr(signal.getsignal(n)).split(" at ")[0] for n in signal.valid_signals()},
-        "limits": [resource.getrlimit(getattr(resource, n)) for n in dir(resource) if n.startswith("RLIMIT_")],
-        "status": {name: status[name] for name in ("Umask", "CapEff", "Cpus_allowed", "NoNewPrivs")},
-        "nice": os.nice(0),
-        "main thread": threading.main_thread().native_id == os.getpid(),
-        "warnings": [repr(each) for each in warnings.filters],
-        "locale": [locale.setlocale(category) for category in range(6)] + [locale.getpreferredencoding()],
-        "loggers": sorted(logging.root.manager.loggerDict),
-        "logging": [repr(logging.root.handlers), logging.root.level],
-        "atexit": atexit._ncallbacks(),
-        "limit of recursion": sys.getrecursionlimit(),
-        "gc": [gc.isenabled(), gc.get_threshold(), len(gc.callbacks)],
-        "loop": [repr(type(asyncio.get_event_loop_policy())), repr(type(asyncio.get_running_loop()))],
-    }
-print(json.dumps(_told()))
-"""
 
 
 async def test_a_forked_kernel_is_what_a_spawned_one_is(settings: Settings) -> None:

@@ -239,6 +239,11 @@ class PodKernels:
         self._for_ever(Sweep(cluster, self._generations).run)
         return [kernel for kernel in met.values() if kernel.id not in warm]
 
+    @property
+    def waiting(self) -> int:
+        """See `ports.Warmed.waiting`."""
+        return self._warm.count if self._warm is not None else 0
+
     async def _adopt_all(self, kernels: Sequence[PodKernel]) -> None:
         limit = asyncio.Semaphore(_ADOPTIONS_AT_ONCE)
 

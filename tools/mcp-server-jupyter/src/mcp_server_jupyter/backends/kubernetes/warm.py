@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import aclosing
 
 import anyio
 
 from ...errors import JupyterMcpError
+from ..zmq.kernel import move_to
 from .cluster import Cluster
 from .kernel import PodKernel
 from .pod import PodHost
@@ -19,7 +19,6 @@ logger = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 60.0
 _FAILED_PAUSE = 30.0
-_MOVE_SECONDS = 5.0
 
 
 class Warm:
@@ -47,6 +46,11 @@ class Warm:
         """Those that an earlier server left waiting."""
         for kernel, host in kernels:
             self._waiting.setdefault(kernel.name, []).append((kernel, host))
+
+    @property
+    def count(self) -> int:
+        """How many wait."""
+        return sum(map(len, self._waiting.values()))
 
     async def run(self) -> None:
         """Keep as many waiting as the profiles say, until `stop`."""
@@ -85,15 +89,7 @@ class Warm:
             return True
         if kernel.language != "python":
             return False
-        code = f"import os as _os\n_os.chdir({launch.cwd!r})\ndel _os"
-        content = {"code": code, "silent": True, "store_history": False, "allow_stdin": False}
-        fine = False
-        with anyio.move_on_after(_MOVE_SECONDS):
-            async with aclosing(kernel.request("execute_request", content)) as request:
-                async for message in request:
-                    if message.msg_type == "execute_reply":
-                        fine = message.content.get("status") == "ok"
-        return fine
+        return await move_to(kernel, launch.cwd)
 
     async def _fill(self) -> bool:
         """Start what is missing, end what is too much or not as the profile is now. False when a start has failed."""

@@ -17,9 +17,10 @@ from ...errors import JupyterMcpError, KernelDead, KernelStartFailed
 from ...ports import Death, KernelStats, Message, Replay
 from ...settings import Settings
 from ..zmq.dispatch import Dispatch
-from ..zmq.kernel import FAST_ARGUMENTS, START_SECONDS, DispatchedKernel, dead_as, fast_request
+from ..zmq.kernel import FAST_ARGUMENTS, START_SECONDS, DispatchedKernel, dead_as, fast_request, move_to
 from ..zmq.wire import Wire
 from . import kernelspecs, recorder
+from .forking.client import ForkServer
 from .forking.forks import Forks, Line
 from .process import KernelProcess, Launch, kill_leftover, read_death, write_order
 from .replay import replay
@@ -67,6 +68,8 @@ class LocalKernel(DispatchedKernel):
         self._wire: Wire | None = None
         self._process: KernelProcess | None = None
         self._line: Line | None = None
+        self._source: ForkServer | None = None
+        self._is_waiting = bool(record.get("waiting"))
 
     @property
     def id(self) -> str:
@@ -87,6 +90,16 @@ class LocalKernel(DispatchedKernel):
     @property
     def epoch(self) -> int:
         return int(self._record["epoch"])
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it is nobody's yet, or on its way to its first user."""
+        return self._is_waiting
+
+    @property
+    def is_forked(self) -> bool:
+        """Whether this epoch's process was forked."""
+        return self._source is not None
 
     @property
     def unreachable_since(self) -> float | None:
@@ -149,6 +162,27 @@ class LocalKernel(DispatchedKernel):
                 raise self._start_failed("The kernel ended while it was starting")
             self._disconnect(lambda: KernelDead("The kernel did not start.", reason="no port"))
 
+    async def claim(self, cwd: str, epoch: int) -> bool:
+        """Be a first user's, in their folder; False if it is not what would be started there now. Then it is to go.
+
+        Raises:
+            NotFound: there is no such kernelspec any more.
+            Unavailable: the record cannot be written.
+        """
+        recipe, folder = await self._find(), self._owner.settings.root / cwd
+        line = self._owner.forks.line(recipe, recipe.environment(environment(self._record["env"])))
+        if self._source is None or line is None or line is not self._line:
+            return False
+        if not await line.is_still(self._source, folder) or self._death is not None:
+            return False
+        record = {**self._record, "cwd": cwd, "epoch": epoch, "interrupt_mode": recipe.interrupt_mode}
+        del record["waiting"]
+        with disk("The kernel's record cannot be written"):
+            recorder.write_json(str(self.folder / RECORD), record)
+        self._record = record
+        self._is_waiting = not await move_to(self, str(folder))
+        return not self._is_waiting
+
     async def _begin_once(self, epoch: int, *, may_fork: bool) -> list[int] | None:
         recipe = await self._find()
         info, ports = connection(self.id, epoch, self.name, ipc=recipe.is_ipykernel)
@@ -191,6 +225,7 @@ class LocalKernel(DispatchedKernel):
     async def _forked(self, cwd: Path) -> KernelProcess | None:
         """The kernel's process, forked; None if it is to be spawned."""
         forked = await self._line.fork(self.folder, cwd) if self._line is not None else None
+        self._source = None if forked is None else forked.source
         if forked is None:
             self._line = None
             return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -26,10 +27,13 @@ from .forking.forks import Forks
 from .interpreters import LocalInterpreters
 from .kernel import RECORD, LocalKernel
 from .process import kill_leftover
-from .system import below, disk, environment, remove
+from .system import below, disk, environment, remove, remove_sockets
+from .warm import Warm
 
 if TYPE_CHECKING:
     import zmq
+
+logger = logging.getLogger(__name__)
 
 _SHUTDOWN_SECONDS = 5.0
 # Four channels with a mailbox and a connection each, two pidfds, pipes and files while it starts.
@@ -51,6 +55,9 @@ class LocalKernels(LocalInterpreters):
         self._released = False
         self._sockets = Sockets(settings.max_kernels)
         self._forks = Forks(settings)
+        self._warm = Warm(settings.warm_kernels, self._begin_waiting, self._has_room)
+        self._arriving = 0
+        self._filling: asyncio.Task[None] | None = None
         # Starting is CPU-bound: more at once than this only makes each of them later.
         self._starting = asyncio.Semaphore(2 * (os.cpu_count() or 1))
 
@@ -73,11 +80,14 @@ class LocalKernels(LocalInterpreters):
         with disk("The folder of the kernels' records cannot be made"):
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._sockets.__enter__()
+        self._filling = asyncio.create_task(self._warm.run())
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         # A server that fails leaves what it found as it found it.
         failed = kind is not None and issubclass(kind, Exception)
+        with anyio.CancelScope(shield=True):
+            await self._fill_no_more()
         for kernel in list(self._kernels.values()):
             if self._released or (failed and kernel.adopted):
                 kernel.release()
@@ -118,10 +128,40 @@ class LocalKernels(LocalInterpreters):
         self.require_room()
         require_descriptors(_DESCRIPTORS)
         folder = below(self.settings.root, cwd)
-        identity = str(uuid.uuid4())
         # What the kernel must not know is not for its record either.
         given = None if env is None else environment(env)
-        record = {"id": identity, "name": name, "cwd": folder, "env": given, "epoch": 0, "language": ""}
+        self._arriving += 1
+        try:
+            kernel = await self._warm.claim(name, given, folder, epoch)
+            if kernel is None:
+                await self._warm.give_up(self.settings.max_kernels - self._living())
+        finally:
+            self._arriving -= 1
+        if kernel is None:
+            kernel = await self._begin({"name": name, "cwd": folder, "env": given}, epoch, progress)
+        self._warm.used(name, given)
+        return kernel
+
+    async def _begin_waiting(self, name: str, env: Mapping[str, str] | None) -> LocalKernel | None:
+        """Start one that nobody has asked for; None where it would not be forked."""
+        require_descriptors(_DESCRIPTORS)
+        recipe = await anyio.to_thread.run_sync(kernelspecs.find, name, self.settings.root)
+        line = self._forks.line(recipe, recipe.environment(environment(env)))
+        if line is None or line.is_given_up:
+            return None
+        await line.come_up()
+        kernel = await self._begin({"name": name, "cwd": "", "env": env, "waiting": True})
+        if kernel.is_forked:
+            return kernel
+        await kernel.discard()
+        return None
+
+    async def _begin(
+        self, facts: Mapping[str, Any], epoch: int = 1, progress: Callable[[str], None] | None = None
+    ) -> LocalKernel:
+        """Start a kernel. Cancelled, or failed, it leaves nothing behind."""
+        identity = str(uuid.uuid4())
+        record = {"id": identity, "epoch": 0, "language": "", **facts}
         kernel = LocalKernel(self, self._folder / identity, record)
         self._kernels[identity] = kernel
         try:
@@ -162,8 +202,11 @@ class LocalKernels(LocalInterpreters):
         try:
             record = json.loads((folder / RECORD).read_bytes())
         except (FileNotFoundError, NotADirectoryError, ValueError):
-            # A start that was cut short: nothing to adopt, and nobody else will tidy it up.
+            record = None
+        if record is None or record.get("waiting"):
+            # A start that was cut short, or one that nobody has used: nothing to adopt, and nobody else tidies it up.
             kill_leftover(folder)
+            remove_sockets(folder)
             await anyio.to_thread.run_sync(remove, folder)
             return None
         return LocalKernel(self, folder, record)
@@ -173,12 +216,32 @@ class LocalKernels(LocalInterpreters):
         self._released = True
 
     def require_room(self) -> None:
-        """See `kernel.Owner.require_room`. Kernels that have died take none."""
-        self._sockets.require_room(sum(kernel.death is None for kernel in self._kernels.values()))
+        """See `kernel.Owner.require_room`. Kernels that have died take none, and those that wait make room."""
+        self._sockets.require_room(self._living())
+
+    def _living(self) -> int:
+        """How many live, or are about to, and are somebody's."""
+        used = sum(kernel.death is None and not kernel.is_waiting for kernel in self._kernels.values())
+        return used + self._arriving
+
+    def _has_room(self) -> bool:
+        return self._living() + self._warm.count < self.settings.max_kernels
+
+    @property
+    def waiting(self) -> int:
+        """See `ports.Warmed.waiting`."""
+        return self._warm.count
 
     def forget(self, kernel: LocalKernel) -> None:
         """Count a kernel no more."""
         self._kernels.pop(kernel.id, None)
+
+    async def _fill_no_more(self) -> None:
+        if self._filling is not None:
+            self._filling.cancel()
+            await asyncio.wait([self._filling])
+            if not self._filling.cancelled() and (error := self._filling.exception()) is not None:
+                logger.error("kernels were not kept waiting", exc_info=error)
 
     @property
     def _folder(self) -> Path:

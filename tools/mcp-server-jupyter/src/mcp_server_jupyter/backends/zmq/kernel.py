@@ -21,11 +21,28 @@ from .dispatch import Dispatch
 from .request import Request
 
 START_SECONDS = 60.0
+_MOVE_SECONDS = 5.0
 FAST_ARGUMENTS = ("--IPythonKernel._execute_sleep=0", "--HistoryManager.enabled=False")
 """For an ipykernel that is sent `fast_request`."""
 
 # How long an interrupt that goes by message waits for its answer.
 INTERRUPT_SECONDS = 3.0
+
+# IPython keeps the folder it was started in, and a list of those it has been in (`%dhist`).
+_MOVE = """\
+def _move():
+    import os
+    from IPython import get_ipython
+    os.chdir({folder!r})
+    shell = get_ipython()
+    shell.starting_dir = os.getcwd()
+    been = shell.user_ns.get("_dh", [])
+    been[:] = [type(each)(os.getcwd()) for each in been[:1]]
+try:
+    _move()
+finally:
+    del _move
+"""
 
 
 class KernelOfRequests(ABC):
@@ -227,3 +244,16 @@ def fast_request() -> dict[str, Any]:
     source = importlib.resources.files(__package__).joinpath("fast_kernel.py").read_text(encoding="utf-8")
     code = f"exec(compile({source!r}, 'mcp-server-jupyter', 'exec'), {{'__name__': 'fast_kernel'}})"
     return {"code": code, "silent": True, "store_history": False, "allow_stdin": False, "user_expressions": {}}
+
+
+async def move_to(kernel: KernelOfRequests, folder: str) -> bool:
+    """Have an ipykernel that waited elsewhere be in a folder as if it had been started there; False if it is not."""
+    code = _MOVE.format(folder=folder)
+    content = {"code": code, "silent": True, "store_history": False, "allow_stdin": False, "user_expressions": {}}
+    fine = False
+    with anyio.move_on_after(_MOVE_SECONDS):
+        async with aclosing(kernel.request("execute_request", content)) as request:
+            async for message in request:
+                if message.msg_type == "execute_reply":
+                    fine = message.content.get("status") == "ok"
+    return fine

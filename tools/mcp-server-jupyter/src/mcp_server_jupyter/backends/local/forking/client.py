@@ -42,6 +42,7 @@ class Forked:
     recorder: int
     born: str
     status: int
+    source: ForkServer
 
 
 class ForkServer:
@@ -133,7 +134,7 @@ class ForkServer:
             with anyio.fail_after(FORK_SECONDS):
                 await anyio.wait_readable(ours)
             told = json.loads(ours.recv(4096))
-            return Forked(told["recorder"], told["born"], os.dup(ours.fileno()))
+            return Forked(told["recorder"], told["born"], os.dup(ours.fileno()), self)
         except TimeoutError:
             self.end()
             raise NotForked(f"it did not answer in {FORK_SECONDS:g} s") from None

@@ -62,13 +62,20 @@ class Line:
         server = await self._current()
         if server is None or not await server.is_ready_by(server.launched + WAIT_SECONDS):
             return None
-        if "matplotlib" in server.modules and (cwd / _RC).exists():
+        if _is_read_late(server, cwd):
             return None
         try:
             return await server.fork(folder)
         except NotForked as error:
             self._failed(error.message)
             return None
+
+    async def is_still(self, server: ForkServer, cwd: Path) -> bool:
+        """Whether a kernel that a fork server forked a while ago is what would be forked now, for this folder."""
+        if self.is_given_up or server is not self.server or server.ended.is_set() or _is_read_late(server, cwd):
+            return False
+        self._later(_IDLE_SECONDS, self.rest)
+        return not await server.is_stale() and server is self.server
 
     async def _current(self) -> ForkServer | None:
         """The fork server to wait for; None while a new one takes the place of one that has ended."""
@@ -163,6 +170,11 @@ class Line:
     @property
     def _facts(self) -> dict[str, str]:
         return {"python": self._command[0]}
+
+
+def _is_read_late(server: ForkServer, cwd: Path) -> bool:
+    """Whether a folder has what a preloaded module would have read there."""
+    return "matplotlib" in server.modules and (cwd / _RC).exists()
 
 
 class Forks:
