@@ -71,11 +71,19 @@ class Intents:
 
 
 def is_lost(intent: Intent, now: NotebookNode) -> bool:
-    """Whether nothing of an edit is there: every cell that it changed is as it was before it."""
+    """Whether nothing of an edit is there: all that it changed is as it was before it."""
     before, after = ({cell["id"]: cell for cell in each.cells} for each in (intent.before, intent.after))
     there = {cell["id"]: cell for cell in now.cells}
     changed = [each for each in {**before, **after} if before.get(each) != after.get(each)]
-    return bool(changed) and all(there.get(each) == before.get(each) for each in changed)
+    return bool(changed) and all(_is_as_before(before.get(each), after.get(each), there.get(each)) for each in changed)
+
+
+def _is_as_before(before: NotebookNode | None, after: NotebookNode | None, now: NotebookNode | None) -> bool:
+    """Whether one cell is what it was; what the edit did not touch, somebody else may have changed."""
+    if before is None or after is None or now is None:
+        return now == before
+    changed = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+    return all(now.get(key) == before.get(key) for key in changed)
 
 
 def same_content(one: NotebookNode, other: NotebookNode) -> bool:
