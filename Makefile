@@ -78,7 +78,8 @@ e2e-full: env-dev ## The same with what takes longer or is not yet even: every c
 
 .PHONY: e2e-jupyter
 e2e-jupyter: env-dev ## Run the tests against real Jupyters with live documents, installed in the user's cache; ARGS go to pytest
-	@cd $(PACKAGE) && .venv/bin/python -m pytest -c tests/e2e/jupyter/pytest.ini tests/e2e/jupyter $(ARGS)
+	@cd $(PACKAGE) && .venv/bin/python scripts/jupyters.py plain collaboration documents extension browser >/dev/null && \
+	.venv/bin/python -m pytest -c tests/e2e/jupyter/pytest.ini tests/e2e/jupyter $(ARGS)
 
 .PHONY: e2e-hub
 e2e-hub: env-dev ## Run the tests against a real JupyterHub with its proxy, installed in the user's cache; needs npm; ARGS go to pytest

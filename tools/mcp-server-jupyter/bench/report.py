@@ -30,7 +30,20 @@ class Figure:
 def figures(samples: Samples) -> list[Figure]:
     """Every figure that these samples have."""
     found: list[Figure] = []
-    for part in (_ratios, _large, _outputs, _cold, _forked, _sizes, _robustness, _fleet, _memory, _gateway, _session):
+    for part in (
+        _ratios,
+        _jupyters,
+        _large,
+        _outputs,
+        _cold,
+        _forked,
+        _sizes,
+        _robustness,
+        _fleet,
+        _memory,
+        _gateway,
+        _session,
+    ):
         found += part(samples)
     return found
 
@@ -48,6 +61,19 @@ def _ratios(samples: Samples) -> list[Figure]:
         for subject in seconds:
             if subject != "raw":
                 target = targets[scenario].get(subject)
+                found.append(_ratio(f"{title}, {subject}", seconds[subject], seconds["raw"], target))
+    return found
+
+
+def _jupyters(samples: Samples) -> list[Figure]:
+    found = []
+    targets = {"beside a Jupyter": 2.0, "inside a Jupyter": 1.6}
+    titles = {"execute": "execute 1+1", "in a row": "execute 1+1 in a row", "insert": "insert and run, 10 cells"}
+    for scenario, title in titles.items():
+        seconds = samples.get(f"{scenario} at a Jupyter", {})
+        for subject in seconds:
+            if subject != "raw":
+                target = targets[subject] if scenario == "execute" else None
                 found.append(_ratio(f"{title}, {subject}", seconds[subject], seconds["raw"], target))
     return found
 

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from . import forks, notebooks
+from .beside import beside, inside
 from .gateway import runs
 from .pipe import Spawned, spawn
 from .quiet import Quiet
@@ -92,6 +93,27 @@ async def warm(folder: Path, plan: Plan) -> Samples:
             if isinstance(subject, Server)
             for part, size in peak_memory(subject.pid).items()
         }
+    return samples
+
+
+async def jupyters(folder: Path, plan: Plan) -> Samples:
+    """`1+1`, and insert and run, where the kernels are a Jupyter's: beside it, and in its process."""
+    samples: Samples = {}
+    async with AsyncExitStack() as stack:
+        raw = await stack.enter_async_context(raw_kernel(_folder(folder, "raw-beside")))
+        notebooks.write(raw.folder / "small.ipynb", notebooks.small())
+        subjects: list[Subject] = [
+            raw,
+            await stack.enter_async_context(beside(_folder(folder, "beside"))),
+            await stack.enter_async_context(inside(_folder(folder, "inside"))),
+        ]
+        samples["execute at a Jupyter"] = await _turns(
+            subjects, lambda s: s.execute("small.ipynb", "1+1"), plan.rounds, plan
+        )
+        samples["in a row at a Jupyter"] = await _in_a_row(subjects, lambda s: s.execute("small.ipynb", "1+1"), plan)
+        samples["insert at a Jupyter"] = await _turns(
+            subjects, lambda s: s.insert_execute("small.ipynb", "1+1"), plan.few, plan
+        )
     return samples
 
 
@@ -273,6 +295,7 @@ async def analysis(folder: Path, plan: Plan) -> Samples:
 
 SCENARIOS: Mapping[str, Callable[[Path, Plan], Awaitable[Samples]]] = {
     "warm": warm,
+    "jupyter": jupyters,
     "spawn": cold,
     "forked": forked,
     "killed": killed,

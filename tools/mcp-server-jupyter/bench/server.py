@@ -8,9 +8,10 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, TextIO
 
 import httpx2
@@ -57,14 +58,24 @@ class Server:
 
 @asynccontextmanager
 async def stdio(
-    folder: Path, *, mode: Literal["auto", "legacy"] = "auto", name: str = "stdio", more: Sequence[str] = ()
+    folder: Path,
+    *,
+    mode: Literal["auto", "legacy"] = "auto",
+    name: str = "stdio",
+    more: Sequence[str] = (),
+    settings: Mapping[str, str] = MappingProxyType({}),
 ) -> AsyncIterator[Server]:
-    """A client of the root's server at the end of a pipe; the server ends with the last client that started it."""
-    with _log(folder, name) as log:
-        parameters = StdioServerParameters(command=COMMAND, args=[*arguments(folder), *more], env=dict(os.environ))
+    """A client of the root's server at the end of a pipe; the server ends with the last client that started it.
+
+    `settings` are given as options.
+    """
+    options = [f"--{key.replace('_', '-')}={value}" for key, value in settings.items()]
+    with log_of(folder, name) as log:
+        given = [*arguments(folder), *options, *more]
+        parameters = StdioServerParameters(command=COMMAND, args=given, env=dict(os.environ))
         async with Client(stdio_client(parameters, errlog=log), mode=mode) as client:
             await client.list_tools()
-            record = read_record(_state(folder).root_state)
+            record = read_record(_state(folder, settings).root_state)
             assert record is not None
             yield Server(name, folder, client, record.pid)
 
@@ -75,15 +86,15 @@ def wait_until_ended(folder: Path) -> None:
         raise TimeoutError(f"The server of {folder} does not end.")
 
 
-def _state(folder: Path) -> Settings:
-    return Settings.load({"root": folder, "state_dir": folder / ".state"}, {})
+def _state(folder: Path, settings: Mapping[str, str] = MappingProxyType({})) -> Settings:
+    return Settings.load({"root": folder, "state_dir": folder / ".state", **settings}, {})
 
 
 @asynccontextmanager
 async def http(folder: Path) -> AsyncIterator[Server]:
     """`serve` on a free port, with a token."""
     limits = ["--port", "0", "--token", TOKEN, "--rate-limit", "0"]
-    with _log(folder, "http") as log:
+    with log_of(folder, "http") as log:
         command = [COMMAND, "serve", *arguments(folder), *limits]
         process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, stderr=log)
         try:
@@ -101,7 +112,9 @@ async def http(folder: Path) -> AsyncIterator[Server]:
             await process.wait()
 
 
-def _log(folder: Path, name: str) -> TextIO:
+def log_of(folder: Path, name: str) -> TextIO:
+    """Where a process writes what it says; the folder is made."""
+    folder.mkdir(parents=True, exist_ok=True)
     return open(folder / f"{name.replace(' ', '-')}.log", "w")
 
 

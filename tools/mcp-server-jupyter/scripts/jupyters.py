@@ -1,9 +1,9 @@
 """Make environments with Jupyters of several kinds in the user's cache, and print their Pythons, a line each.
 
-`jupyters.py collaboration documents hub extension browser`: JupyterLab with jupyter-collaboration;
-jupyter-server-documents; JupyterHub with its proxy, which needs npm, and the same JupyterLab; a Jupyter server with
-jupyter-collaboration, jupyter-server-mcp and this very package; what drives a browser. Standard library only. An
-environment is made once for its versions.
+`jupyters.py plain collaboration documents hub extension browser`: a Jupyter server alone; JupyterLab with
+jupyter-collaboration; jupyter-server-documents; JupyterHub with its proxy, which needs npm, and the same JupyterLab; a
+Jupyter server with jupyter-collaboration, jupyter-server-mcp and this very package; what drives a browser. Standard
+library only. An environment is made once for its versions.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from bootstrap import PROJECT, _cache, _environment, _locked, _say
 
 KINDS = {
+    "plain": ["jupyter-server==2.21.1", "ipykernel==7.1.0"],
     "collaboration": ["jupyterlab==4.6.6", "jupyter-collaboration==5.0.4", "ipykernel==7.1.0"],
     "documents": ["jupyter-server-documents==0.3.3", "ipykernel==7.1.0"],
     "hub": [

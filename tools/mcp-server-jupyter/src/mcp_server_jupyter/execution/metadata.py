@@ -85,6 +85,9 @@ class RunMetadata:
         process = execution.kernel.id, execution.kernel_epoch
         version = execution.widgets.version
         has_widgets = version != self._saved.get(process, {}).get(path, 0)
+        if not has_widgets and not changed:
+            # A notebook on another machine is not read for nothing.
+            return
         try:
             notebook = await self._contents.read(path)
             if has_widgets:

@@ -6,10 +6,12 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from lab import emptied, settings_for, started
+from lab import PATIENCE, emptied, settings_for, started
 
 from a_jupyter import Jupyter
 from mcp_server_jupyter.backends.jupyter.contents import JupyterContents
+from mcp_server_jupyter.backends.jupyter.rooms import connection as connections
+from mcp_server_jupyter.backends.jupyter.rooms import notebook as rooms
 
 
 @pytest.fixture(scope="session")
@@ -17,10 +19,28 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is in a room in this very process gives a busy machine as long as the tests do."""
+    monkeypatch.setattr(rooms, "_JOIN_SECONDS", PATIENCE)
+    monkeypatch.setattr(rooms, "_FLUSH_SECONDS", PATIENCE)
+    monkeypatch.setattr(connections, "SYNC_SECONDS", PATIENCE)
+
+
 @pytest.fixture(scope="session")
 def collaboration(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jupyter]:
     """JupyterLab with jupyter-collaboration; whoever kills it starts it again."""
     server = started("collaboration", tmp_path_factory.mktemp("collaboration"))
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jupyter]:
+    """A Jupyter server alone: its notebooks are files."""
+    server = started("plain", tmp_path_factory.mktemp("plain"))
     try:
         yield server
     finally:

@@ -8,14 +8,13 @@ from typing import Any
 
 import anyio
 import pytest
-from lab import PATIENCE, code_cell, is_on_disk, on_disk, write
+from lab import PATIENCE, Agent, Beside, code_cell, is_on_disk, is_shown_on_disk, write
 from window import Window, open_browser
 
-from a_jupyter import TOKEN, Jupyter
-from mcp_server_jupyter.settings import Settings
-from support import Server, outputs_text
+from a_jupyter import Jupyter
 
-pytestmark = pytest.mark.anyio
+# A browser that is not there yet is installed within the first test.
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +36,7 @@ async def window(jupyter: Jupyter, browser: Any, request: pytest.FixtureRequest)
 
 
 @pytest.fixture
-def server(jupyter: Jupyter, tmp_path: Path) -> Iterator[Server]:
+def server(jupyter: Jupyter, tmp_path: Path) -> Iterator[Beside]:
     running = Beside(tmp_path, jupyter).start()
     try:
         yield running
@@ -45,35 +44,8 @@ def server(jupyter: Jupyter, tmp_path: Path) -> Iterator[Server]:
         running.stop()
 
 
-class Beside(Server):
-    """Our server beside a Jupyter: what it keeps is of that Jupyter."""
-
-    def __init__(self, folder: Path, jupyter: Jupyter) -> None:
-        super().__init__(folder, f"--jupyter-url={jupyter.url}", f"--jupyter-token={TOKEN}")
-        self._url = jupyter.url
-
-    @property
-    def root_state(self) -> Path:
-        given = {"root": self.root, "state_dir": self.state, "jupyter_url": self._url, "jupyter_token": TOKEN}
-        return Settings.load(given, environ={}).root_state
-
-
-class Agent:
-    """Who calls our server's operations on a.ipynb."""
-
-    def __init__(self, server: Server) -> None:
-        self._server = server
-
-    async def call(self, name: str, **arguments: Any) -> dict[str, Any]:
-        answer = await anyio.to_thread.run_sync(
-            lambda: self._server.call(name, timeout=PATIENCE, notebook_path="a.ipynb", **arguments)
-        )
-        assert not answer["is_error"], answer["text"]
-        return answer
-
-
 @pytest.fixture
-def agent(server: Server) -> Agent:
+def agent(server: Beside) -> Agent:
     return Agent(server)
 
 
@@ -105,7 +77,7 @@ async def test_a_person_who_types_sees_what_an_agent_runs_and_keeps_what_they_ty
     await window.picture("an-agent-runs-a-cell")
     await is_on_disk(jupyter, *shown)
     record_property("seconds until it is on disk", f"{anyio.current_time() - began:.2f}")
-    assert outputs_text(on_disk(jupyter)["cells"][2]) == "by the agent: 42\n"
+    await is_shown_on_disk(jupyter, 2, "by the agent: 42\n")
 
 
 async def test_each_undoes_their_own(jupyter: Jupyter, window: Window, agent: Agent) -> None:
@@ -143,6 +115,7 @@ async def test_jupyter_is_killed_in_mid_edit_and_no_cell_is_doubled_and_no_chang
     await agent.call("overwrite_cell_source", cell_index=1, cell_source="other = 22")
     jupyter.kill()
     jupyter.start()
+    await agent.answered()
     await agent.call("insert_cell", cell_index=3, cell_type="code", cell_source="after = 4")
     wanted = ("theirs = 1  # typed", "other = 22", "before = 3", "after = 4")
     await is_on_disk(jupyter, *wanted)

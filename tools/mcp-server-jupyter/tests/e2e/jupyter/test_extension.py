@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -50,14 +51,19 @@ def jupyter(inside: Jupyter) -> Jupyter:
 async def agent(jupyter: Jupyter) -> AsyncIterator[Any]:
     """Calls an operation on a.ipynb through Jupyter's own address."""
     async with httpx2.AsyncClient(headers={"Authorization": f"token {TOKEN}"}, timeout=PATIENCE) as web:
+        operations = f"{jupyter.url}api/mcp/api/operations"
 
         async def call(name: str, **arguments: Any) -> str:
-            given = {"notebook_path": "a.ipynb", **arguments}
-            answer = await web.post(f"{jupyter.url}api/mcp/api/operations/{name}", json=given)
+            answer = await web.post(f"{operations}/{name}", json={"notebook_path": "a.ipynb", **arguments})
             assert answer.status_code == 200, answer.text
             assert not answer.json()["is_error"], answer.text
             return str(answer.json()["text"])
 
+        async def is_answered() -> bool:
+            return (await web.post(f"{operations}/list_notebooks", json={})).status_code == 200
+
+        # A busy Jupyter that has just begun takes its time.
+        await until(is_answered)
         yield call
 
 
@@ -77,6 +83,7 @@ async def test_an_agent_in_the_extension_and_somebody_in_the_room_edit_one_live_
     write(jupyter, code_cell("one", "theirs = 1"))
     await sees(person, "theirs = 1")
     assert isinstance(person._open["a.ipynb"], RoomNotebook)
+    await until(lambda: is_joined(agent))
 
     assert "42" in await agent("append_execute_code_cell", cell_source="print(6 * 7)")
     await sees(person, "theirs = 1", "print(6 * 7)")
@@ -96,6 +103,13 @@ async def test_an_agent_in_the_extension_and_somebody_in_the_room_edit_one_live_
     await agent("undo")
     await sees(person, "theirs = 2", "print(6 * 7)")
     await is_on_disk(jupyter, "theirs = 2", "print(6 * 7)")
+
+
+async def is_joined(agent: Any) -> bool:
+    """Whether the agent's server, which gives up sooner than the tests do, is in the room."""
+    with suppress(AssertionError):
+        return "theirs = 1" in await agent("read_all_cells")
+    return False
 
 
 async def test_jupyter_server_mcp_serves_our_tools_beside_others(jupyter: Jupyter) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote, urlsplit
 
 from ...errors import (
@@ -174,6 +174,22 @@ class Client:
         if 300 <= status < 400:
             return Unavailable(what, hint="Something before it wants a log-in; give the address of the server itself.")
         return kind_of(status)(what)
+
+
+class AtJupyter:
+    """What asks one Jupyter server through a client of its own; an async context manager."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def __aenter__(self) -> Self:
+        await self._client.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._client.__aexit__(kind, error, trace)
 
 
 def kind_of(status: int) -> type[JupyterMcpError]:

@@ -18,10 +18,9 @@ import anyio.to_thread
 
 from ... import notebooks
 from ...errors import Conflict, InvalidNotebook, JupyterMcpError, NotFound, Unavailable
-from ...ports import Unless
-from ..shared.edited_outputs import put_outputs
 from .contents_api import INLINE_BYTES, ContentsApi, notebook_body
-from .contents_format import Document, parse, render, require_editable, require_whole, same
+from .contents_format import Document, edited_copy, parse, render, same, settled
+from .edited import EditedNotebook
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -52,7 +51,7 @@ class _Attempt:
     error: JupyterMcpError | None = None
 
 
-class FileNotebook:
+class FileNotebook(EditedNotebook):
     """One notebook of a Jupyter. `saved` is the file as it was last read or written, `notebook` what readers see.
 
     Whoever changes these holds `editing`; whoever asks Jupyter holds `writing` as well, and readers need not wait then.
@@ -192,30 +191,17 @@ class FileNotebook:
             # What waits to be written is looked at when that happens.
             before = self.notebook if self.is_dirty and not durable else await self._looked()
             assert before is not None
-            require_editable(before)
-            copy = notebooks.shallow(before, cells=list(before.cells))
-            copy["metadata"] = notebooks.shallow(before.metadata)
+            copy = edited_copy(before)
             yield copy
-            after = notebooks.settle(copy, before.cells)
-            require_whole(before, after)
+            after = settled(before, copy)
             if durable:
                 with anyio.CancelScope(shield=True):
                     await self._save(before, after)
             else:
                 self._save_later(after)
 
-    async def put(
-        self,
-        cell_id: str,
-        outputs: list[NotebookNode],
-        execution_count: int | None,
-        unless: Unless | None,
-        *,
-        is_running: bool,
-    ) -> NotebookNode | None:
-        """See `rooms.outputs.Cells.put`."""
-        async with self.edit(durable=False, author="") as notebook:
-            return put_outputs(notebook, cell_id, outputs, execution_count, unless)
+    def _mark(self, cell_id: str, *, is_running: bool) -> None:
+        """A file does not say it."""
 
     def _save_later(self, after: NotebookNode) -> None:
         """Let readers see an edit at once, and write it soon; the caller holds `editing`."""

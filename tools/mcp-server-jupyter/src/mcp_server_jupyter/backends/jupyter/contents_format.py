@@ -57,6 +57,29 @@ def parse(content: Mapping[str, Any], previous: NotebookNode | None, version: st
     return Document(notebook, version, size, untrusted)
 
 
+def edited_copy(notebook: NotebookNode) -> NotebookNode:
+    """What whoever edits a notebook is given: its cells are shared, its list of them and its metadata are not.
+
+    Raises:
+        InvalidNotebook: it can be read only.
+    """
+    require_editable(notebook)
+    copy = notebooks.shallow(notebook, cells=list(notebook.cells))
+    copy["metadata"] = notebooks.shallow(notebook.metadata)
+    return copy
+
+
+def settled(before: NotebookNode, copy: NotebookNode) -> NotebookNode:
+    """What an edit has made of its copy.
+
+    Raises:
+        InvalidRequest, InvalidNotebook: Jupyter cannot write it.
+    """
+    after = notebooks.settle(copy, before.cells)
+    require_whole(before, after)
+    return after
+
+
 def require_editable(notebook: NotebookNode) -> None:
     """Refuse what can be read only.
 

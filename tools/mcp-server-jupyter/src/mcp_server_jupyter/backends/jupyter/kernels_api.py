@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ...ports import Channel
-from .client import START_SECONDS, Client, quoted
+from .client import START_SECONDS, AtJupyter, quoted
 
 if TYPE_CHECKING:
     from .socket import Listener
@@ -105,22 +105,10 @@ class KernelsApi(Protocol):
         """
 
 
-class RestKernels:
+class RestKernels(AtJupyter):
     """`KernelsApi` over HTTP and WebSockets."""
 
     keeps_messages = True
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-
-    async def __aenter__(self) -> RestKernels:
-        await self._client.__aenter__()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._client.__aexit__(kind, error, trace)
 
     @property
     def where(self) -> str:

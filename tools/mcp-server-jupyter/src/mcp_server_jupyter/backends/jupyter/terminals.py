@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -17,7 +16,7 @@ import anyio
 from ...errors import NotFound, Unavailable, Unsupported
 from ...settings import Settings
 from ...terminals import Terminal
-from .client import Client, quoted
+from .client import AtJupyter, quoted
 from .connect import open_runtime_client
 
 if TYPE_CHECKING:
@@ -32,20 +31,8 @@ def open_terminals(settings: Settings) -> JupyterTerminals:
     return JupyterTerminals(open_runtime_client(settings))
 
 
-class JupyterTerminals:
+class JupyterTerminals(AtJupyter):
     """See `terminals.Terminals`. Nothing is open between calls."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-
-    async def __aenter__(self) -> JupyterTerminals:
-        await self._client.__aenter__()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._client.__aexit__(kind, error, trace)
 
     def renew(self, settings: Settings) -> None:
         """See `ports.Renewable`."""

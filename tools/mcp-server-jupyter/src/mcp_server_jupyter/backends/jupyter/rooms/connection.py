@@ -25,6 +25,9 @@ STEP1, STEP2, UPDATE = 0, 1, 2
 # Jupyter gives a client five seconds for the handshake.
 _OPEN_SECONDS, SYNC_SECONDS = 10.0, 20.0
 AWARE_SECONDS = 15.0
+_PRODUCT = "mcp-server-jupyter"
+_NAMELESS = ("", "user", "agent")
+"""Authors whose client has not said its name: by REST or a bare POST. In a room "user" would be anybody."""
 _BODY = {"format": "json", "type": "notebook"}
 
 
@@ -313,6 +316,8 @@ def _closed(client: Client, error: Any) -> JupyterMcpError:
 
 def user_of(author: str) -> dict[str, str]:
     """What others in a room see of an author."""
-    name = author.partition("#")[0] or "agent"
+    name = author.partition("#")[0]
+    if name in _NAMELESS:
+        name = _PRODUCT
     initials = name[:2].upper()
     return {"username": name, "name": name, "display_name": name, "initials": initials, "color": "#8250df"}

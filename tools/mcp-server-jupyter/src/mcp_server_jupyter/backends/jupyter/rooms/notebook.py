@@ -15,16 +15,15 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from .... import notebooks
 from ....errors import InvalidNotebook, JupyterMcpError, NotFound, Unavailable
-from ....ports import Unless
-from ...shared.edited_outputs import put_outputs
 from ..contents_file import Folder
-from ..contents_format import parse, require_editable, require_whole
+from ..contents_format import edited_copy, settled
+from ..edited import EditedNotebook
 from .connection import Address, Connection, path_of, user_of
-from .intents import Intent, is_lost, same_content
+from .intents import Intent, Intents, is_lost
 from .pace import Pace
 from .replica import Replica, changed_place
+from .saving import have_saved
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -45,7 +44,7 @@ Moved = Callable[["RoomNotebook", str], None]
 """Called with a notebook and the path that its file has now."""
 
 
-class RoomNotebook:
+class RoomNotebook(EditedNotebook):
     """One notebook in its room."""
 
     def __init__(self, folder: Folder, name: str, address: Address, moved: Moved) -> None:
@@ -60,9 +59,7 @@ class RoomNotebook:
         self._scope = anyio.CancelScope()
         self._news = asyncio.Event()
         self._hurry = asyncio.Event()
-        self._unsaved: list[Intent] = []
-        self._in_save: list[Intent] = []
-        self._made = self._saved = 0
+        self.intents = Intents()
         self._missed_at: float | None = None
         self._refused_at: float | None = None
         self._is_saving = False
@@ -71,11 +68,6 @@ class RoomNotebook:
         self._problem: JupyterMcpError | None = None
         self._clashes: list[JupyterMcpError] = []
         folder.tasks.start_soon(self._live)
-
-    @property
-    def intents(self) -> list[Intent]:
-        """What a room that was built anew must be given again, in its order."""
-        return [*self._in_save, *self._unsaved]
 
     @property
     def is_live(self) -> bool:
@@ -238,12 +230,9 @@ class RoomNotebook:
         async with self.editing:
             connection = await self._used()
             before = connection.replica.snapshot()
-            require_editable(before)
-            copy = notebooks.shallow(before, cells=list(before.cells))
-            copy["metadata"] = notebooks.shallow(before.metadata)
+            copy = edited_copy(before)
             yield copy
-            after = notebooks.settle(copy, before.cells)
-            require_whole(before, after)
+            after = settled(before, copy)
             if author:
                 connection.present(user=user_of(author))
             with anyio.CancelScope(shield=durable):
@@ -251,21 +240,10 @@ class RoomNotebook:
             if author and (place := changed_place(before, after)) and self._connection is not None:
                 self._connection.present(cursors=self._connection.replica.cursors(*place))
 
-    async def put(
-        self,
-        cell_id: str,
-        outputs: list[NotebookNode],
-        execution_count: int | None,
-        unless: Unless | None,
-        *,
-        is_running: bool,
-    ) -> NotebookNode | None:
-        """See `outputs.Cells.put`."""
-        async with self.edit(durable=False, author="") as notebook:
-            cell = put_outputs(notebook, cell_id, outputs, execution_count, unless)
-        if cell is not None and self._connection is not None:
+    def _mark(self, cell_id: str, *, is_running: bool) -> None:
+        """See `EditedNotebook`."""
+        if self._connection is not None:
             self._connection.replica.mark(cell_id, is_running=is_running)
-        return cell
 
     async def _apply(self, before: NotebookNode, after: NotebookNode, *, durable: bool) -> None:
         connection = await self._joined()
@@ -287,16 +265,10 @@ class RoomNotebook:
                 connection = await self._rejoined(connection)
                 await connection.confirmed()
         except JupyterMcpError:
-            self._withdraw(intent)
+            self.intents.withdraw(intent)
             connection.reset()
             raise
         intent.is_answered = True
-
-    def _withdraw(self, intent: Intent) -> None:
-        """Whoever made it is told that it is not made."""
-        for waiting in (self._in_save, self._unsaved):
-            if intent in waiting:
-                waiting.remove(intent)
 
     async def _rejoined(self, former: Connection) -> Connection:
         with anyio.move_on_after(_JOIN_SECONDS):
@@ -309,18 +281,12 @@ class RoomNotebook:
         )
 
     def _intend(self, connection: Connection, intent: Intent) -> Intent:
-        self._made += 1
         if "hash" not in connection.replica.state:
             # Nobody could tell from the room whether it was overwritten.
             connection.replica.was_overwritten = True
-        last = self._unsaved[-1] if self._unsaved else None
-        if last is not None and last.is_answered and intent.is_answered and last.after is intent.before:
-            last.after = intent.after
-            intent = last
-        else:
-            self._unsaved.append(intent)
+        kept = self.intents.add(intent)
         self._save_soon()
-        return intent
+        return kept
 
     async def create(self, notebook: NotebookNode) -> None:
         """Rooms are of notebooks that are there."""
@@ -358,32 +324,15 @@ class RoomNotebook:
         Raises:
             Unavailable, NotFound
         """
-        made = self._made
-        self._in_save, self._unsaved = self.intents, []
+        made = self.intents.begin_save()
         connection = await self._joined()
-        await connection.confirmed()
-        if connection.address.can_save:
-            await self._have_saved(connection)
-        else:
-            await self._look_for(connection.replica.snapshot())
-        intents, self._in_save = self._in_save, []
+        await have_saved(self._folder.api, self.name, connection)
+        intents = self.intents.end_save()
         self._problem = None
         if connection.replica.was_overwritten:
             connection.replica.was_overwritten = False
             self._bring_again(connection, intents)
-        self._saved = made
-
-    async def _have_saved(self, connection: Connection) -> None:
-        status = await connection.save()
-        if status != "success":
-            raise Unavailable(f"Jupyter has not saved {self.name!r}: {status}.", hint="Look at its log.")
-        # What the room tells of its file comes before this answer.
-        await connection.confirmed()
-        state = await self._folder.api.state(self.name)
-        if connection.replica.state.get("hash") != state.version:
-            raise Unavailable(
-                f"The file of {self.name!r} is not what its live document has saved.", hint="It is saved again soon."
-            )
+        self.intents.saved = made
 
     def _bring_again(self, connection: Connection, intents: list[Intent]) -> None:
         """The room was overwritten with a file that somebody else had changed."""
@@ -394,17 +343,6 @@ class RoomNotebook:
                 brought = connection.replica.snapshot()
                 if brought is not now:
                     self._intend(connection, Intent(now, brought, is_answered=True))
-
-    async def _look_for(self, wanted: NotebookNode) -> None:
-        """Read the file of a room that saves in its own time.
-
-        Raises:
-            Unavailable: it has not yet.
-        """
-        content, state = await self._folder.api.load(self.name)
-        file = parse(content, wanted, state.version, state.size).notebook
-        if not same_content(file, wanted):
-            raise Unavailable(f"Jupyter has not saved {self.name!r} yet.", hint="It does so in its own time.")
 
     async def flush(self) -> None:
         """Return once the file holds what was changed before, and say what went wrong.
@@ -417,13 +355,13 @@ class RoomNotebook:
 
     async def flushed(self) -> None:
         """The same, in its own time."""
-        wanted = self._made
+        wanted = self.intents.made
         with anyio.move_on_after(_FLUSH_SECONDS) as scope:
-            while self._saved < wanted and not self._is_gone:
+            while self.intents.saved < wanted and not self._is_gone:
                 await self._news.wait()
-        if self._saved < wanted:
+        if self.intents.saved < wanted:
             if self._is_gone:
-                self._saved = self._made
+                self.intents.saved = self.intents.made
                 raise NotFound(
                     f"{self.name!r} was deleted; what had not been saved yet is gone with it.",
                     hint="Create the notebook again, or go on with another.",
