@@ -117,6 +117,34 @@ def sum(values): return "theirs"
     assert (result.state, result.points, result.max_points) == ("passed", 14, 14)
 
 
+WITHOUT = """
+kept = helper
+del helper
+try:
+    uses(3)
+except NameError:
+    pass
+else:
+    raise AssertionError("It does not use helper.")
+finally:
+    helper = kept
+"""
+
+
+async def test_a_name_that_a_test_deletes_is_gone_in_the_kernel_until_it_is_put_back(
+    services: Services, task: Make
+) -> None:
+    made = task(WITHOUT, "assert uses(3) == 9", "try:\n    del nothing\nexcept NameError: pass")
+    own = "def helper(x): return x * x"
+    result = await handed_in(services, made, own, "def uses(x): return helper(x)")
+    assert [check.state for check in result.checks] == ["passed"] * 3, result
+    result = await handed_in(services, made, own, "def uses(x): return x * x")
+    assert [(check.state, check.message) for check in result.checks][:2] == [
+        ("failed", "It does not use helper."),
+        ("passed", ""),
+    ]
+
+
 async def test_a_wrong_answer_fails_with_the_instructors_message_and_no_value(services: Services, task: Make) -> None:
     made = task(
         f"assert f() == {SECRET}, 'Read the text again.'",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,7 @@ def test_otters_marks_of_solutions_are_taken_out(source: str, wanted: str) -> No
         ([code("### BEGIN SOLUTION\nf", "task:t")], 0, "no other end"),
         ([code("f", "task:t"), code("f()", "task:t", "hidden-test", points="many")], 1, "points"),
         ([code("f", nbgrader={"schema_version": 1, "solution": True})], 0, "nbgrader update"),
+        ([graded("### HASHED AUTOTEST f(1)", "t", 1, grade=True)], 0, "anything would pass"),
     ],
 )
 def test_a_template_that_cannot_be_used_is_refused_with_cell_and_reason(
@@ -152,6 +154,16 @@ def test_a_template_that_cannot_be_used_is_refused_with_cell_and_reason(
     with pytest.raises(RefusedTemplate, match=reason) as refused:
         read(tmp_path, notebook(*cells))
     assert refused.value.cell == cell
+
+
+def test_without_pyyaml_an_otter_assignment_is_refused_naming_it_and_the_others_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    asked = notebook(raw("# BEGIN QUESTION\nname: q1"), code("f = 1 # SOLUTION"), raw("# END QUESTION"))
+    with pytest.raises(RefusedTemplate, match="pip install pyyaml"):
+        read(tmp_path, asked)
+    assert read(tmp_path, squares()).tasks
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"nbformat": 3}', '{"nbformat": 4, "cells": [{}]}'])

@@ -158,7 +158,10 @@ def make_template(
     if not task_ids:
         raise RefusedTemplate(name, "no cell of it belongs to a task (tag task:ID).")
     tasks = {task_id: _task(name, task_id, parts) for task_id in task_ids}
-    return Template(name, format_, _learner(notebook, parts, extra or {}), tasks, kernelspec_name(notebook))
+    kernel = kernelspec_name(notebook)
+    # As Jupyter takes it (jupyter_client, KernelManager).
+    kernel = "python3" if kernel == "python" else kernel
+    return Template(name, format_, _learner(notebook, parts, extra or {}), tasks, kernel)
 
 
 def _check_ids(name: str, parts: Sequence[Part]) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from examples import Examples
+from marks import Marks
 
 from hub import DEPLOY, NAME, PACKAGE, Hub, values
 
@@ -85,8 +87,23 @@ def token_of(service: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def hub(tmp_path_factory: pytest.TempPathFactory, python: str, image: dict[str, Any]) -> Iterator[Hub]:
-    """A hub with values.yaml, where dora's server is of our image; and with services whose roles lack one scope."""
+def marks() -> Marks:
+    return Marks()
+
+
+@pytest.fixture(scope="session")
+def examples(python: str, tmp_path_factory: pytest.TempPathFactory) -> Examples:
+    return Examples(python, tmp_path_factory.mktemp("examples"))
+
+
+@pytest.fixture(scope="session")
+def hub(
+    tmp_path_factory: pytest.TempPathFactory, python: str, image: dict[str, Any], marks: Marks, examples: Examples
+) -> Iterator[Hub]:
+    """A hub with values.yaml, where dora's and mia's servers are of our image, with tasks for the tutor.
+
+    Beside its service are others, whose roles lack one scope each.
+    """
     names = [service_name(scope) for scope in lacking()]
     services = [{"name": name, "api_token": token_of(name)} for name in names]
     roles = [
@@ -94,7 +111,10 @@ def hub(tmp_path_factory: pytest.TempPathFactory, python: str, image: dict[str, 
         for name, scopes in zip(names, lacking().values(), strict=True)
     ]
     folder = tmp_path_factory.mktemp("hub")
-    with opened(folder, python, services=services, roles=roles, images={"dora": image}) as running:
+    marks.write(folder / "tasks")
+    examples.write(folder / "tasks")
+    more = {"options": [f"--tasks={folder / 'tasks'}"], "images": {"dora": image, "mia": image}}
+    with opened(folder, python, services=services, roles=roles, **more) as running:
         yield running
 
 

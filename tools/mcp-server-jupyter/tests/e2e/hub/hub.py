@@ -10,6 +10,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ ADMIN = "admin-token-of-the-tests-0123456789"
 SERVICE = "service-token-of-the-tests-0123456789"
 NAME = "ltt-tutor"
 SECONDS = 300.0
-LEARNERS = ("ada", "bob", "cal", "dora")
+LEARNERS = ("ada", "bob", "cal", "dora", "mia")
 
 
 def values(*files: str) -> dict[str, Any]:
@@ -79,6 +80,11 @@ class Hub:
         self._roles = roles
         self._images = images or {}
         self.process: subprocess.Popen[bytes] | None = None
+
+    def command_of(self, user: str) -> Sequence[str]:
+        """What a user's server is started with."""
+        image = self._images.get(user)
+        return list(image["command"]) if image else [str(self._python.parent / "jupyterhub-singleuser")]
 
     def start(self) -> Hub:
         home = self._python.parents[1]
@@ -175,6 +181,13 @@ class Hub:
         assert status == 200, answer
         return "\n".join(part["text"] for part in answer["result"]["content"] if part["type"] == "text")
 
+    def tutor(self, token: str, operation: str, /, **arguments: Any) -> dict[str, Any]:
+        """An operation of the tutor's over REST."""
+        status, told = self.request("POST", f"{self.service}/tutor/api/{operation}", arguments, token)
+        assert status == 200, told
+        answer: dict[str, Any] = told
+        return answer
+
     def run(self, user: str) -> None:
         """Have a user's server run."""
         status, _ = self.ask("POST", f"users/{user}/server", {})
@@ -199,8 +212,8 @@ class Hub:
         users = (*LEARNERS, "prof", "eve")
         # They outlive a hub that ends.
         with suppress(OSError, AssertionError):
-            for user in users:
-                self.ask("DELETE", f"users/{user}/server")
+            with ThreadPoolExecutor(len(users)) as pool:
+                list(pool.map(lambda user: self.ask("DELETE", f"users/{user}/server"), users))
             eventually(lambda: not any(map(self.server, users)), SECONDS, "the end of the users' servers")
         self.process.send_signal(signal.SIGTERM)
         try:

@@ -39,6 +39,8 @@ c.Spawner.ip = "127.0.0.1"
 c.Spawner.http_timeout = 120
 # Without a terminal nobody answers Jupyter's question whether it is to end.
 c.SimpleLocalProcessSpawner.interrupt_timeout = 1
+# One with live documents open takes half a minute to end by itself.
+c.SimpleLocalProcessSpawner.term_timeout = 5
 c.Spawner.environment = {"JUPYTERHUB_ACTIVITY_INTERVAL": "5"}
 c.JupyterHub.load_groups = given["groups"]
 c.JupyterHub.services = given["services"]

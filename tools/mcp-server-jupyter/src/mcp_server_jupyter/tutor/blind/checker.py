@@ -175,8 +175,26 @@ class Names(dict[str, Any]):
     def __init__(self, learner: Learner) -> None:
         super().__init__({"__name__": "__check__", "__builtins__": builtins})
         self._learner = learner
+        self._deleted: set[str] = set()
         self.imported: dict[str, list[str]] = {}
         self.defined: set[str] = set()
+
+    def __delitem__(self, name: str) -> None:
+        """Of a name of the notebook: it is gone there as well, until the test puts back what it was."""
+        if name in self:
+            super().__delitem__(name)
+        elif self._learner.ask("delete", name=name).get("missing"):
+            raise KeyError(name)
+        else:
+            self._deleted.add(name)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if name in self._deleted and isinstance(value, Proxy):
+            # What is the notebook's already tells it nothing.
+            self._learner.ask("set", name=name, value=self._learner.codec.encode(value))
+            self._deleted.remove(name)
+        else:
+            super().__setitem__(name, value)
 
     def __missing__(self, name: str) -> Any:
         # Modules by the template's own words, never by what a learner's name happens to be: what a function of a

@@ -67,6 +67,11 @@ class Side:
             if asked["name"] not in self._user:
                 return {"missing": True}
             return {"value": self._codec.encode(self._user[asked["name"]])}
+        if do == "delete":
+            return {"missing": True} if self._user.pop(asked["name"], self) is self else {}
+        if do == "set":
+            self._user[asked["name"]] = self._codec.decode(asked["value"])
+            return {}
         if do == "call":
             return self._call(asked)
         if do == "failure":

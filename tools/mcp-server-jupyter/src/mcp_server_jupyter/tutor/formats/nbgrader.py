@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 SCHEMA = 3
 HIDDEN = ("### BEGIN HIDDEN TESTS", "### END HIDDEN TESTS")
 SCHEME = ("### BEGIN MARK SCHEME", "### END MARK SCHEME")
+_AUTOTEST = re.compile(r"^\s*###\s*(HASHED\s+)?AUTOTEST\b", re.M)
 
 
 def speaks(notebook: NotebookNode) -> bool:
@@ -61,6 +63,9 @@ def _part(name: str, at: int, cell: NotebookNode) -> Part:
 
 def _check(name: str, at: int, cell: NotebookNode, said: Mapping[str, Any]) -> Check:
     points = said.get("points", 0)
+    if _AUTOTEST.search(cell["source"]):
+        reason = "its tests are still to be made by nbgrader (### AUTOTEST): as it stands, anything would pass."
+        raise RefusedTemplate(name, reason, cell=at)
     if isinstance(points, bool) or not isinstance(points, int | float) or not 0 <= points < 1e6:
         raise RefusedTemplate(name, f"points cannot be {points!r}.", cell=at)
     return Check(str(said.get("grade_id", f"cell {at}")), ((cell["source"], None),), float(points), "", at)

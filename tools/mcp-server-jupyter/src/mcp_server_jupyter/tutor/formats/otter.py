@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import Unsupported
 from ..template import TEXT_PLACEHOLDER, Check, Part, RefusedTemplate, Template, make_template
 from .regions import Unbalanced
 
@@ -44,8 +43,7 @@ def read(name: str, notebook: NotebookNode, folder: Path) -> Template:
     """Read an assignment.
 
     Raises:
-        RefusedTemplate
-        Unsupported: PyYAML is missing, which reads its raw cells.
+        RefusedTemplate: also where PyYAML is missing, which reads its raw cells.
     """
     reading = _Reading(name)
     for at, cell in enumerate(notebook.cells):
@@ -261,7 +259,7 @@ def _yaml(name: str, at: int, text: str) -> dict[str, Any]:
     try:
         import yaml  # noqa: PLC0415  (not among what is always installed)
     except ImportError as error:
-        raise Unsupported("Otter's assignments need PyYAML.", hint="pip install pyyaml") from error
+        raise RefusedTemplate(name, "what its raw cells say is read by PyYAML: pip install pyyaml", cell=at) from error
     lines = [line for line in text.split("\n") if not line.lstrip().startswith("#")]
     try:
         said = yaml.safe_load("\n".join(lines))
