@@ -4,7 +4,7 @@ import tseslint from "typescript-eslint";
 const plain = ["scripts/**/*.js", "scripts/**/*.mjs", "*.mjs"];
 
 export default tseslint.config(
-  { ignores: ["dist/", "node_modules/", "python_server/", "e2e/shots/"] },
+  { ignores: ["dist/", "node_modules/", "python_server/", "e2e/shots/", "python_server.new-*/"] },
   eslint.configs.recommended,
   {
     files: ["src/**/*.ts", "test/**/*.ts", "e2e/**/*.ts", "vitest.config.mts"],

@@ -85,3 +85,30 @@ test("a run whose outputs cannot be read ends all the same", async () => {
   await run.update(told("ok", 9));
   expect(shown.ended).toEqual({ success: true, text: "" });
 });
+
+test("a run whose notebook is moved writes nothing there until it is known where it is", async () => {
+  const { run, shown } = begun(async () => Promise.resolve(whole("running", 1, "some")));
+  await run.update(told("running", 0));
+  let release: () => void = () => undefined;
+  run.hold(new Promise((resolve) => (release = resolve)));
+  run.output({ execution_id: "x", notebook: "a.ipynb", cell_id: "c", seq: 1, ops: [{ op: "append", output: stream("some") }] });
+  const ended = run.update(told("ok", 1));
+  await new Promise((resolve) => setTimeout(resolve, 0));
+  expect([shown.text, shown.ended]).toEqual(["", undefined]);
+  release();
+  await ended;
+  expect(shown.ended).toEqual({ success: true, text: "some" });
+});
+
+test("a run whose notebook has left writes nothing there any more", async () => {
+  const { run, shown } = begun(async () => Promise.resolve(whole("running", 1, "some")));
+  await run.update(told("running", 0));
+  let release: () => void = () => undefined;
+  run.hold(new Promise((resolve) => (release = resolve)));
+  const ended = run.update(told("ok", 1));
+  run.output({ execution_id: "x", notebook: "a.ipynb", cell_id: "c", seq: 1, ops: [{ op: "append", output: stream("some") }] });
+  run.drop();
+  release();
+  await ended;
+  expect([shown.text, shown.ended]).toEqual(["", undefined]);
+});

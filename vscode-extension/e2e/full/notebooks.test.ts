@@ -59,6 +59,37 @@ test("a notebook that is renamed while it is open keeps its kernel and its marks
   await window.close();
 });
 
+test("a notebook that is renamed while a cell runs loses nothing, and shows the run's end under its new name", async () => {
+  const editor = await sharedEditor();
+  const gate = path.join(editor.home, "may-end");
+  const count = "import os, time\nfor i in range(10):\n    print(f'line {i}')\nwhile not os.path.exists(gate):\n    time.sleep(0.1)\nprint('the end')";
+  const { folder, window } = await begin(editor, [`gate = ${JSON.stringify(gate)}`, count, "print('typed', 'text')"]);
+  await window.connected();
+  await window.run(0);
+  await window.ran(0);
+  await window.type(2, "\nprint('unsaved')");
+  await window.run(1);
+  await window.shows("line 9");
+  await window.page.locator('.explorer-folders-view .monaco-list-row[aria-label^="a.ipynb"]').click();
+  await window.page.keyboard.press("F2");
+  const input = window.page.locator(".explorer-folders-view input").first();
+  await input.fill("renamed.ipynb");
+  await input.press("Enter");
+  await window.page.locator('.tab[data-resource-name="renamed.ipynb"]').waitFor();
+  await window.picture("renamed-while-running");
+  await window.show("renamed.ipynb");
+  await until("the notebook has its kernel", async () => /busy/.test(await window.status()));
+  writeFileSync(gate, "");
+  await window.shows("the end");
+  await window.ran(1);
+  await window.save();
+  const cells = readCells(path.join(folder, "renamed.ipynb"));
+  assert.equal(textOf(cells[1]), `${Array.from({ length: 10 }, (_, index) => `line ${index}\n`).join("")}the end\n`);
+  assert.match(cells[2]?.source ?? "", /unsaved/);
+  assert.equal(existsSync(path.join(folder, "a.ipynb")), false);
+  await window.close();
+});
+
 test("an environment of the folder is offered, and gets ipykernel only after asking", async () => {
   const editor = await sharedEditor();
   const folder = editor.folder("environment");

@@ -157,6 +157,8 @@ export class Window {
     const other = this.rows().filter({ hasText: "Select Another Kernel" }).first();
     const source = this.rows().filter({ hasText: extension }).first();
     await this.command("Notebook: Select Notebook Kernel");
+    // The click that chose the command leaves the mouse over the list, where a row's hint would lie over the next one.
+    await this.page.mouse.move(2, 2);
     for (const step of [other, source]) {
       await wanted.or(other).or(source).first().waitFor();
       if (!(await wanted.isVisible()) && (await step.isVisible())) await step.click();

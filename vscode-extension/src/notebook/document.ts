@@ -144,7 +144,7 @@ export class SharedDocument implements Disposable {
     this.isTold = false;
     this.inBackground(this.work.do(async () => {
       await this.tell();
-      if (this.isOwner) await this.server.post({ type: "saved", path: this.path, version: this.version });
+      if (this.isOwner && !this.isClosed) await this.server.post({ type: "saved", path: this.path, version: this.version });
     }));
   }
 
@@ -157,6 +157,11 @@ export class SharedDocument implements Disposable {
   /** An agent's edit. */
   edit(request: EditRequest): void {
     this.inBackground(this.work.do(() => this.editNow(request)));
+  }
+
+  /** Change nothing in the document until this is resolved. */
+  hold(until: Promise<void>): void {
+    void this.work.do(async () => until);
   }
 
   async renamed(to: string): Promise<void> {

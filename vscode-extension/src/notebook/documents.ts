@@ -1,3 +1,4 @@
+import { existsSync } from "node:fs";
 import * as vscode from "vscode";
 import { type Disposable, Emitter } from "../emitter";
 import { words } from "../errors";
@@ -6,7 +7,8 @@ import type { Execution } from "../server/protocol";
 import type { Servers } from "../server/registry";
 import type { RootServer } from "../server/root";
 import { SharedDocument } from "./document";
-import { type Place, placeOf } from "./roots";
+import { Moves } from "./moves";
+import { type FileMove, type Place, placeOf } from "./roots";
 import { Rereading } from "./rereading";
 import type { CellFinder, Runs } from "./runs";
 
@@ -20,7 +22,12 @@ export function isNotebook(document: vscode.NotebookDocument): boolean {
 /** The notebooks that are open in this window, and their servers. */
 export class Documents implements CellFinder, Disposable {
   private readonly shared = new Map<vscode.NotebookDocument, SharedDocument>();
-  private readonly renames = new Map<string, string>();
+  private readonly moves = new Moves<vscode.NotebookDocument>({
+    hold: (document, until) => this.hold(document, until),
+    moved: (document, to) => this.moved(document, to),
+  });
+  /** Documents of names that their notebooks have no more, until the editor closes them. */
+  private readonly left = new WeakSet<vscode.NotebookDocument>();
   private readonly subscriptions: Disposable[] = [];
   /** Kernels of notebooks that have no file yet, by document. */
   private readonly untitled = new Map<vscode.NotebookDocument, { server: RootServer; kernelId: string }>();
@@ -42,9 +49,8 @@ export class Documents implements CellFinder, Disposable {
       vscode.workspace.onDidCloseNotebookDocument((document) => this.closed(document)),
       vscode.workspace.onDidChangeNotebookDocument((event) => this.shared.get(event.notebook)?.changed(event)),
       vscode.workspace.onDidSaveNotebookDocument((document) => this.saved(document)),
-      vscode.workspace.onWillRenameFiles(({ files }) => {
-        for (const { oldUri, newUri } of files) this.renames.set(oldUri.fsPath, newUri.fsPath);
-      }),
+      vscode.workspace.onWillRenameFiles((event) => event.waitUntil(this.moves.begin(this.shared.keys(), fileMoves(event)))),
+      vscode.workspace.onDidRenameFiles((event) => this.inBackground(this.moves.end(fileMoves(event)))),
       this.servers.onAdded((server) => this.follow(server)),
     );
     for (const server of this.servers.all()) this.follow(server);
@@ -60,7 +66,7 @@ export class Documents implements CellFinder, Disposable {
 
   /** Where the document's server has it; an untitled one has only a root. */
   place(document: vscode.NotebookDocument): Place {
-    const folders = (vscode.workspace.workspaceFolders ?? []).filter(({ uri }) => uri.scheme === "file").map(({ uri }) => uri.fsPath);
+    const folders = workspaceFolders();
     if (!document.isUntitled) return placeOf(document.uri.fsPath, folders);
     return placeOf(`${folders[0] ?? process.env["HOME"] ?? "/"}/Untitled.ipynb`, folders);
   }
@@ -75,12 +81,13 @@ export class Documents implements CellFinder, Disposable {
    * @throws whatever keeps the server from starting.
    */
   async share(document: vscode.NotebookDocument): Promise<SharedDocument | undefined> {
-    if (document.isUntitled || document.isClosed) return undefined;
+    if (document.isUntitled || document.isClosed || this.left.has(document)) return undefined;
     const there = this.shared.get(document);
     if (there !== undefined) return there;
     const { root, path } = this.place(document);
     const server = this.servers.of(root);
     await server.ready();
+    await this.moves.arrived(document.uri.fsPath);
     const raced = this.shared.get(document);
     if (raced !== undefined) return raced;
     if (this.runs === undefined) return undefined;
@@ -89,9 +96,10 @@ export class Documents implements CellFinder, Disposable {
     this.rereading?.follow(shared);
     this.newlyShared.fire(shared);
     // What it cannot tell now it tells with the server's next state: its cells run all the same.
-    await shared.open().catch((error: unknown) => this.log.warn(`${path}: ${words(error)}`));
-    await this.bindUntitled(shared);
-    await this.runs.opened(server, path);
+    await this.runs.open(server, path, async () => {
+      await shared.open().catch((error: unknown) => this.log.warn(`${path}: ${words(error)}`));
+      await this.bindUntitled(shared);
+    });
     return shared;
   }
 
@@ -128,6 +136,7 @@ export class Documents implements CellFinder, Disposable {
 
   dispose(): void {
     this.rereading?.dispose();
+    this.moves.dispose();
     for (const one of [...this.subscriptions, ...this.shared.values()]) one.dispose();
   }
 
@@ -141,7 +150,7 @@ export class Documents implements CellFinder, Disposable {
       const shared = this.byPath(server, path);
       if (shared === undefined) return;
       if (owner !== this.servers.window) shared.isOwner = false;
-      else if (!shared.isOwner) this.inBackground(shared.open().then(() => this.runs?.opened(server, path)));
+      else if (!shared.isOwner) this.inBackground(this.runs?.open(server, path, async () => shared.open()) ?? Promise.resolve());
     });
   }
 
@@ -157,14 +166,33 @@ export class Documents implements CellFinder, Disposable {
     const kernel = this.untitled.get(document);
     this.untitled.delete(document);
     if (kernel !== undefined) this.unsaved = { text: textOf(document), ...kernel };
+    // One whose file is still there was closed by the person, and its move has failed.
+    if (this.moves.isMoving(document) && !existsSync(document.uri.fsPath)) this.inBackground(this.moves.left(document));
+    else this.inBackground(this.forget(document)?.close() ?? Promise.resolve());
+  }
+
+  private async hold(document: vscode.NotebookDocument, until: Promise<void>): Promise<void> {
+    const shared = this.shared.get(document);
+    const flushed = shared?.flush();
+    shared?.hold(until);
+    this.runs?.hold(document, until);
+    await flushed;
+  }
+
+  private async moved(document: vscode.NotebookDocument, to: string): Promise<void> {
+    this.left.add(document);
+    this.runs?.closed(document);
+    const shared = this.forget(document);
+    if (shared === undefined) return;
+    const place = placeOf(to, workspaceFolders());
+    await (place.root === shared.server.root ? shared.renamed(place.path) : shared.close());
+  }
+
+  private forget(document: vscode.NotebookDocument): SharedDocument | undefined {
     const shared = this.shared.get(document);
     this.shared.delete(document);
-    if (shared === undefined) return;
-    this.rereading?.forget(shared);
-    const to = this.renames.get(document.uri.fsPath);
-    this.renames.delete(document.uri.fsPath);
-    const place = to === undefined ? undefined : placeOf(to, (vscode.workspace.workspaceFolders ?? []).map(({ uri }) => uri.fsPath));
-    this.inBackground(place?.root === shared.server.root ? shared.renamed(place.path) : shared.close());
+    if (shared !== undefined) this.rereading?.forget(shared);
+    return shared;
   }
 
   /** The file that an untitled notebook was just saved to goes on with its kernel. */
@@ -178,6 +206,14 @@ export class Documents implements CellFinder, Disposable {
   private inBackground(work: Promise<unknown>): void {
     work.catch((error: unknown) => this.log.warn(words(error)));
   }
+}
+
+function workspaceFolders(): string[] {
+  return (vscode.workspace.workspaceFolders ?? []).filter(({ uri }) => uri.scheme === "file").map(({ uri }) => uri.fsPath);
+}
+
+function fileMoves({ files }: vscode.FileWillRenameEvent | vscode.FileRenameEvent): FileMove[] {
+  return files.map(({ oldUri, newUri }) => ({ from: oldUri.fsPath, to: newUri.fsPath }));
 }
 
 function textOf(document: vscode.NotebookDocument): string {

@@ -25,6 +25,18 @@ export function placeOf(file: string, folders: readonly string[], real: (path: s
   return { root, path: relative(root, target).split(sep).join("/") };
 }
 
+/** A file or folder that is moved, by its paths. */
+export interface FileMove {
+  readonly from: string;
+  readonly to: string;
+}
+
+/** Where a file is after these were moved; undefined if neither it nor a folder above it was. */
+export function movedTo(file: string, moved: readonly FileMove[]): string | undefined {
+  const one = moved.find(({ from }) => file === from || isInside(from, file));
+  return one === undefined ? undefined : one.to + file.slice(one.from.length);
+}
+
 function isInside(folder: string, path: string): boolean {
   return path.startsWith(folder.endsWith(sep) ? folder : folder + sep);
 }

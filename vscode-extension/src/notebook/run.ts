@@ -22,6 +22,8 @@ export class CellRun {
   private pumping: Promise<void> | undefined;
   private seq = 0;
   private readonly updates = new InOrder();
+  /** Nothing is written while this is there. */
+  private held: Promise<void> | undefined;
   last: Execution | undefined;
   /** All outputs of one that the editor would not take, once it has ended. */
   whole: WholeOutputs | undefined;
@@ -66,6 +68,7 @@ export class CellRun {
   }
 
   private async updateNow(told: Execution): Promise<void> {
+    await this.held;
     await this.prepare();
     if (this.isEnded) return;
     if (told.started_at !== null) await this.start(told.started_at);
@@ -115,6 +118,19 @@ export class CellRun {
     }
   }
 
+  /** Write nothing into the cell before this is resolved; what comes meanwhile is kept. */
+  hold(until: Promise<void>): void {
+    this.held = until.then(() => {
+      this.held = undefined;
+      this.pump();
+    });
+  }
+
+  /** Its cell is another document's now: nothing more is written into this one. */
+  drop(): void {
+    this.isEnded = true;
+  }
+
   /** The editor shows it no longer as running, whatever the server does. */
   abandon(): void {
     if (!this.isEnded) this.end(undefined, Date.now());
@@ -151,7 +167,7 @@ export class CellRun {
   }
 
   private pump(): void {
-    if (this.pumping !== undefined || !this.isStarted || this.isEnded) return;
+    if (this.pumping !== undefined || this.held !== undefined || !this.isStarted || this.isEnded) return;
     this.pumping = this.work().finally(() => {
       this.pumping = undefined;
       if (this.pending.length > 0) this.pump();
@@ -160,6 +176,7 @@ export class CellRun {
 
   private async work(): Promise<void> {
     while (this.pending.length > 0 && !this.isEnded) {
+      await this.held;
       const ops = coalesced(this.pending);
       this.pending = [];
       if (areWhole(ops)) await this.showWhole(ops.slice(1));

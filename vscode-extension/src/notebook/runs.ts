@@ -17,6 +17,12 @@ export interface CellFinder {
 
 type OutputsOp = Extract<Op, { op: "outputs" }>;
 
+/** Outputs, and how their run ended if that is known. */
+interface Unshown {
+  readonly op: OutputsOp;
+  readonly summary: vscode.NotebookCellExecutionSummary | undefined;
+}
+
 const SETTLES = 1_500;
 const MOST_KEPT = 100;
 
@@ -24,13 +30,17 @@ const MOST_KEPT = 100;
 export class Runs implements OutputWriter, Disposable {
   private readonly runs = new Map<string, CellRun>();
   /** Outputs that the editor took from nobody yet: no kernel of ours is chosen, or not known here to be. */
-  private readonly unshown = new Map<vscode.NotebookCell, OutputsOp>();
+  private readonly unshown = new Map<vscode.NotebookCell, Unshown>();
   private readonly wrotes = new WeakMap<vscode.NotebookCell, { at: number; outputs: number }>();
   private readonly late = new Map<string, NodeJS.Timeout>();
   private readonly cells = new Map<string, vscode.NotebookCell>();
   /** Runs that were done, and those that ended unseen, before anybody here said that they were this window's. */
   private readonly ended = new Map<string, true>();
   private readonly missed = new Map<string, Execution>();
+  /** Notebooks into which nothing is written before a promise is resolved. */
+  private readonly held = new Map<vscode.NotebookDocument, Promise<void>>();
+  /** Notebooks that are closed here, or about to be. */
+  private readonly left = new WeakSet<vscode.NotebookDocument>();
   private readonly asked = new Emitter<{ server: RootServer; execution: Execution; mine: boolean }>();
   /** A run wants an answer. */
   readonly onInput = this.asked.on;
@@ -61,33 +71,60 @@ export class Runs implements OutputWriter, Disposable {
     const [living, missed] = [server.state.executions.get(executionId), this.missed.get(executionId)];
     if (!isNew || run === undefined) return;
     if (living !== undefined) void this.catchUp(server, living);
-    else if (missed !== undefined) void this.makeUp(run, missed);
+    else if (missed !== undefined) void this.makeUp(run, missed, true);
   }
 
   /** It ended before this window knew which cell was meant. */
-  private async makeUp(run: CellRun, execution: Execution): Promise<void> {
+  private async makeUp(run: CellRun, execution: Execution, mine: boolean): Promise<void> {
     this.missed.delete(run.id);
     await run.update({ ...execution, status: "running" });
     await run.refresh();
     await run.update(execution);
-    this.done(run, execution, true);
+    this.done(run, execution, mine);
   }
 
-  /** What lives already in a notebook that was just opened. */
-  async opened(server: RootServer, path: string): Promise<void> {
-    for (const execution of server.state.executions.values()) {
-      if (execution.notebook === path) await this.catchUp(server, execution);
+  /**
+   * Show what lives in a notebook that is being opened.
+   *
+   * @param open opens it; what ends meanwhile may have put out more than is in what was opened.
+   */
+  async open(server: RootServer, path: string, open: () => Promise<void>): Promise<void> {
+    const living = (): Execution[] => [...server.state.executions.values()].filter(({ notebook }) => notebook === path);
+    const before = living();
+    await open();
+    for (const execution of living()) await this.catchUp(server, execution);
+    for (const { execution_id } of before) {
+      const ended = this.missed.get(execution_id);
+      const run = ended === undefined || this.runs.has(execution_id) ? undefined : this.runOf(server, ended);
+      if (run !== undefined && ended !== undefined) await this.makeUp(run, ended, false);
     }
   }
 
+  /** Write nothing into a notebook until this is resolved. */
+  hold(notebook: vscode.NotebookDocument, until: Promise<void>): void {
+    this.held.set(notebook, until);
+    for (const run of this.runs.values()) if (run.cell.notebook === notebook) run.hold(until);
+    void until.then(() => this.held.delete(notebook));
+  }
+
+  /** What runs in a notebook is not shown there any more. */
   closed(notebook: vscode.NotebookDocument): void {
-    for (const [id, run] of this.runs) if (run.cell.notebook === notebook) this.runs.delete(id);
+    this.left.add(notebook);
+    for (const [id, run] of this.runs) {
+      if (run.cell.notebook !== notebook) continue;
+      run.drop();
+      this.runs.delete(id);
+    }
     for (const [id, cell] of this.cells) if (cell.notebook === notebook) this.cells.delete(id);
     for (const cell of this.unshown.keys()) if (cell.notebook === notebook) this.unshown.delete(cell);
   }
 
   liveIn(cell: vscode.NotebookCell): Execution | undefined {
-    return [...this.runs.values()].find((run) => run.cell === cell && !run.isDone)?.last;
+    return this.runIn(cell)?.last;
+  }
+
+  private runIn(cell: vscode.NotebookCell): CellRun | undefined {
+    return [...this.runs.values()].find((run) => run.cell === cell && !run.isDone);
   }
 
   isBusy(notebook: vscode.NotebookDocument): boolean {
@@ -95,19 +132,31 @@ export class Runs implements OutputWriter, Disposable {
   }
 
   wrote(cell: vscode.NotebookCell): boolean {
-    if ([...this.runs.values()].some((run) => run.cell === cell && !run.isDone)) return true;
+    if (this.runIn(cell) !== undefined) return true;
     const wrote = this.wrotes.get(cell);
     return wrote !== undefined && Date.now() - wrote.at < SETTLES && wrote.outputs > 0 === cell.outputs.length > 0;
   }
 
   async writeOutputs(cell: vscode.NotebookCell, op: OutputsOp): Promise<void> {
+    await this.held.get(cell.notebook);
+    const running = this.runIn(cell);
+    await running?.prepare();
+    // Whoever fills the cell has all of it, and later.
+    if (running?.isShown === true) await running.refresh();
+    else if (this.isUnshown(cell.notebook)) this.unshown.set(cell, { op, summary: undefined });
+    else await this.write(cell, { op, summary: undefined });
+  }
+
+  private async write(cell: vscode.NotebookCell, { op, summary }: Unshown): Promise<void> {
     const note = (): unknown => this.wrotes.set(cell, { at: Date.now(), outputs: op.outputs.length });
     note();
     // The editor forgets how the last run ended when this begins.
-    const { executionOrder, success, timing } = cell.executionSummary ?? {};
-    const execution = await this.begin(cell);
+    const { executionOrder, success, timing } = summary ?? cell.executionSummary ?? {};
+    const execution = this.left.has(cell.notebook) ? undefined : await this.begin(cell);
     if (execution === undefined) {
-      this.unshown.set(cell, op);
+      const running = this.runIn(cell);
+      if (running === undefined) this.unshown.set(cell, { op, summary });
+      else await running.refresh();
       return;
     }
     this.unshown.delete(cell);
@@ -118,12 +167,17 @@ export class Runs implements OutputWriter, Disposable {
     note();
   }
 
+  /** The editor takes no outputs for this notebook yet: each one would be waited for in vain. */
+  private isUnshown(notebook: vscode.NotebookDocument): boolean {
+    return [...this.unshown.keys()].some((cell) => cell.notebook === notebook);
+  }
+
   /** A kernel of ours is chosen for a notebook: what the editor took from nobody is shown now. */
   async chosen(notebook: vscode.NotebookDocument): Promise<void> {
     for (const run of this.runs.values()) if (run.cell.notebook === notebook) await run.again();
-    for (const [cell, op] of [...this.unshown]) {
+    for (const [cell, unshown] of [...this.unshown]) {
       if (cell.notebook !== notebook || !this.unshown.delete(cell)) continue;
-      if (cell.index >= 0 && this.liveIn(cell) === undefined) await this.writeOutputs(cell, op);
+      if (cell.index >= 0 && this.liveIn(cell) === undefined) await this.write(cell, unshown);
     }
   }
 
@@ -139,6 +193,8 @@ export class Runs implements OutputWriter, Disposable {
     if (cell === undefined) return undefined;
     const run = new CellRun(told.execution_id, cell, server, this.begin, this.log);
     this.runs.set(told.execution_id, run);
+    const until = this.held.get(cell.notebook);
+    if (until !== undefined) run.hold(until);
     return run;
   }
 
@@ -164,11 +220,12 @@ export class Runs implements OutputWriter, Disposable {
     if (!this.runs.has(run.id)) return;
     this.wrotes.set(run.cell, { at: Date.now(), outputs: run.cell.outputs.length });
     this.runs.delete(run.id);
+    if (run.isShown) this.unshown.delete(run.cell);
     if (!this.cells.delete(run.id)) keep(this.ended, run.id, true);
     // Once a kernel of ours is chosen.
     if (!run.isShown && run.whole !== undefined && execution.started_at !== null) {
       const { outputs, execution_count } = run.whole;
-      this.unshown.set(run.cell, { op: "outputs", id: "", outputs, execution_count });
+      this.unshown.set(run.cell, { op: { op: "outputs", id: "", outputs, execution_count }, summary: summaryOf(execution) });
     }
     this.finished.fire({ cell: run.cell, execution });
     if (!mine) this.finder.saveForAgents(run.cell.notebook);
@@ -216,6 +273,15 @@ export class Runs implements OutputWriter, Disposable {
     await this.told(server, execution);
     if (execution.started_at !== null && !run.isDone) await run.refresh();
   }
+}
+
+function summaryOf({ status, started_at, finished_at, execution_count }: Execution): vscode.NotebookCellExecutionSummary {
+  const timing = started_at === null ? undefined : { startTime: started_at * 1_000, endTime: (finished_at ?? started_at) * 1_000 };
+  return {
+    ...(execution_count === null ? {} : { executionOrder: execution_count }),
+    ...(status === "aborted" ? {} : { success: status === "ok" }),
+    ...(timing === undefined ? {} : { timing }),
+  };
 }
 
 /** Remember the latest ones. */

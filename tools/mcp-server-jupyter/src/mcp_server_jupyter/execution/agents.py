@@ -97,6 +97,10 @@ class Agents:
             self._rules[to] = rule
             self._journal.set_agent_rule(notebook, AgentRule(False, None))
             del self._rules[notebook]
+            self._events.publish("agents.changed", **self.data())
+        for approval in dict.fromkeys(self._waiting.values()):
+            if approval.notebook == to:
+                self._tell(approval)
 
     def _rule(self, notebook: str | None) -> AgentRule:
         return self._rules.get(notebook or ALL, AgentRule(False, None))

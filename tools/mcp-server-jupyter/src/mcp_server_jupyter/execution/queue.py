@@ -200,6 +200,9 @@ class Executions:
     def renamed(self, notebook: str, to: str) -> None:
         """A notebook has another path: what runs in it goes on there."""
         self._recent.renamed(notebook, to)
+        for execution in self._recent.live:
+            if execution.notebook == to:
+                self._runner.publish("moved", execution)
 
     async def make_good(self, notebook: str) -> None:
         """Write into a notebook that has been found again what found no file before."""

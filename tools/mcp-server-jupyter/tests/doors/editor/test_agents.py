@@ -206,6 +206,21 @@ async def test_without_a_window_it_says_where_to_approve_and_is_denied_in_time(
     assert (execution.status, execution.note) == ("aborted", "Not run: Nobody approved it in time.")
 
 
+async def test_what_agents_may_do_in_a_notebook_goes_with_it_to_its_new_name(app: App, window: Window) -> None:
+    await window.say("open", path="a.ipynb", dirty=False)
+    await rule(window, run="ask", notebook_path="a.ipynb")
+    waiting = await by_agent(app, "execute_cell_with_progress", cell_index=0)
+    assert waiting.data["status"] == "waiting_approval"
+    await window.next("approval", notebook_path="a.ipynb")
+    (app.services.settings.root / "a.ipynb").rename(app.services.settings.root / "c.ipynb")
+    await window.say("renamed", path="a.ipynb", to="c.ipynb")
+    assert (await window.next("agents"))["notebooks"] == {"c.ipynb": {"paused": False, "run": "ask"}}
+    asked = await window.next("approval", notebook_path="c.ipynb")
+    assert asked["status"] == "waiting"
+    await window.post(f"/api/approvals/{asked['execution_id']}", decision="approve")
+    assert (await window.until_done(asked["execution_id"]))["notebook"] == "c.ipynb"
+
+
 async def test_what_waits_for_an_approval_can_be_taken_back(app: App, window: Window) -> None:
     await rule(window, run="ask")
     answer = await by_agent(app, "execute_code", code="1")

@@ -180,11 +180,31 @@ async def test_a_renamed_notebook_keeps_what_runs_in_it_and_its_history(app: App
     await window.next("execution", status="waiting_input")
     (root / "a.ipynb").rename(root / "b.ipynb")
     await window.say("renamed", path="a.ipynb", to="b.ipynb")
+    assert (await window.next("execution", notebook="b.ipynb"))["execution_id"] == running
     await window.post("/api/operations/send_input", execution_id=running, text="")
     assert (await window.until_done(running))["notebook"] == "b.ipynb"
     await app.services.contents.flush()
     assert "done" in json.dumps(json.loads((root / "b.ipynb").read_text())["cells"][0]["outputs"])
     assert [row.notebook for row in app.services.journal.edits()] == ["b.ipynb"]
+
+
+async def test_a_notebook_that_is_opened_under_its_new_name_first_is_not_kept_under_the_old_one(
+    app: App, window: Window
+) -> None:
+    root = app.services.settings.root
+    await window.say("open", path="a.ipynb", dirty=False)
+    (running,) = await window.run("name = input()\nprint('done')")
+    await window.next("execution", status="waiting_input")
+    (root / "a.ipynb").rename(root / "b.ipynb")
+    await window.say("open", path="b.ipynb", dirty=False)
+    await window.say("renamed", path="a.ipynb", to="b.ipynb")
+    assert dict(app.services.editors.leases()) == {"b.ipynb": "w1"}
+    await window.post("/api/operations/send_input", execution_id=running, text="")
+    assert (await window.until_done(running))["notebook"] == "b.ipynb"
+    await window.say("close", path="b.ipynb")
+    await app.services.contents.flush()
+    assert "done" in json.dumps(json.loads((root / "b.ipynb").read_text())["cells"][0]["outputs"])
+    assert not (root / "a.ipynb").exists()
 
 
 async def test_an_outline_for_programs_tells_hash_staleness_and_author(app: App, window: Window) -> None:

@@ -248,12 +248,19 @@ class Windows:
         documents = self._contents.documents
         name, other = self._contents.resolve(path), self._contents.resolve(to)
         document = documents.get(name)
-        if document is not None and document.owner == window and other not in documents:
+        if document is not None and document.owner == window and name != other:
             del documents[name]
-            document.path = other
-            documents[other] = document
+            there = documents.get(other)
+            if there is None:
+                document.path = other
+                documents[other] = document
+            else:
+                # The window has said under the new name what it has, before it said that this is the same notebook.
+                there.observers |= {each: shared for each, shared in document.observers.items() if each != there.owner}
+                self._settle(document, "gone")
+                document.tell()
             self._tell_lease(name, None)
-            self._tell_lease(other, window)
+            self._tell_lease(other, documents[other].owner)
             self._contents.tell(name)
             self._contents.tell(other)
         return name, other

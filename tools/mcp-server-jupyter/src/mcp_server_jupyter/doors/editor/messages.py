@@ -69,6 +69,7 @@ async def _renamed(services: Services, window: str, body: Mapping[str, Any]) -> 
     if before != after:
         services.sessions.renamed(before, after)
         services.executions.renamed(before, after)
+        services.renamed(before, after)
     return {"path": after}
 
 
