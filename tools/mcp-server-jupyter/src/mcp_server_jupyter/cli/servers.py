@@ -63,6 +63,8 @@ def _run_embedded(settings: Settings) -> bool:
 
 def run_server(settings: Settings, *, sample: bool) -> None:
     """Serve the root in the foreground."""
+    import anyio  # noqa: PLC0415
+
     from ..commands.sample import copy_sample  # noqa: PLC0415
     from ..commands.welcome import welcome  # noqa: PLC0415
     from ..doors.http.security import refuse_unsafe  # noqa: PLC0415
@@ -71,6 +73,10 @@ def run_server(settings: Settings, *, sample: bool) -> None:
     refuse_unsafe(settings)
     if sample and (shipped := copy_sample(settings.root)):
         settings = dataclasses.replace(settings, notebook=settings.notebook or shipped)
+    make_private(settings.root_state)
+    # Before another server ends: its clients wait a little for the next, and then start one.
+    serving = _loaded(settings)
+    serving.load_http()
     # A server that nobody started by hand gives way, and leaves its kernels to us.
     if (ask_server(settings, "hand over") or {}).get("ok"):
         wait_until_free(settings, _END_SECONDS)
@@ -78,8 +84,7 @@ def run_server(settings: Settings, *, sample: bool) -> None:
     def say(url: str, token: str | None) -> None:
         click.echo(welcome(settings, url, token))
 
-    make_private(settings.root_state)
-    _serve("serve_foreground", settings, _listener, say)
+    anyio.run(serving.serve_foreground, settings, _listener, say)
 
 
 def run_gateway(settings: Settings) -> None:
@@ -132,12 +137,17 @@ def _serve(shape: str, settings: Settings, *arguments: Any) -> None:
     """Load what a server needs, and be one until it ends."""
     import anyio  # noqa: PLC0415
 
+    anyio.run(getattr(_loaded(settings), shape), settings, *arguments)
+
+
+def _loaded(settings: Settings) -> Any:
+    """The module of everything that a server needs; its import is most of a start."""
     from ..doors.mcp.sdk_compat import quick_import  # noqa: PLC0415
 
     _configure_logs(settings)
     with quick_import():
         from ..doors import serving  # noqa: PLC0415
-    anyio.run(getattr(serving, shape), settings, *arguments)
+    return serving
 
 
 def _listener(held: Held) -> socket.socket | None:

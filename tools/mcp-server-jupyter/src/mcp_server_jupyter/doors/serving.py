@@ -58,6 +58,11 @@ async def serve_detached(settings: Settings, held: Held, listener: socket.socket
             await places.drain(settings.grace_seconds)
 
 
+def load_http() -> None:
+    """Import what serving HTTP takes, ahead of a moment in which others wait."""
+    from .http import serve as _  # noqa: F401, PLC0415
+
+
 async def serve_foreground(
     settings: Settings,
     attach: Callable[[Held], socket.socket | None],

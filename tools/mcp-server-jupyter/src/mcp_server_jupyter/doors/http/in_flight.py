@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import anyio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -10,6 +12,9 @@ from .security import error_response
 
 _STOPPING = "The server is stopping; the call was not answered in time."
 _STOPPING_HINT = "What a cell has put out so far is in its notebook; get_execution of the next server knows more."
+_SERVER_ERROR = -32000
+# Whose answer has begun is answered by the id that it asked with. What is bigger is hardly a call that runs long.
+_REMEMBERED_BYTES = 1 << 16
 
 
 class InFlight:
@@ -28,22 +33,32 @@ class InFlight:
         return any(not is_idle for is_idle in self._scopes.values())
 
     async def run(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        started = False
+        started = is_stream = False
+        body = bytearray()
+
+        async def noticing_receive() -> Message:
+            message = await receive()
+            if message["type"] == "http.request" and len(body) <= _REMEMBERED_BYTES:
+                body.extend(message.get("body", b"")[: _REMEMBERED_BYTES + 1])
+            return message
 
         async def noticing_send(message: Message) -> None:
-            nonlocal started
-            started = True
+            nonlocal started, is_stream
+            if message["type"] == "http.response.start":
+                started = True
+                is_stream = dict(message["headers"]).get(b"content-type", b"").startswith(b"text/event-stream")
             await send(message)
 
         with anyio.CancelScope() as ending:
             self._scopes[ending] = _is_idle(scope)
             try:
-                await app(scope, receive, noticing_send)
+                await app(scope, noticing_receive, noticing_send)
             finally:
                 self._scopes.pop(ending, None)
         if ending.cancelled_caught:
             if started:
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
+                last = _last_event(bytes(body)) if is_stream else b""
+                await send({"type": "http.response.body", "body": last, "more_body": False})
             else:
                 await error_response(Unavailable(_STOPPING, hint=_STOPPING_HINT))(scope, receive, send)
 
@@ -51,6 +66,19 @@ class InFlight:
         """Answer what waits with 503, and close the streams."""
         for scope in list(self._scopes):
             scope.cancel()
+
+
+def _last_event(asked: bytes) -> bytes:
+    """What ends the stream that a call of JSON-RPC is answered by, so that its caller knows what to do."""
+    try:
+        call = json.loads(asked)
+    except ValueError:
+        return b""
+    if not isinstance(call, dict) or not isinstance(call.get("id"), str | int):
+        return b""
+    error = {"code": _SERVER_ERROR, "message": f"{_STOPPING} {_STOPPING_HINT}"}
+    answer = json.dumps({"jsonrpc": "2.0", "id": call["id"], "error": error})
+    return f"event: message\r\ndata: {answer}\r\n\r\n".encode()
 
 
 def _is_idle(scope: Scope) -> bool:

@@ -50,6 +50,8 @@ _LOOK_AGAIN_SECONDS = 60.0
 _PLACE = frozenset({"contents", "kernels", "jupyter_url", "room_url", "runtime_url"})
 """What makes a server another one, which nobody may take for the one that was asked for."""
 _END = "`mcp-server-jupyter down`"
+# Whoever has read the last answer may ask for the end before we know that it was sent.
+_SETTLE_SECONDS = 3.0
 _OF_NOTE = frozenset({"execution.finished", "operation.finished", "window.opened", "window.closed"})
 
 
@@ -344,11 +346,18 @@ class RootServer:
             self.end("down")
             return {"ok": True, "pid": self._held.record.pid}
         if ask == "hand over":
-            if not self._is_detached or not self._is_idle:
+            if not self._is_detached or not await self._comes_to_rest():
                 return {"ok": False, "detached": self._is_detached}
             self.end("handed over")
             return {"ok": True}
         return {"message": f"This server does not know {ask!r}; it speaks protocol {PROTOCOL}.", "hint": None}
+
+    async def _comes_to_rest(self) -> bool:
+        """Whether it is idle, or is as soon as what has just been answered is put away."""
+        with anyio.move_on_after(_SETTLE_SECONDS):
+            while not self._is_idle:
+                await self._changed.wait()
+        return self._is_idle
 
     @property
     def _keeps_port(self) -> bool:
