@@ -85,6 +85,8 @@ async def test_each_undoes_their_own(jupyter: Jupyter, window: Window, agent: Ag
     await window.open()
     await window.click(0)
     await window.type("  # theirs")
+    # What an agent has not seen it would write a second time.
+    await agent.sees("last = 2  # theirs")
     await agent.call("overwrite_cell_source", cell_index=0, cell_source="first = 100\nlast = 2  # theirs")
     await agent.call("insert_cell", cell_index=1, cell_type="code", cell_source="ours = 3")
     await window.shows("first = 100\nlast = 2  # theirs", "ours = 3")

@@ -1,4 +1,4 @@
-"""What a server writes down of each kernel of a Jupyter, for the next one: a file each, replaced whole."""
+"""What a server writes down of each kernel of a Jupyter, for the next one: a file each."""
 
 from __future__ import annotations
 
@@ -40,6 +40,10 @@ class Known:
     session: str = ""
 
 
+_ROOM = 2048
+"""Bytes of a file: what is less is filled up with blanks."""
+
+
 class KnownKernels:
     """The files of one server's kernels."""
 
@@ -64,10 +68,12 @@ class KnownKernels:
             Unavailable
         """
         path = self._folder / f"{known.id}.json"
-        draft = path.with_suffix(".new")
+        data = json.dumps(asdict(known)).encode()
         try:
-            draft.write_text(json.dumps(asdict(known)), encoding="utf-8")
-            os.replace(draft, path)
+            if not _overwritten(path, data):
+                draft = path.with_suffix(".new")
+                draft.write_bytes(data.ljust(_ROOM))
+                os.replace(draft, path)
         except OSError as error:
             raise self._failed(error) from error
 
@@ -94,3 +100,18 @@ class KnownKernels:
             f"What is known of Jupyter's kernels cannot be kept in {self._folder}: {error.strerror}.",
             hint="See to the disk, then try again.",
         )
+
+
+def _overwritten(path: Path, data: bytes) -> bool:
+    """Write over what is there, if there is room for it: by one write within a page, which no kill can halve.
+
+    This is done twice for each cell, and a file system may take milliseconds to put another file in one's place.
+    """
+    try:
+        with open(path, "r+b", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            if len(data) > size or size > _ROOM:
+                return False
+            return file.write(data.ljust(size)) == size
+    except FileNotFoundError:
+        return False
