@@ -81,9 +81,11 @@ e2e-jupyter: env-dev ## Run the tests against real Jupyters with live documents,
 	@cd $(PACKAGE) && .venv/bin/python scripts/jupyters.py plain collaboration documents extension browser >/dev/null && \
 	.venv/bin/python -m pytest -c tests/e2e/jupyter/pytest.ini tests/e2e/jupyter $(ARGS)
 
-.PHONY: e2e-hub
+.PHONY: e2e-hub e2e-hub-full
 e2e-hub: env-dev ## Run the tests against a real JupyterHub with its proxy, installed in the user's cache; needs npm; ARGS go to pytest
 	@cd $(PACKAGE) && .venv/bin/python -m pytest -c tests/e2e/hub/pytest.ini tests/e2e/hub $(ARGS)
+e2e-hub-full: env-dev ## The same with what is only measured: a call through the service beside one straight to the extension
+	@cd $(PACKAGE) && .venv/bin/python -m pytest -s -c tests/e2e/hub/pytest.ini -o python_files='test_*.py full_*.py' tests/e2e/hub $(ARGS)
 
 .PHONY: bench
 bench: env-dev ## Measure against the raw kernel round trip; ARGS=--quick for a smoke run

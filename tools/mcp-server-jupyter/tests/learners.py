@@ -17,6 +17,7 @@ from mcp_server_jupyter.ports import Message
 from mcp_server_jupyter.services import Services
 from mcp_server_jupyter.settings import Settings
 from mcp_server_jupyter.tutor.blind.fresh import Limits
+from mcp_server_jupyter.tutor.blind.process import open_checkers
 from mcp_server_jupyter.tutor.blind.run import Result, examine
 from mcp_server_jupyter.tutor.formats import load_template
 from mcp_server_jupyter.tutor.results import open_results
@@ -76,7 +77,8 @@ def squares(test: str = "assert square(12) == 144, 'Square 12.'", setup: str = "
 async def handed_in(services: Services, task: Task, *sources: str, limits: Limits = PATIENT) -> Result:
     """What a task comes to with these as the cells of the learner."""
     first = next(at for at, step in enumerate(task.steps) if step.own)
-    return await examine(services, "python3", "", task, {first: list(sources)}, limits)
+    async with open_checkers() as checkers:
+        return await examine(services, "python3", "", task, {first: list(sources)}, limits, checkers)
 
 
 # --------------------------------------------------------------------------- learners without a server each

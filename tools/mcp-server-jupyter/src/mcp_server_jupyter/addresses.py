@@ -41,6 +41,17 @@ def check_address(name: str, url: str) -> None:
         raise InvalidRequest(f"{name} holds more than an address.", hint="Give the token by itself, not in it.")
 
 
+def is_stopped(status: int, location: str) -> bool:
+    """Whether a JupyterHub answers for a server that does not run (JupyterHub docs, "Using JupyterHub's REST API").
+
+    Its proxy sends what no server takes to the hub, which redirects below its own prefix, and there says 424.
+
+    Args:
+        location: the header of the answer, empty where it has none.
+    """
+    return status == 424 or (300 <= status < 400 and "/hub/user/" in urlsplit(location).path)
+
+
 def check_token(name: str, token: str) -> None:
     """Whether a token can be one: it goes into a header.
 

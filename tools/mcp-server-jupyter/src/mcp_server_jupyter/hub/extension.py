@@ -16,11 +16,11 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import anyio
 
 from .. import __version__
+from ..addresses import is_stopped
 from ..errors import InvalidRequest, NotFound, ServerNotRunning, TooLarge, Unauthorized, Unavailable
 
 if TYPE_CHECKING:
@@ -206,9 +206,7 @@ class Extension:
 
     def _refuse(self, response: httpx2.Response) -> None:
         status = response.status_code
-        moved = urlsplit(response.headers.get("location", "")).path
-        # What no server takes the proxy sends to the hub, which redirects below its own prefix, and there says 424.
-        if status == 424 or (300 <= status < 400 and "/hub/user/" in moved):
+        if is_stopped(status, response.headers.get("location", "")):
             raise ServerNotRunning(
                 f"The server at {self.url} is not running: its hub has stopped it.",
                 hint="start_server starts it, and waits for it.",

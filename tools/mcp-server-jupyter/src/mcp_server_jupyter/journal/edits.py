@@ -12,8 +12,9 @@ import anyio.lowlevel
 
 from ..errors import Unavailable
 from ..notebooks import text_hash
+from .database import storable
 from .packing import INLINE_BYTES
-from .tables import Tables, nodes, storable, text_again
+from .tables import Tables, nodes, text_again
 
 EditKind = Literal["insert", "delete", "source", "type", "move", "outputs", "metadata", "create"]
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..ports import Message
+from .database import storable
 from .packing import packed, unpacked
-from .tables import Tables, nodes, storable, text_again
+from .tables import Tables, nodes, text_again
 
 Status = Literal[
     "waiting_approval",

@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from .database import storable
 from .edits import EditHead, EditRow, Edits, stands_after
 from .kernels import Kernels
-from .tables import storable, text_again
+from .tables import text_again
 
 PERSON = "person"
 """The author of what a save from outside did: a person's, or another program's."""

@@ -12,7 +12,7 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
-from ..errors import Unavailable
+from .database import Database, Named
 from .packing import INLINE_BYTES, packed, packed_lines, unpacked, unpacked_lines, weight
 from .schema import Reset
 
@@ -22,13 +22,14 @@ _REFERENCE = b"@"
 _ROW_BYTES = 16 * 1024
 """What a small transaction adds to the write-ahead log: some pages."""
 _GROWTH_BYTES = 4 * 2**20
+_HINT = "Free disk space, or restart the server with another --state-dir."
 
 
-class Tables:
+class Tables(Database):
     """What the parts of a journal share. Used from one thread; only packing goes to others."""
 
     def __init__(self, connection: sqlite3.Connection, path: Path, reset: Reset | None) -> None:
-        self._db = connection
+        super().__init__(connection, Named("journal", path, _HINT))
         self.path = path
         self.reset = reset
         self._grown = 0
@@ -37,31 +38,9 @@ class Tables:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._errors():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-                self._db.execute("COMMIT")
-            except BaseException:
-                # A full disk has rolled it back already.
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
+        with super()._transaction() as db:
+            yield db
         self._grow(_ROW_BYTES)
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise Unavailable(
-                f"The journal {self.path} cannot be used: {error}.",
-                hint="Free disk space, or restart the server with another --state-dir.",
-            ) from error
-
-    def _query(self, sql: str, *values: Any) -> list[Any]:
-        with self._errors():
-            return self._db.execute(sql, [storable(value) for value in values]).fetchall()
 
     # ------------------------------------------------------------------ growth
 
@@ -158,18 +137,8 @@ class Tables:
         return await anyio.to_thread.run_sync(unpacked_lines, parts)
 
 
-def storable(value: Any) -> Any:
-    """A text SQLite can hold: lone surrogates, which UTF-8 has no form for, make it bytes."""
-    if isinstance(value, str) and not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            return value.encode("utf-8", "surrogatepass")
-    return value
-
-
 def text_again(value: Any) -> Any:
-    """The reverse of `storable`."""
+    """The reverse of `database.storable`."""
     return value.decode("utf-8", "surrogatepass") if isinstance(value, bytes) else value
 
 

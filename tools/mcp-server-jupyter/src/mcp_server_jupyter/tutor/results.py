@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import Unavailable
+from ..journal.database import Database, Named
 
 COLUMNS = ("learner", "task", "attempt", "at", "state", "points", "max_points", "source_hash", "seconds")
 
@@ -70,32 +70,8 @@ class SubmissionRow:
     sources: dict[int, list[str]] = field(repr=False)
 
 
-class Results:
+class Results(Database):
     """Made by `open_results`, for one thread. Every method raises `Unavailable` when SQLite cannot do its work."""
-
-    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
-        self._db = connection
-        self._path = path
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
-        except sqlite3.Error as error:
-            raise _unavailable(self._path, error) from error
-
-    def _query(self, sql: str, *values: Any) -> list[Any]:
-        try:
-            return self._db.execute(sql, values).fetchall()
-        except sqlite3.Error as error:
-            raise _unavailable(self._path, error) from error
 
     # ------------------------------------------------------------------ submissions
 
@@ -197,13 +173,6 @@ def _result(row: Sequence[Any]) -> ResultRow:
     return ResultRow(**dict(zip(COLUMNS, row, strict=False)), told=json.loads(row[len(COLUMNS)]))
 
 
-def _unavailable(path: Path, error: Exception) -> Unavailable:
-    return Unavailable(
-        f"The results {path} cannot be used: {error}.",
-        hint="Free disk space, or end the other service that has them.",
-    )
-
-
 @contextmanager
 def open_results(path: Path) -> Iterator[Results]:
     """Open the results, made when they are not there: folder 0700, file 0600. No other process has them meanwhile.
@@ -211,12 +180,13 @@ def open_results(path: Path) -> Iterator[Results]:
     Raises:
         Unavailable: they cannot be made or read, are of a newer version, or another service has them.
     """
+    named = Named("results", path, "Free disk space, or end the other service that has them.")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
         connection = sqlite3.connect(path, timeout=1.0, isolation_level=None)
     except (OSError, sqlite3.Error) as error:
-        raise _unavailable(path, error) from error
+        raise named.unavailable(error) from error
     try:
         try:
             connection.execute("PRAGMA locking_mode = EXCLUSIVE").fetchone()
@@ -230,7 +200,7 @@ def open_results(path: Path) -> Iterator[Results]:
             # The lock is taken by the first write, and kept.
             connection.execute("BEGIN IMMEDIATE").execute("COMMIT")
         except sqlite3.Error as error:
-            raise _unavailable(path, error) from error
-        yield Results(connection, path)
+            raise named.unavailable(error) from error
+        yield Results(connection, named)
     finally:
         connection.close()

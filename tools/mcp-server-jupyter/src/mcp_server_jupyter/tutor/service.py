@@ -22,6 +22,7 @@ from ..services import Services
 from ..settings import Settings
 from ..tasks import plain_errors
 from .blind.fresh import Limits
+from .blind.process import Checkers, open_checkers
 from .blind.run import examine
 from .queue import Queue, Submission
 from .results import ResultRow, Results, SubmissionRow, open_results
@@ -69,12 +70,13 @@ class Tutor:
         results: Results,
         tasks: anyio.abc.TaskGroup,
         limits: Limits,
+        checkers: Checkers,
         roster: Roster | None,
     ) -> None:
         self.events = Events()
         self._roster = roster
         self._settings, self._place_of, self._shelf, self._results = settings, place_of, shelf, results
-        self._limits = limits
+        self._limits, self._checkers = limits, checkers
         self._tickets = 0
         self._queue = Queue(max(1, settings.checks), self._check, tasks)
 
@@ -225,7 +227,7 @@ class Tutor:
             folder = posixpath.dirname(row.path)
             await self._end_left(row.learner, services)
             watch = _Watch(self._results, row.learner)
-            result = await examine(services, kernel, folder, task, row.sources, self._limits, watch)
+            result = await examine(services, kernel, folder, task, row.sources, self._limits, self._checkers, watch)
         ended = ResultRow(
             row.learner,
             row.task,
@@ -310,15 +312,17 @@ async def open_tutor(
         Unavailable: another service has the results.
     """
     limits = limits or Limits()
-    with plain_errors(), open_results(settings.state_dir / "tutor" / "results.sqlite3") as results:
-        shelf = await open_shelf(settings, results, limits)
-        async with anyio.create_task_group() as tasks:
-            tutor = Tutor(settings, place_of, shelf, results, tasks, limits, roster)
-            tutor.resume()
-            try:
-                yield tutor
-            finally:
-                tasks.cancel_scope.cancel()
+    file = settings.state_dir / "tutor" / "results.sqlite3"
+    with plain_errors(), open_results(file) as results:
+        async with open_checkers() as checkers:
+            shelf = await open_shelf(settings, results, limits, checkers)
+            async with anyio.create_task_group() as tasks:
+                tutor = Tutor(settings, place_of, shelf, results, tasks, limits, checkers, roster)
+                tutor.resume()
+                try:
+                    yield tutor
+                finally:
+                    tasks.cancel_scope.cancel()
 
 
 async def _begin_anew(services: Services, path: str, notebook: NotebookNode) -> str:

@@ -16,6 +16,7 @@ from ..ownership import owned
 from ..services import Services, open_services
 from ..settings import Settings
 from .blind.fresh import Limits
+from .blind.process import Checkers
 from .blind.run import examine
 from .formats import load_template
 from .results import Results
@@ -66,7 +67,7 @@ class Shelf:
         self._tasks = {key: found for key, found in self._tasks.items() if found[0].name != error.template}
 
 
-async def open_shelf(settings: Settings, results: Results, limits: Limits) -> Shelf:
+async def open_shelf(settings: Settings, results: Results, limits: Limits, checkers: Checkers) -> Shelf:
     """Read every notebook of the folder `settings.tasks`, and check what has not been checked as it is now.
 
     Raises:
@@ -87,7 +88,7 @@ async def open_shelf(settings: Settings, results: Results, limits: Limits) -> Sh
         own = _own(settings, folder)
         with owned(own):
             async with open_services(own) as services:
-                await _verify(services, shelf, results, unknown, limits)
+                await _verify(services, shelf, results, unknown, limits, checkers)
     return shelf
 
 
@@ -107,14 +108,19 @@ def _own(settings: Settings, folder: Path) -> Settings:
 
 
 async def _verify(
-    services: Services, shelf: Shelf, results: Results, unknown: list[tuple[Template, Task]], limits: Limits
+    services: Services,
+    shelf: Shelf,
+    results: Results,
+    unknown: list[tuple[Template, Task]],
+    limits: Limits,
+    checkers: Checkers,
 ) -> None:
     limiter = anyio.CapacityLimiter(os.cpu_count() or 1)
 
     async def one(template: Template, task: Task) -> None:
         async with limiter:
             try:
-                await _verify_one(services, template, task, limits)
+                await _verify_one(services, template, task, limits, checkers)
             except RefusedTemplate as error:
                 shelf.refuse(error)
             else:
@@ -125,7 +131,7 @@ async def _verify(
             tasks.start_soon(one, template, task)
 
 
-async def _verify_one(services: Services, template: Template, task: Task, limits: Limits) -> None:
+async def _verify_one(services: Services, template: Template, task: Task, limits: Limits, checkers: Checkers) -> None:
     """Check a task's own solution.
 
     Raises:
@@ -133,7 +139,7 @@ async def _verify_one(services: Services, template: Template, task: Task, limits
     """
     kernel = services.settings.python or template.kernel or services.settings.kernel_name
     try:
-        result = await examine(services, kernel, "", task, task.solution, limits)
+        result = await examine(services, kernel, "", task, task.solution, limits, checkers)
     except NotFound as error:
         raise RefusedTemplate(template.name, f"its kernel cannot be had: {error}") from error
     wrong = next((check for check in result.checks if check.state != "passed"), None)

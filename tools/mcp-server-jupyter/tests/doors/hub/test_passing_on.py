@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 import pytest
 from mcp import Client
+from mcp.types import ResourceTemplateReference
 
 from a_hub import SERVICE_TOKEN, FakeHub, fake_hub
 from hub_service import BEARER, UserServer, open_hub_learners, open_service, user_server
@@ -97,6 +98,15 @@ async def test_progress_is_told_while_the_cell_runs_there(learners: Learners, ad
         assert await is_passed_on(learners)
     assert "line 2" in result.content[0].text
     assert len(heard) >= 3
+
+
+async def test_paths_are_completed_there(learners: Learners) -> None:
+    template = ResourceTemplateReference(type="ref/resource", uri="notebook://{+path}")
+    async with client_of(learners) as client:
+        await client.call_tool("create_notebook", {"notebook_path": "completed.ipynb"})
+        result = await client.complete(template, {"name": "path", "value": "complet"})
+        assert result.completion.values == ["completed.ipynb"]
+        assert await is_passed_on(learners)
 
 
 async def test_a_call_that_its_caller_cancels_is_cancelled_there(learners: Learners, ada: UserServer) -> None:

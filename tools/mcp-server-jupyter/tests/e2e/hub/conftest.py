@@ -113,7 +113,7 @@ def hub(
     folder = tmp_path_factory.mktemp("hub")
     marks.write(folder / "tasks")
     examples.write(folder / "tasks")
-    more = {"options": [f"--tasks={folder / 'tasks'}"], "images": {"dora": image, "mia": image}}
+    more = {"options": [f"--tasks={folder / 'tasks'}", "--rate-limit=0"], "images": {"dora": image, "mia": image}}
     with opened(folder, python, services=services, roles=roles, **more) as running:
         yield running
 

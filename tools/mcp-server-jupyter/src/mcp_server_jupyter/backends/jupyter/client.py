@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote, urlsplit
 
+from ...addresses import is_stopped
 from ...errors import (
     AlreadyExists,
     InvalidRequest,
@@ -140,7 +141,7 @@ class Client:
             raise self.away(error) from error
         if response.is_success:
             return response.content
-        if _is_stopped(response):
+        if is_stopped(response.status_code, response.headers.get("location", "")):
             raise ServerNotRunning(
                 f"Jupyter at {self.url} is not running: its hub has stopped it, or has not started it yet.",
                 hint="start_server starts it, where that tool is listed; else open it in a browser.",
@@ -195,15 +196,6 @@ class AtJupyter:
 def kind_of(status: int) -> type[JupyterMcpError]:
     """What an HTTP status of Jupyter's API that refuses something means."""
     return _KINDS.get(status, InvalidRequest if status < 500 else Unavailable)
-
-
-def _is_stopped(response: httpx2.Response) -> bool:
-    """Whether a JupyterHub answers for a server that does not run (JupyterHub docs, "Using JupyterHub's REST API").
-
-    Its proxy sends what no server takes to the hub, which redirects below its own prefix, and there says 424.
-    """
-    moved = urlsplit(response.headers.get("location", "")).path
-    return response.status_code == 424 or (300 <= response.status_code < 400 and "/hub/user/" in moved)
 
 
 def _message(response: httpx2.Response) -> str:

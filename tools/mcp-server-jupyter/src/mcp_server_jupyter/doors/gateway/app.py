@@ -8,7 +8,6 @@ from typing import Any
 
 import anyio
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -19,9 +18,8 @@ from ...errors import JupyterMcpError, TooLarge
 from ...journal import RunRow
 from ...runs import Failure, Refused, Runs, Sent, read_payload
 from ...runs.payload import whole
-from ..http.app import http_error, known_error, unknown_error
+from ..http.app import assembled
 from ..http.events import HEADERS, HEARTBEAT_SECONDS, framed
-from ..http.in_flight import InFlight, Tracked
 from ..http.json_text import Json, read_json, write_json
 from ..http.security import Guard, read_body, read_nothing
 from .metrics import GatewayMetrics
@@ -38,9 +36,8 @@ def create_gateway(runs: Runs, token: str | None, *, port: int | None = None) ->
     """The app over these runs. `port` is the one it will listen on, None when it is not known."""
     routes = Gateway(runs)
     metrics = GatewayMetrics(runs)
-    requests = InFlight()
-    app = Starlette(
-        routes=[
+    return assembled(
+        [
             Route("/", routes.about, methods=["GET"]),
             Route("/health", routes.health, methods=["GET"]),
             Route("/openapi.json", routes.openapi, methods=["GET"]),
@@ -53,21 +50,9 @@ def create_gateway(runs: Runs, token: str | None, *, port: int | None = None) ->
             Route("/runs/{run_id}/events", routes.events, methods=["GET"]),
             Route("/runs/{run_id}/resume", routes.resume, methods=["POST"]),
         ],
-        middleware=[
-            Middleware(Guard, settings=runs.settings, token=token, port=port, open_routes=OPEN_ROUTES),
-            Middleware(Tracked, requests=requests),
-        ],
-        exception_handlers={
-            Refused: _refused,
-            JupyterMcpError: known_error,
-            HTTPException: http_error,
-            Exception: unknown_error,
-        },
+        [Middleware(Guard, settings=runs.settings, token=token, port=port, open_routes=OPEN_ROUTES)],
+        handlers={Refused: _refused},
     )
-    app.router.redirect_slashes = False
-    app.state.requests = requests
-    app.state.stopping = False
-    return app
 
 
 class Gateway:

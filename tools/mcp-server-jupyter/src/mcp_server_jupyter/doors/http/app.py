@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from types import MappingProxyType
+from typing import Any
 
 from mcp.server import MCPServer
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
@@ -13,7 +15,8 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
+from starlette.types import ExceptionHandler, Lifespan
 
 from ...errors import JupyterMcpError
 from ...places import Places
@@ -65,7 +68,7 @@ class _Served:
         )
         self.mcp = McpRoute(self._sessions, self._plain, limit)
         self._rest = rest
-        self._log, self._metrics, self._requests = EventLog(places.events), Metrics(places), InFlight()
+        self._log, self._metrics = EventLog(places.events), Metrics(places)
 
     def application(
         self,
@@ -81,8 +84,8 @@ class _Served:
                 async with self._sessions.run(), self._plain.run():
                     yield
 
-        app = Starlette(
-            routes=[
+        return assembled(
+            [
                 Route("/mcp", self.mcp),
                 Route("/mcp/", self.mcp),
                 Route("/api/healthz", self._rest.healthz),
@@ -93,14 +96,36 @@ class _Served:
                 Route("/metrics", self._metrics.endpoint),
                 *routes,
             ],
-            middleware=[*guards, Middleware(Tracked, requests=self._requests)],
-            exception_handlers={JupyterMcpError: known_error, HTTPException: http_error, Exception: unknown_error},
+            guards,
             lifespan=lifespan,
         )
-        app.router.redirect_slashes = False
-        app.state.requests = self._requests
-        app.state.stopping = False
-        return app
+
+
+def assembled(
+    routes: Sequence[BaseRoute],
+    guards: Sequence[Middleware],
+    *,
+    handlers: Mapping[Any, ExceptionHandler] = MappingProxyType({}),
+    lifespan: Lifespan[Starlette] | None = None,
+) -> Starlette:
+    """An application that `serve.http_door` can serve: its errors are told in words, and its requests are counted.
+
+    Args:
+        guards: what keeps callers out.
+        handlers: of errors of its own.
+    """
+    requests = InFlight()
+    known = {JupyterMcpError: known_error, HTTPException: http_error, Exception: unknown_error}
+    app = Starlette(
+        routes=list(routes),
+        middleware=[*guards, Middleware(Tracked, requests=requests)],
+        exception_handlers={**known, **handlers},
+        lifespan=lifespan,
+    )
+    app.router.redirect_slashes = False
+    app.state.requests = requests
+    app.state.stopping = False
+    return app
 
 
 def known_error(request: Request, error: Exception) -> Response:

@@ -9,7 +9,6 @@ from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
-from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
@@ -20,8 +19,7 @@ from ... import __version__
 from ...errors import JupyterMcpError, Unauthorized
 from ...hub import Learners, People, Person
 from ...settings import Settings
-from ..http.app import http_error, known_error, unknown_error
-from ..http.in_flight import InFlight, Tracked
+from ..http.app import assembled
 from ..http.json_text import Json
 from ..http.security import Guard, RateLimit, TooManyRequests, error_response
 from .endpoints import Endpoints
@@ -52,9 +50,8 @@ def create_hub(
     prefix = prefix.rstrip("/")
     desk = Desk(people, learners, settings.rate_limit)
     own, of_user = Own(desk, endpoints), OfUser(desk, endpoints)
-    requests = InFlight()
-    app = Starlette(
-        routes=[
+    return assembled(
+        [
             # A probe of the pod knows no prefix.
             *(Route(f"{each}/health", routes.health, methods=["GET"]) for each in dict.fromkeys(("", prefix))),
             *(Route(f"{prefix}/mcp{end}", own) for end in ("", "/")),
@@ -62,16 +59,8 @@ def create_hub(
             *(Route(f"{prefix}{path}", Known(desk, app)) for path, app in apps.items()),
             *(Mount(f"{prefix}{path}", Known(desk, app)) for path, app in apps.items()),
         ],
-        middleware=[
-            Middleware(Guard, settings=settings, token=None, port=port, is_proxied=True),
-            Middleware(Tracked, requests=requests),
-        ],
-        exception_handlers={JupyterMcpError: known_error, HTTPException: http_error, Exception: unknown_error},
+        [Middleware(Guard, settings=settings, token=None, port=port, is_proxied=True)],
     )
-    app.router.redirect_slashes = False
-    app.state.requests = requests
-    app.state.stopping = False
-    return app
 
 
 class _Routes:

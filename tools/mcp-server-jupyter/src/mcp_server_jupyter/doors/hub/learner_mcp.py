@@ -127,6 +127,16 @@ class LearnerMcp(JupyterMcp):
             if isinstance(each, T.TextResourceContents)
         ]
 
+    async def notebooks_like(
+        self, ref: T.PromptReference | T.ResourceTemplateReference, argument: T.CompletionArgument
+    ) -> T.Completion | None:
+        """See `JupyterMcp.notebooks_like`."""
+        params = {"ref": ref.model_dump(mode="json", by_alias=True), "argument": argument.model_dump(mode="json")}
+        result = await self._asked("completion/complete", params)
+        if result is None:
+            return await super().notebooks_like(ref, argument)
+        return T.CompleteResult.model_validate(result).completion
+
     async def _asked(self, method: str, params: dict[str, Any]) -> dict[str, Any] | None:
         """What the extension answers, None where there is none."""
         try:

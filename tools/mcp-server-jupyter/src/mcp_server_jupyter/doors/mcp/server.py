@@ -98,6 +98,13 @@ class JupyterMcp(MCPServer[dict[str, Any]]):
             raise UnexpectedToolError(f"The tool {name} failed; the server's log says how.") from error
         return _result(answer)
 
+    async def notebooks_like(
+        self, ref: T.PromptReference | T.ResourceTemplateReference, argument: T.CompletionArgument
+    ) -> T.Completion | None:
+        """See `resources.complete`."""
+        async with self.places.using() as services:
+            return await resources.complete(services, ref, argument)
+
     async def get_prompt(
         self, name: str, arguments: dict[str, Any] | None = None, context: Context[Any, Any] | None = None
     ) -> T.GetPromptResult | T.InputRequiredResult:
@@ -142,8 +149,7 @@ def completed(server: JupyterMcp) -> JupyterMcp:
         argument: T.CompletionArgument,
         context: T.CompletionContext | None,
     ) -> T.Completion | None:
-        async with server.places.using() as services:
-            return await resources.complete(services, ref, argument)
+        return await server.notebooks_like(ref, argument)
 
     return server
 

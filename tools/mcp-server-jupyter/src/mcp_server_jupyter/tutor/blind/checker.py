@@ -1,6 +1,6 @@
-"""The process that the tests of one task run in: `python -I -m mcp_server_jupyter.tutor.blind.checker`.
+"""The process that the tests of one task run in, forked by `forkserver`.
 
-It speaks lines of JSON over its standard streams. It is sent one check at a time, asks what it needs of the learner's
+It speaks lines of JSON over a socket. It is sent one check at a time, asks what it needs of the learner's
 kernel, and answers a verdict. Every name of the notebook is a proxy here: calls, attributes, items, `len`, iteration
 and `__array__` are evaluated in the learner's kernel; values that have a form of their own come over and are compared
 here. So arguments are seen by the learner's code, and nothing else of a test is.
@@ -17,7 +17,6 @@ import io
 import json
 import os
 import resource
-import sys
 from collections.abc import Iterator
 from typing import Any, TextIO
 from weakref import WeakValueDictionary
@@ -282,22 +281,14 @@ def _verdict(error: BaseException) -> dict[str, Any]:
     return {"state": "failed", "message": message, "detail": detail}
 
 
-def main() -> None:
-    """Serve one task, until the input ends."""
+def serve(line: int) -> None:
+    """Serve one task over a socket, until that ends."""
     # Data only: libraries map much more than they use.
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.environ.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1", ARROW_NUM_THREADS="1")
-    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    into = os.fdopen(os.dup(0), encoding="utf-8")
-    nothing = os.open(os.devnull, os.O_RDWR)
-    for number in (0, 1, 2):
-        os.dup2(nothing, number)
+    out = os.fdopen(os.dup(line), "w", encoding="utf-8")
+    into = os.fdopen(line, encoding="utf-8")
     names = Names(Learner(out, into))
-    for line in into:
-        print(json.dumps({"verdict": put(json.loads(line), names)}), file=out, flush=True)
-
-
-if __name__ == "__main__":
-    sys.path[:] = [each for each in sys.path if each]
-    main()
+    for sent in into:
+        print(json.dumps({"verdict": put(json.loads(sent), names)}), file=out, flush=True)

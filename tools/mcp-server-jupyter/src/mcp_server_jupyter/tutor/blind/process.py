@@ -1,8 +1,10 @@
-"""The service's side of the process that tests run in."""
+"""The service's side of the processes that tests run in."""
 
 from __future__ import annotations
 
 import json
+import os
+import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -14,8 +16,12 @@ import anyio
 import anyio.abc
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-MODULE = "mcp_server_jupyter.tutor.blind.checker"
+from ...errors import Unavailable
+
+MODULE = "mcp_server_jupyter.tutor.blind.forkserver"
 MOST_LINE = 8 * 2**20
+_END_SECONDS = 5.0
+_BROKEN = (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
 Ask = Callable[[Mapping[str, Any]], Awaitable[str]]
 """Puts a question to the learner's kernel; the answer as it came, base64 of JSON, unread."""
 
@@ -42,14 +48,12 @@ class CheckerEnded(Exception):
 
 
 class Checker:
-    """One process. Made by `open_checker`."""
+    """One process. Made by `Checkers.open`."""
 
-    def __init__(self, process: anyio.abc.Process) -> None:
-        assert process.stdout is not None
-        assert process.stdin is not None
-        self._process = process
-        self._out: anyio.abc.ByteSendStream = process.stdin
-        self._into = BufferedByteReceiveStream(process.stdout)
+    def __init__(self, line: anyio.abc.SocketStream, control: socket.socket) -> None:
+        self._control = control
+        self._out = line
+        self._into = BufferedByteReceiveStream(line)
 
     async def put(
         self,
@@ -62,6 +66,7 @@ class Checker:
 
         Raises:
             CheckerEnded
+            Unavailable: all of them were ended at once, from outside.
         """
         await self._send({"examples": list(examples), "imported": dict(imported), "defined": sorted(defined)})
         while True:
@@ -76,27 +81,137 @@ class Checker:
     async def _send(self, value: Any) -> None:
         try:
             await self._out.send(json.dumps(value).encode() + b"\n")
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError) as error:
-            raise CheckerEnded from error
+        except _BROKEN as error:
+            raise self._ended() from error
 
     async def _receive(self) -> dict[str, Any]:
         try:
             line = await self._into.receive_until(b"\n", MOST_LINE)
             told: dict[str, Any] = json.loads(line)
-        except (anyio.EndOfStream, anyio.IncompleteRead, anyio.DelimiterNotFound, OSError, ValueError) as error:
-            raise CheckerEnded from error
+        except (*_BROKEN, anyio.EndOfStream, anyio.IncompleteRead, anyio.DelimiterNotFound, ValueError) as error:
+            raise self._ended() from error
         return told
+
+    def _ended(self) -> CheckerEnded | Unavailable:
+        return _gone() if _has_ended(self._control) else CheckerEnded()
+
+
+class Checkers:
+    """Makes processes, each forked by one that has read what they need. Made by `open_checkers`."""
+
+    def __init__(self) -> None:
+        self._lock = anyio.Lock()
+        self._parent: anyio.abc.Process | None = None
+        self._control: socket.socket | None = None
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[Checker]:
+        """A process for the tests of one task: no environment, nothing of the service's, ended with the context.
+
+        Raises:
+            Unavailable: none can be had.
+        """
+        ours, theirs = socket.socketpair()
+        life, end = os.pipe()
+        try:
+            try:
+                control = await self._ask([theirs.fileno(), life])
+            finally:
+                theirs.close()
+                os.close(life)
+            line = await anyio.abc.UNIXSocketStream.from_socket(ours)
+        except BaseException:
+            ours.close()
+            os.close(end)
+            raise
+        try:
+            yield Checker(line, control)
+        finally:
+            os.close(end)
+            with anyio.CancelScope(shield=True):
+                with anyio.move_on_after(_END_SECONDS):
+                    await _ended(line)
+                await line.aclose()
+
+    async def _ask(self, descriptors: Sequence[int]) -> socket.socket:
+        async with self._lock:
+            for _ in range(2):
+                control = self._control or await self._start()
+                try:
+                    await anyio.wait_writable(control)
+                    socket.send_fds(control, [b"+"], descriptors)
+                except OSError:
+                    # Somebody has killed it; the next one does the work.
+                    await self.close()
+                else:
+                    return control
+        raise _gone()
+
+    async def _start(self) -> socket.socket:
+        ours, theirs = socket.socketpair()
+        command = [sys.executable, "-I", "-X", "utf8", "-m", MODULE]
+        try:
+            with theirs:
+                self._parent = await anyio.open_process(
+                    command,
+                    stdin=theirs.fileno(),
+                    stdout=DEVNULL,
+                    stderr=DEVNULL,
+                    env={},
+                    cwd="/",
+                    start_new_session=True,
+                )
+        except OSError as error:
+            ours.close()
+            raise Unavailable(f"No process for tests can be started: {error}.") from error
+        except BaseException:
+            ours.close()
+            raise
+        ours.setblocking(False)
+        self._control = ours
+        return ours
+
+    async def close(self) -> None:
+        """End them all."""
+        control, self._control = self._control, None
+        parent, self._parent = self._parent, None
+        if control is not None:
+            control.close()
+        if parent is not None:
+            with anyio.CancelScope(shield=True):
+                if parent.returncode is None:
+                    parent.kill()
+                await parent.aclose()
 
 
 @asynccontextmanager
-async def open_checker() -> AsyncIterator[Checker]:
-    """A process for the tests of one task: no environment, nothing of the service's, ended with the context."""
-    command = [sys.executable, "-I", "-X", "utf8", "-m", MODULE]
-    process = await anyio.open_process(command, env={}, cwd="/", stderr=DEVNULL, start_new_session=True)
+async def open_checkers() -> AsyncIterator[Checkers]:
+    """Processes for tests, all of which have ended when the context has."""
+    checkers = Checkers()
     try:
-        yield Checker(process)
+        yield checkers
     finally:
-        with anyio.CancelScope(shield=True):
-            if process.returncode is None:
-                process.kill()
-            await process.aclose()
+        await checkers.close()
+
+
+async def _ended(line: anyio.abc.SocketStream) -> None:
+    """Return once nobody holds the other end."""
+    try:
+        while True:
+            await line.receive()
+    except (*_BROKEN, anyio.EndOfStream):
+        return
+
+
+def _has_ended(control: socket.socket) -> bool:
+    """Whether who forks has ended: it lets go of this before its children are killed for it."""
+    try:
+        return control.fileno() < 0 or control.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+def _gone() -> Unavailable:
+    return Unavailable("The processes of tests were ended from outside.", hint="Check again.")

@@ -15,7 +15,7 @@ from ...errors import KernelDead
 from ...services import Services
 from ..template import Check, Step, Task
 from .fresh import Failure, Fresh, Limits, TooMuch, TooSlow, Watch, fresh_kernel
-from .process import Checker, CheckerEnded, Verdict, open_checker
+from .process import Checker, CheckerEnded, Checkers, Verdict
 
 logger = logging.getLogger(__name__)
 
@@ -79,8 +79,11 @@ class _Ended(Exception):
 class Examination:
     """Runs the steps of a task over a fresh kernel."""
 
-    def __init__(self, task: Task, sources: Mapping[int, list[str]], kernel: Fresh, limits: Limits) -> None:
+    def __init__(
+        self, task: Task, sources: Mapping[int, list[str]], kernel: Fresh, limits: Limits, checkers: Checkers
+    ) -> None:
         self._task, self._sources, self._kernel, self._limits = task, sources, kernel, limits
+        self._checkers = checkers
         self._end = time.monotonic() + limits.task_seconds
         self._results: list[CheckResult] = []
         self._states: list[State] = []
@@ -224,7 +227,7 @@ class Examination:
 
     async def _open(self) -> Checker:
         if self._checker is None:
-            self._checker = await self._stack.enter_async_context(open_checker())
+            self._checker = await self._stack.enter_async_context(self._checkers.open())
         return self._checker
 
     async def _close(self) -> None:
@@ -240,6 +243,7 @@ async def examine(
     task: Task,
     sources: Mapping[int, list[str]],
     limits: Limits,
+    checkers: Checkers,
     watch: Watch | None = None,
 ) -> Result:
     """Check work: in a kernel of its own in `folder`, which has ended by the return.
@@ -249,7 +253,7 @@ async def examine(
     """
     began = time.monotonic()
     async with fresh_kernel(services, kernel, folder, limits, watch) as fresh:
-        result = await Examination(task, sources, fresh, limits).result()
+        result = await Examination(task, sources, fresh, limits, checkers).result()
     seconds = round(time.monotonic() - began, 3)
     return Result(result.state, result.points, result.max_points, result.checks, result.error, seconds)
 
