@@ -20,7 +20,7 @@ function packageOlder(scratch: string): string {
   const repository = path.resolve(extensionFolder, "..");
   const copy = path.join(scratch, "repository");
   const listed = execFileSync("git", ["ls-files", "-z", "--cached", "--others", "--exclude-standard"], { cwd: repository, encoding: "utf8" });
-  for (const file of listed.split("\0").filter((name) => /^(vscode-extension|tools\/mcp-server-jupyter\/(src|scripts|[^/]*$))|^[^/]+$/.test(name))) {
+  for (const file of listed.split("\0").filter((name) => /^(vscode-extension|tools\/mcp-server-jupyter\/(src|scripts|jupyter-config|[^/]*$))|^[^/]+$/.test(name))) {
     const to = path.join(copy, file);
     mkdirSync(path.dirname(to), { recursive: true });
     copyFileSync(path.join(repository, file), to);

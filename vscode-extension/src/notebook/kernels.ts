@@ -13,10 +13,11 @@ import type { SharedDocument } from "./document";
 import { cellType, ownId, toMetadata } from "./nbformat";
 import { docCell } from "./document";
 import type { Runs } from "./runs";
-import { Submissions } from "./submissions";
+import { joins, Submissions } from "./submissions";
 
 const { t } = vscode.l10n;
-const START_PAUSE = 500;
+/** How long a kernel may start before that is told, in milliseconds. */
+const QUIET_START = 8_000;
 
 /** Running, stopping and choosing kernels, for whoever asks in this window. */
 export class Kernels {
@@ -74,26 +75,14 @@ export class Kernels {
     await stopIfAsked(client, answer, signal);
   }
 
-  /** A start that takes longer than an answer goes on by itself: the same request joins it, until the person gives up. */
+  /** A start goes on by itself: the same request joins it, until it is there or the person gives up. */
   private async joined<T>(ask: () => Promise<T>, signal: AbortSignal): Promise<T> {
-    signal.throwIfAborted();
-    const isStarting = (error: unknown): error is Refused => error instanceof Refused && error.code === "kernel_starting";
-    try {
-      return await ask();
-    } catch (error) {
-      if (!isStarting(error)) throw error;
-    }
+    const soon = await joins(ask, signal, { isEnough: (since) => since > QUIET_START });
+    if (soon !== undefined) return soon.answer;
     return await vscode.window.withProgress({ location: vscode.ProgressLocation.Notification, title: t("The kernel is starting"), cancellable: true }, async (progress, token) => {
-      while (!token.isCancellationRequested && !signal.aborted) {
-        try {
-          return await ask();
-        } catch (error) {
-          if (!isStarting(error)) throw error;
-          progress.report({ message: error.message });
-          await new Promise((resolve) => setTimeout(resolve, START_PAUSE));
-        }
-      }
-      throw new Cancelled(t("Cancelled."));
+      const late = await joins(ask, signal, { isEnough: () => token.isCancellationRequested, report: (message) => progress.report({ message }) });
+      if (late === undefined) throw new Cancelled(t("Cancelled."));
+      return late.answer;
     });
   }
 

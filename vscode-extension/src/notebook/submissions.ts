@@ -1,5 +1,8 @@
 import { Cancelled } from "../errors";
+import { Refused } from "../server/client";
 import { InOrder } from "../server/order";
+
+const START_PAUSE = 150;
 
 /** What a person has asked to run in one notebook and no kernel has taken yet: one after the other, until it is stopped. */
 export class Submissions {
@@ -36,4 +39,32 @@ export class Submissions {
     for (const one of stopped) one.abort(new Cancelled(this.words));
     return stopped.length > 0;
   }
+}
+
+/** When to give up a start, and whom to tell how far it is. */
+export interface Patience {
+  /** @param since how long it is waited for, in milliseconds. */
+  isEnough(since: number): boolean;
+  report?(words: string): void;
+}
+
+/**
+ * Ask again and again while the kernel is starting; nothing is asked for once it is stopped.
+ *
+ * @returns nothing when it is enough.
+ * @throws the signal's reason, and whatever else the server says.
+ */
+export async function joins<T>(ask: () => Promise<T>, signal: AbortSignal, patience: Patience): Promise<{ answer: T } | undefined> {
+  const began = Date.now();
+  do {
+    signal.throwIfAborted();
+    try {
+      return { answer: await ask() };
+    } catch (error) {
+      if (!(error instanceof Refused && error.code === "kernel_starting")) throw error;
+      patience.report?.(error.message);
+    }
+    await new Promise((resolve) => setTimeout(resolve, START_PAUSE));
+  } while (!patience.isEnough(Date.now() - began));
+  return undefined;
 }

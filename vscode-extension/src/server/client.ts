@@ -69,8 +69,9 @@ export class Client {
     return answer;
   }
 
+  /** Without waiting for a kernel that starts: that is refused as `kernel_starting`, and nothing runs. */
   async execute(body: { notebook_path?: string; kernel_id?: string; cells: { cell_id: string; source: string }[]; stop_on_error: boolean }): Promise<Submitted> {
-    return await this.post<Submitted>("/api/executions", body, { timeout: 120_000 });
+    return await this.post<Submitted>("/api/executions", { ...body, wait_seconds: 0 }, { timeout: 120_000 });
   }
 
   async outputs(executionId: string): Promise<WholeOutputs> {

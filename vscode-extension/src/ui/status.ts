@@ -64,7 +64,8 @@ export class Status implements Disposable {
     const waiting = this.servers.all().reduce((sum, { state }) => sum + state.approvals.size, 0);
     if (waiting > 0) return this.asked(waiting);
     const kernels = this.servers.all().reduce((sum, { state }) => sum + state.kernels.size, 0);
-    return { icon: "notebook", text: kernels === 0 ? t("Jupyter") : t("Jupyter: {0} kernels", kernels), tooltip: t("Notebooks and kernels that you share with agents.") };
+    const counted = kernels === 1 ? t("Jupyter: 1 kernel") : t("Jupyter: {0} kernels", kernels);
+    return { icon: "notebook", text: kernels === 0 ? t("Jupyter") : counted, tooltip: t("Notebooks and kernels that you share with agents.") };
   }
 
   private asked(count: number): Shown {

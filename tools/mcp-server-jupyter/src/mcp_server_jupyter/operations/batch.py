@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidRequest
@@ -10,7 +11,7 @@ from ..execution.execution import Batch
 from ..execution.session import require_alive
 from ..notebooks import find_cell, shallow
 from ..services import Services
-from .call import Call, Caller
+from .call import Answers, Call, Caller
 from .run import notebook_session
 
 if TYPE_CHECKING:
@@ -20,14 +21,18 @@ if TYPE_CHECKING:
 async def run_cells(services: Services, caller: Caller, body: Mapping[str, Any]) -> dict[str, Any]:
     """Queue cells, all or none: `{"notebook_path" or "kernel_id", "cells": [{"cell_id", "source"}], "stop_on_error"}`.
 
-    With `kernel_id` the cells are in no notebook: their outputs are the executions' alone.
+    With `kernel_id` the cells are in no notebook: their outputs are the executions' alone. `wait_seconds`, from 0 to
+    the setting of that name (its default), is how long a kernel that starts is waited for: whoever may think better of
+    it meanwhile asks again and again with 0.
 
     Raises:
         InvalidRequest, NotFound, KernelDead, KernelStartFailed
-        KernelStarting: the kernel is not up within the setting `wait_seconds`; its start goes on.
+        KernelStarting: the kernel is not up in that time; its start goes on.
     """
     cells = _cells(body)
-    call = Call(services, caller)
+    answers = caller.answers or Answers.of(services.settings)
+    answers = replace(answers, wait_seconds=_seconds(body, "wait_seconds", answers.wait_seconds))
+    call = Call(services, replace(caller, answers=answers))
     kernel_id = _text(body, "kernel_id")
     batch = Batch(_flag(body, "stop_on_error", True))
     if kernel_id:
@@ -39,7 +44,7 @@ async def run_cells(services: Services, caller: Caller, body: Mapping[str, Any])
     else:
         path = call.path(_text(body, "notebook_path"))
         found = _find(await services.contents.read(path), cells)
-        session = await notebook_session(call, path, seconds=call.answers.wait_seconds)
+        session = await notebook_session(call, path)
         # Read again: starting a kernel takes long enough for somebody to change a cell.
         found = _find(await services.contents.read(path), cells)
         require_alive(session)
@@ -92,6 +97,13 @@ def _required(values: Mapping[str, Any], name: str) -> str:
 
 def _text(values: Mapping[str, Any], name: str) -> str:
     return "" if values.get(name) is None else _required(values, name)
+
+
+def _seconds(values: Mapping[str, Any], name: str, most: float) -> float:
+    value = values.get(name, most)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+        raise InvalidRequest(f"{name} must be a number of seconds from 0.")
+    return min(value, most)
 
 
 def _flag(values: Mapping[str, Any], name: str, default: bool) -> bool:

@@ -73,6 +73,27 @@ async def test_a_kernel_that_starts_is_told_until_it_is_there_or_has_failed(
     assert [start for start in app.services.sessions.starts.all() if start.goes_on] == []
 
 
+async def test_who_does_not_wait_for_a_kernel_has_nothing_queued_and_joins_its_start(app: App, window: Window) -> None:
+    go = anyio.Event()
+
+    async def slow(progress: Any) -> None:
+        await go.wait()
+
+    app.services.kernels.before_start = slow  # type: ignore[attr-defined]
+    body = {"notebook_path": "a.ipynb", "cells": [{"cell_id": "c0", "source": "x = 1"}], "wait_seconds": 0}
+    for _ in range(2):
+        answer = await window.http.post("/api/executions", json=body)
+        assert (answer.status_code, answer.json()["error"]) == (503, "kernel_starting")
+    go.set()
+    await window.next("kernel", change="started")
+    assert list(app.services.executions.active()) == []
+    answer = await window.post("/api/executions", **body)
+    assert (await window.until_done(answer["executions"][0]["execution_id"]))["execution_count"] == 1
+    for wrong in (-1, True, "1", None):
+        answer = await window.http.post("/api/executions", json={**body, "wait_seconds": wrong})
+        assert answer.status_code == 400, answer.text
+
+
 async def test_every_status_of_a_run_is_told_with_its_output(window: Window) -> None:
     (execution_id,) = await window.run("name = input('Who? ')\nprint('Hello', name)")
     asked = await window.next("execution", status="waiting_input")
