@@ -393,6 +393,19 @@ async def test_a_full_journal_forgets_its_oldest_entries_first(journal: Journal,
     assert size_of(path) < 4_000_000
 
 
+async def test_no_more_is_forgotten_than_makes_room(journal: Journal) -> None:
+    for number in range(30):
+        outputs = [stream(os.urandom(70_000).hex())]
+        await add(
+            journal, execution(id=f"x{number:02}", status="ok", queued_at=float(number), on_disk=True, outputs=outputs)
+        )
+    full = journal._used_bytes()
+    await journal.prune(max_age_days=10**6, max_bytes=full - 100_000)
+    left = {row.id for row in recent(journal)}
+    assert "x29" in left
+    assert 26 <= len(left) < 30
+
+
 # ------------------------------------------------------------------ the file
 
 

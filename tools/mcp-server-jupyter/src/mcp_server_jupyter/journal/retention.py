@@ -28,7 +28,7 @@ class Retention(Tables):
         while self._drop_older(oldest):
             await anyio.lowlevel.checkpoint()
         await self._drop_unnamed()
-        while self._used_bytes() > max_bytes and self._drop_older(time.time()):
+        while (excess := self._used_bytes() - max_bytes) > 0 and self._drop_older(time.time(), self._rows_of(excess)):
             await anyio.lowlevel.checkpoint()
             await self._drop_unnamed()
         with self._transaction() as db:
@@ -52,7 +52,12 @@ class Retention(Tables):
         with self._errors():
             return await anyio.to_thread.run_sync(_checkpoint, str(self.path), empty)
 
-    def _drop_older(self, oldest: float) -> bool:
+    def _rows_of(self, size: int) -> int:
+        """How many rows hold so many bytes, if all are alike; at most a slice of them."""
+        rows = int(self._query("SELECT (SELECT count(*) FROM executions) + (SELECT count(*) FROM edits)")[0][0])
+        return max(1, min(_SLICE_ROWS, size * rows // self._used_bytes()))
+
+    def _drop_older(self, oldest: float, rows: int = _SLICE_ROWS) -> bool:
         """Forget a slice of what is older; True if there was any."""
         dropped = 0
         with self._transaction() as db:
@@ -60,14 +65,14 @@ class Retention(Tables):
                 ("executions", "queued_at", DROPPABLE, ("outputs",)),
                 ("edits", "at", "1", ("before", "after")),
             ):
-                ids = f"SELECT id FROM {table} WHERE {clock} < ? AND {where} ORDER BY {clock} LIMIT {_SLICE_ROWS}"
+                ids = f"SELECT id FROM {table} WHERE {clock} < ? AND {where} ORDER BY {clock} LIMIT {rows}"
                 for column in columns:
                     self._drop_blobs(db, table, column, f"id IN ({ids})", oldest)
                 if table == "executions":
                     db.execute(f"DELETE FROM output_events WHERE execution_id IN ({ids})", (oldest,))
                 dropped += db.execute(f"DELETE FROM {table} WHERE id IN ({ids})", (oldest,)).rowcount
             events = "SELECT id FROM kernel_events WHERE at < ? LIMIT ?"
-            dropped += db.execute(f"DELETE FROM kernel_events WHERE id IN ({events})", (oldest, _SLICE_ROWS)).rowcount
+            dropped += db.execute(f"DELETE FROM kernel_events WHERE id IN ({events})", (oldest, rows)).rowcount
         return dropped > 0
 
     async def _drop_unnamed(self) -> None:
