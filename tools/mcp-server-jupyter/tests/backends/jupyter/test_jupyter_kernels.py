@@ -327,7 +327,7 @@ async def test_a_cell_goes_on_for_the_next_server_and_is_lost_where_nobody_knows
         f"import os, time\nprint('begins', flush=True)\nwhile not os.path.exists({str(go)!r}): time.sleep(0.01)\n"
         "print('ends', flush=True)"
     )
-    execution_id = await crashed(jupyter, tmp_path, source, "begins")
+    execution_id = await crashed(jupyter, tmp_path, source, "begins\n")
     go.touch()
     async with open_desk(settings_for(jupyter, tmp_path)) as desk:
         execution = desk.services.executions.get(execution_id)
