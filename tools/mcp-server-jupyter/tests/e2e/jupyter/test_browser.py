@@ -114,6 +114,8 @@ async def test_jupyter_is_killed_in_mid_edit_and_no_cell_is_doubled_and_no_chang
     await window.type("  # typed")
     await agent.call("insert_cell", cell_index=2, cell_type="code", cell_source="before = 3")
     await window.shows("theirs = 1  # typed", "other = 2", "before = 3")
+    # What a person typed and Jupyter has not saved is between their tab and Jupyter.
+    await is_on_disk(jupyter, "theirs = 1  # typed", "other = 2", "before = 3")
     await agent.call("overwrite_cell_source", cell_index=1, cell_source="other = 22")
     jupyter.kill()
     jupyter.start()
