@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
@@ -17,10 +19,12 @@ import pytest
 
 from forked_kernels import SELF, ForkedKernels, fork_servers, is_forked, line_of, server_of, told
 from local_kernels import printed, processes, run, until
-from mcp_server_jupyter.backends.local import LocalKernels, open_kernels, warm
+from mcp_server_jupyter.backends.local import LocalKernels, open_kernels, recorder, warm
+from mcp_server_jupyter.backends.local import kernel as local_kernel
 from mcp_server_jupyter.backends.local.forking import client
 from mcp_server_jupyter.backends.local.forking.fitness import is_possible_here
 from mcp_server_jupyter.backends.local.kernel import LocalKernel
+from mcp_server_jupyter.backends.zmq import kernel as zmq_kernel
 from mcp_server_jupyter.errors import Unavailable
 from mcp_server_jupyter.operations import Caller
 from mcp_server_jupyter.operations.bind import invoke
@@ -57,11 +61,20 @@ async def kernels(settings: Settings) -> AsyncIterator[LocalKernels]:
 async def waits(kernels: LocalKernels, count: int = 1) -> list[str]:
     """The ids of those that wait, once they are so many."""
     await until(lambda: kernels.waiting == count)
+    return ids(kernels)
+
+
+def ids(kernels: LocalKernels) -> list[str]:
     return [path.parent.name for path, record in records(kernels.settings) if record.get("waiting")]
 
 
 def records(settings: Settings) -> list[tuple[Path, dict[str, object]]]:
-    return [(path, json.loads(path.read_text())) for path in settings.root_state.glob("kernels/*/record.json")]
+    found = []
+    for path in settings.root_state.glob("kernels/*/record.json"):
+        # One that is being discarded just now.
+        with suppress(FileNotFoundError):
+            found.append((path, json.loads(path.read_text())))
+    return found
 
 
 async def test_a_start_takes_the_one_that_waits_and_another_takes_its_place(kernels: LocalKernels) -> None:
@@ -125,6 +138,55 @@ async def test_one_that_has_died_is_not_given_away(kernels: LocalKernels) -> Non
     assert kernel.id != ready
     assert printed(await run(kernel, "print(1)")) == "1\n"
     assert not (kernels.settings.root_state / "kernels" / ready).exists()
+
+
+async def test_a_claim_that_cannot_be_written_down_takes_nothing(
+    kernels: LocalKernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [ready] = await waits(kernels)
+    write, refused = recorder.write_json, list[str]()
+
+    def full(path: str, value: object) -> None:
+        if ready in path:
+            refused.append(path)
+            raise OSError(errno.ENOSPC, "No space left on device", path)
+        write(path, value)
+
+    monkeypatch.setattr(recorder, "write_json", full)
+    kernel = await kernels.start("python3", cwd="below")
+    assert refused
+    assert kernel.id != ready
+    assert printed(await run(kernel, "import os; print(os.getcwd())")) == f"{kernels.settings.root / 'below'}\n"
+    assert not (kernels.settings.root_state / "kernels" / ready).exists()
+
+
+async def test_a_server_that_is_killed_while_one_is_claimed_leaves_nobodys_kernel(
+    kernels: LocalKernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [ready] = await waits(kernels)
+    record = kernels.settings.root_state / "kernels" / ready / "record.json"
+    seen = []
+
+    async def move_to(kernel: LocalKernel, folder: str) -> bool:
+        # Whoever takes over at this moment ends it, for it is in no known folder.
+        seen.append(json.loads(record.read_text())["waiting"])
+        return await zmq_kernel.move_to(kernel, folder)
+
+    monkeypatch.setattr(local_kernel, "move_to", move_to)
+    assert (await kernels.start("python3", cwd="below")).id == ready
+    assert seen == [True]
+    assert "waiting" not in json.loads(record.read_text())
+
+
+async def test_kinds_that_are_not_used_any_more_make_room_for_others(kernels: LocalKernels) -> None:
+    [oldest] = await waits(kernels)
+    for number in range(2):
+        env = {**os.environ, "MINE": str(number)}
+        line_of(kernels, env)
+        await (await kernels.start("python3", env=env)).shutdown()
+        # The first kind beside the oldest, then the second in the oldest's place.
+        await until(lambda beside=number == 0: kernels.waiting == 2 and (oldest in ids(kernels)) is beside)
+    assert len(ids(kernels)) == 2
 
 
 async def test_one_from_before_a_package_was_installed_is_not_given_away(kernels: LocalKernels, tmp_path: Path) -> None:

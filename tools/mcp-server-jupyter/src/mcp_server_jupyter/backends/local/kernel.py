@@ -175,13 +175,14 @@ class LocalKernel(DispatchedKernel):
             return False
         if not await line.is_still(self._source, folder) or self._death is not None:
             return False
+        if not await move_to(self, str(folder)):
+            return False
         record = {**self._record, "cwd": cwd, "epoch": epoch, "interrupt_mode": recipe.interrupt_mode}
         del record["waiting"]
         with disk("The kernel's record cannot be written"):
             recorder.write_json(str(self.folder / RECORD), record)
-        self._record = record
-        self._is_waiting = not await move_to(self, str(folder))
-        return not self._is_waiting
+        self._record, self._is_waiting = record, False
+        return True
 
     async def _begin_once(self, epoch: int, *, may_fork: bool) -> list[int] | None:
         recipe = await self._find()

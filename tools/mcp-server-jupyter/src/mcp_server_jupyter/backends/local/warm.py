@@ -98,8 +98,10 @@ class Warm:
 
     async def _fill(self) -> None:
         while len(self._kinds) > _MOST_KINDS:
-            for kernel in self._kinds.popitem(last=False)[1][2]:
-                await kernel.discard()
+            _, (_, _, left) = self._kinds.popitem(last=False)
+            # Somebody may be claiming from the same list.
+            while left:
+                await left.pop(0).discard()
         for name, env, waiting in list(self._kinds.values()):
             for kernel in [each for each in waiting if each.death is not None]:
                 waiting.remove(kernel)
