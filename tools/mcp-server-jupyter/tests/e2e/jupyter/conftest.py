@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from lab import PATIENCE, emptied, settings_for, started
+from lab import PATIENCE, Agent, Beside, emptied, settings_for, started
 
 from a_jupyter import Jupyter
 from mcp_server_jupyter.backends.jupyter.contents import JupyterContents
@@ -75,3 +75,18 @@ async def person(jupyter: Jupyter, tmp_path: Path) -> AsyncIterator[JupyterConte
     """Somebody else in the same rooms."""
     async with JupyterContents(settings_for(jupyter, tmp_path)) as opened:
         yield opened
+
+
+@pytest.fixture
+def server(jupyter: Jupyter, tmp_path: Path) -> Iterator[Beside]:
+    """Our server, beside the Jupyter that a test names."""
+    running = Beside(tmp_path, jupyter).start()
+    try:
+        yield running
+    finally:
+        running.stop()
+
+
+@pytest.fixture
+def agent(server: Beside) -> Agent:
+    return Agent(server)

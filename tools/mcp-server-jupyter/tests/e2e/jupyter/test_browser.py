@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import anyio
 import pytest
-from lab import PATIENCE, Agent, Beside, code_cell, is_on_disk, is_shown_on_disk, write
+from lab import PATIENCE, Agent, code_cell, is_on_disk, is_shown_on_disk, write
 from window import Window, open_browser
 
 from a_jupyter import Jupyter
@@ -33,20 +32,6 @@ async def window(jupyter: Jupyter, browser: Any, request: pytest.FixtureRequest)
     finally:
         await opened.picture(f"last-of-{request.node.name}")
         await page.close()
-
-
-@pytest.fixture
-def server(jupyter: Jupyter, tmp_path: Path) -> Iterator[Beside]:
-    running = Beside(tmp_path, jupyter).start()
-    try:
-        yield running
-    finally:
-        running.stop()
-
-
-@pytest.fixture
-def agent(server: Beside) -> Agent:
-    return Agent(server)
 
 
 async def test_a_person_who_types_sees_what_an_agent_runs_and_keeps_what_they_type(

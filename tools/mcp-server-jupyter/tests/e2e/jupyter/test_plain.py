@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +22,6 @@ pytestmark = pytest.mark.anyio
 def jupyter(plain: Jupyter) -> Jupyter:
     emptied(plain)
     return plain
-
-
-@pytest.fixture
-def server(jupyter: Jupyter, tmp_path: Path) -> Iterator[Beside]:
-    running = Beside(tmp_path, jupyter).start()
-    try:
-        yield running
-    finally:
-        running.stop()
-
-
-@pytest.fixture
-def agent(server: Beside) -> Agent:
-    return Agent(server)
 
 
 class Person:
